@@ -1,0 +1,80 @@
+"""What can go wrong, said so that a person can act on it.
+
+::
+
+    LxdockerError               an image, a host or a service failed            exit 1
+    ├── UsageError              flags, settings or specs are wrong              exit 2
+    │   ├── SpecError           one or more specs or the configuration are invalid
+    │   └── HostError           LXD is absent, closed to this user or not set up
+    ├── RegistryError           a registry did not give what was asked
+    │   ├── AuthError           it wants (other) credentials
+    │   ├── ImageMissingError   no such repository, tag or digest
+    │   └── ArchMissingError    the image exists, but not for this architecture
+    ├── BuildError              a step inside the builder failed
+    ├── LxdError                LXD refused or failed a request
+    └── TreeError               the published tree can't be read or written
+
+Every error has three parts: ``brief`` (what failed, with which input), ``details`` (why)
+and ``resolution`` (what to do now). Only the command line prints them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LxdockerError(Exception):
+    """Something failed that a person can understand and act on."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, brief: str, details: str = "", resolution: str = "") -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.resolution = resolution
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.brief, self.details) if part)
+
+
+class UsageError(LxdockerError):
+    """The command line, a setting or a spec is wrong; nothing was done."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """Specs or the configuration file are invalid; ``details`` has one line per mistake."""
+
+
+class HostError(UsageError):
+    """LXD can't be used on this host as it is."""
+
+
+class RegistryError(LxdockerError):
+    """A registry could not be reached or gave an answer that can't be used."""
+
+
+class AuthError(RegistryError):
+    """The registry refused: no credentials, or the wrong ones."""
+
+
+class ImageMissingError(RegistryError):
+    """The registry (or a folder, or an archive) has no such image."""
+
+
+class ArchMissingError(RegistryError):
+    """The image has no variant for this host's architecture."""
+
+
+class BuildError(LxdockerError):
+    """A step inside the builder failed."""
+
+
+class LxdError(LxdockerError):
+    """LXD refused or failed a request."""
+
+
+class TreeError(LxdockerError):
+    """The simplestreams tree can't be read or written."""
