@@ -20,6 +20,8 @@ _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# lxc shows fingerprints as 12 digits and takes them wherever it takes a name.
+_FINGERPRINT_LIKE = re.compile(r"[0-9A-Fa-f]{12,64}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -115,6 +117,11 @@ class ImageName:
                 f"{text[:100]!r} can't be an image name: up to 63 letters, digits, '.', '_' and '-', "
                 "the first one a letter or digit"
             )
+        if _FINGERPRINT_LIKE.fullmatch(text):
+            raise ValueError(
+                f"{text!r} can't be an image name: it could be taken for a fingerprint "
+                "(12 or more digits 0-9, a-f)"
+            )
         return cls(text)
 
     def __str__(self) -> str:
@@ -191,10 +198,36 @@ def _parse_disk_ref(kind: ArchiveKind, rest: str, relative_to: Path) -> DiskRef:
         name, tag = rest, ""
     if not name or "\0" in name:
         raise ValueError(f"{kind.value}: wants a path, as in '{kind.value}:./image'")
-    return DiskRef(kind, (relative_to / name).resolve(), tag or None)
+    try:
+        path = (relative_to / name).resolve()
+    except (OSError, RuntimeError):  # RuntimeError is what Python before 3.13 has for symlink loops
+        raise ValueError(f"{name[:200]!r} leads through a loop of symbolic links") from None
+    return DiskRef(kind, path, tag or None)
+
+
+def parse_registry_host(text: str) -> str:
+    """``HOST`` or ``HOST:PORT``, as in a reference; returned as it is.
+
+    Raises ValueError for anything else.
+    """
+    _refuse_scheme(text)
+    if not _HOST.fullmatch(text):
+        raise ValueError(f"{text[:100]!r} is not a registry host (HOST or HOST:PORT)")
+    _, colon, port = text.rpartition(":")
+    if colon and port.isdigit() and not 1 <= int(port) <= 65535:
+        raise ValueError(f"{text[:100]!r} is not a registry host: ports go from 1 to 65535")
+    return text
+
+
+def _refuse_scheme(text: str) -> None:
+    """People paste addresses from browsers and from skopeo's manual."""
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        raise ValueError(f"{text[:200]!r} has {scheme[:20]}:// before the registry; write {rest[:200]!r}")
 
 
 def _parse_registry_ref(text: str) -> RegistryRef:
+    _refuse_scheme(text)
     rest, at, digest_text = text.partition("@")
     digest = Digest.parse(digest_text) if at else None
     first, slash, remainder = rest.partition("/")
@@ -208,8 +241,7 @@ def _parse_registry_ref(text: str) -> RegistryRef:
     repository, colon, tag = path.partition(":")
     if registry == DEFAULT_REGISTRY and "/" not in repository:
         repository = f"library/{repository}"
-    if not _HOST.fullmatch(registry):
-        raise ValueError(f"{registry[:100]!r} is not a registry host (HOST or HOST:PORT)")
+    parse_registry_host(registry)
     if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
         raise ValueError(
             f"{text[:200]!r} is not an image reference such as 'nginx', 'library/nginx:latest' "

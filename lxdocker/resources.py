@@ -1,0 +1,26 @@
+"""Where lxdocker's own data files are: its schemas and its LXD profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from lxdocker.errors import LxdockerError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource(folder: Literal["schema", "profiles"], name: str) -> Path:
+    """The file ``folder/name``: inside the package in a wheel, beside it in a checkout.
+
+    Raises LxdockerError where neither has it: the installation is incomplete.
+    """
+    for base in (_PACKAGE, _PACKAGE.parent):
+        path = base / folder / name
+        if path.is_file():
+            return path
+    raise LxdockerError(
+        f"lxdocker's own file {folder}/{name} is missing",
+        f"it is neither in {_PACKAGE} nor in {_PACKAGE.parent}",
+        "install lxdocker again",
+    )

@@ -1,0 +1,200 @@
+"""Settings: flags before the environment before a configuration file before defaults.
+
+``schema/config.schema.json`` says which settings there are and what they hold, whichever way they are given.
+A new setting takes its entry there and a field of Settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lxdocker import yamlfile
+from lxdocker.values import parse_registry_host
+from lxdocker.yamlfile import Document, Mistake
+
+SCHEMA = "config.schema.json"
+SYSTEM_CONFIG = Path("/etc/lxdocker/config.yaml")
+SYSTEM_SPECS = Path("/etc/lxdocker/images.d")
+SYSTEM_TREE = Path("/var/lib/lxdocker/tree")
+
+_PREFIX = "LXDOCKER_"
+_CONFIG_VARIABLE = "LXDOCKER_CONFIG"
+# For the project's own tests; and in instances that lxdocker made (it may run in one).
+_NOT_SETTINGS = ("LXDOCKER_TEST_", "LXDOCKER_ENVFILE")
+# Flags that are not just the setting's name.
+_FLAGS = {"insecure_registries": "--insecure-registry", "builder_from": "--from"}
+
+
+def _default_jobs() -> int:
+    return min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every command works with. Paths are absolute; None leaves the choice to LXD's profiles."""
+
+    specs: Path  # folder of specs
+    tree: Path  # folder of the published simplestreams tree
+    config: Path | None = None  # the configuration file that was read
+    project: str = "default"  # LXD project the images go to
+    builder_project: str = "lxdocker"  # LXD project the builders live in
+    pool: str | None = None  # LXD storage pool of builders and layer cache
+    network: str | None = None  # LXD network of builders
+    jobs: int = field(default_factory=_default_jobs)  # images built side by side
+    compression_level: int = 3  # zstd, 1 to 22
+    insecure_registries: tuple[str, ...] = ()  # HOST or HOST:PORT
+    keep_versions: int = 3  # per image, in the published tree
+    grace_hours: float = 48
+    builder_from: Literal["image", "mmdebstrap"] = "image"
+    builder_server: str = "https://images.lxd.canonical.com"
+    builder_base: str = "debian/13"  # alias on builder_server
+    builder_max_age_days: int = 30
+    build_timeout: int = 1800  # seconds
+    builder_memory: str | None = None  # LXD's limits.memory
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
+    """The settings in force. ``flags`` are named like the fields, ``config`` among them.
+
+    A flag that is None or an empty list was not given, nor was a variable that is empty. Lists are
+    not merged: the first source that has one decides. Relative paths are relative to the working
+    folder, those in a configuration file to that file; ``~`` is the user's home folder.
+    Raises SpecError with all mistakes of all sources.
+    """
+    home = _home(environ)
+    config = _config_file(flags, environ, home)
+    values: dict[str, Any] = {}
+    mistakes: list[Mistake] = list(_unknown_variables(environ))
+    for document, folder in (
+        *([(_from_file(config), config.parent)] if config else []),
+        (_from_environment(environ), Path.cwd()),
+        (_from_flags(flags), Path.cwd()),
+    ):
+        found = [*yamlfile.check(document, SCHEMA), *_bad_registries(document)]
+        mistakes += found
+        if not found:
+            values |= {key: _typed(key, value, folder, home) for key, value in document.value.items()}
+    if mistakes:
+        raise yamlfile.spec_error(
+            "the settings", mistakes, "correct these; the README describes every setting"
+        )
+    return Settings(
+        **{"specs": _default_specs(), "tree": _default_tree(environ, home), "config": config, **values},
+    )
+
+
+def _config_file(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) -> Path | None:
+    """The file to read: one that is named must be there, the usual ones need not."""
+    named = flags.get("config") or environ.get(_CONFIG_VARIABLE)
+    if named:
+        return _absolute(str(named), Path.cwd(), home)
+    candidates = (_xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "lxdocker/config.yaml", SYSTEM_CONFIG)
+    # Path.exists() would raise in a home folder that is closed to this user.
+    return next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110
+
+
+def _from_file(path: Path) -> Document:
+    document = yamlfile.read(path, str(path))
+    # A file with nothing but comments sets nothing.
+    return replace(document, value={}) if document.value is None and not document.mistakes else document
+
+
+def _from_environment(environ: Mapping[str, str]) -> Document:
+    keys = {key: f"{_PREFIX}{key.upper()}" for key in _properties()}
+    values = {key: _from_text(key, environ[name]) for key, name in keys.items() if environ.get(name)}
+    return Document("", values, names=keys)
+
+
+def _from_flags(flags: Mapping[str, object]) -> Document:
+    keys = {key: _FLAGS.get(key, f"--{key.replace('_', '-')}") for key in _properties()}
+    if strangers := flags.keys() - keys.keys() - {"config"}:
+        raise ValueError(
+            f"not settings: {', '.join(sorted(strangers))}"
+        )  # the caller's mistake, not the user's
+    values = {}
+    for key in keys:
+        value = flags.get(key)
+        if isinstance(value, Path):
+            value = str(value)
+        elif isinstance(value, (list, tuple)):
+            value = list(value) or None
+        if value is not None:
+            values[key] = value
+    return Document("", values, names=keys)
+
+
+def _from_text(key: str, text: str) -> object:
+    """A variable's text as the value a file would have."""
+    kind = _properties()[key]["type"]
+    if kind == "array":
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text if kind == "string" else yamlfile.resolve_plain(text.strip())
+
+
+def _typed(key: str, value: Any, folder: Path, home: Path) -> object:
+    """A value that fits the schema, as Settings holds it."""
+    described = _properties()[key]
+    if described.get("format") == "path":
+        return _absolute(value, folder, home)
+    if described["type"] == "array":
+        return tuple(value)
+    return int(value) if described["type"] == "integer" else value  # 3.0 is an integer to JSON
+
+
+def _properties() -> dict[str, dict[str, Any]]:
+    properties: dict[str, dict[str, Any]] = yamlfile.schema(SCHEMA)["properties"]
+    return properties
+
+
+def _bad_registries(document: Document) -> Iterator[Mistake]:
+    key = "insecure_registries"
+    registries = document.value.get(key) if isinstance(document.value, dict) else None
+    for index, registry in enumerate(registries if isinstance(registries, list) else []):
+        if isinstance(registry, str):
+            try:
+                parse_registry_host(registry)
+            except ValueError as error:
+                yield document.mistake((key, index), str(error))
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Mistake]:
+    """A misspelt variable would silently do nothing."""
+    known = {_CONFIG_VARIABLE, *(f"{_PREFIX}{key.upper()}" for key in _properties())}
+    for name in environ:
+        if name.startswith(_PREFIX) and name not in known and not name.startswith(_NOT_SETTINGS):
+            hint = yamlfile.did_you_mean(yamlfile.closest(name, known))
+            yield Mistake("", 0, name, f"expected a variable of lxdocker's, found an unknown one{hint}")
+
+
+def _absolute(text: str, folder: Path, home: Path) -> Path:
+    if text == "~" or text.startswith("~/"):
+        text = f"{home}{text[1:]}"
+    return (folder / text).absolute()
+
+
+def _default_specs() -> Path:
+    here = Path.cwd() / "images.d"
+    return here if here.is_dir() else SYSTEM_SPECS
+
+
+def _default_tree(environ: Mapping[str, str], home: Path) -> Path:
+    if os.geteuid() == 0:
+        return SYSTEM_TREE
+    return _xdg(environ, "XDG_DATA_HOME", home / ".local/share") / "lxdocker/tree"
+
+
+def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
+    """XDG's base folders; the specification has relative ones ignored."""
+    value = environ.get(name, "")
+    return Path(value) if value.startswith("/") else default
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError:  # a user without an entry in passwd, as in some containers
+        return Path("/")

@@ -1,0 +1,178 @@
+"""Specs: a folder of small YAML files, one per image, made into ImageSpecs.
+
+``schema/image.schema.json`` says which keys there are and what they hold; what a schema can't say
+(references, names, who claims an alias) is checked here. Scalars follow YAML 1.2: see
+:mod:`lxdocker.yamlfile`.
+
+A new key takes its entry in the schema, a field of ImageSpec and a line in ``_spec``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lxdocker import yamlfile
+from lxdocker.errors import SpecError, UsageError
+from lxdocker.values import ImageName, ImageRef, parse_image_ref
+from lxdocker.yamlfile import Document, Mistake, Place
+
+SCHEMA = "image.schema.json"
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """One image somebody wants to have, as written in its file."""
+
+    name: ImageName  # the file's name without extension
+    image: ImageRef
+    path: Path  # of the file; absolute
+    disable_supervisor: bool
+    aliases: tuple[str, ...]  # LXD aliases beside the name, as written
+    properties: tuple[tuple[str, str], ...]  # LXD image properties, sorted by name
+
+
+def load_specs(folder: Path) -> tuple[ImageSpec, ...]:
+    """The specs in ``folder``, sorted by name; none for an empty folder.
+
+    Every ``*.yaml`` and ``*.yml`` counts, except dotfiles; folders in it are not searched.
+    Raises SpecError with all mistakes of all files, or for a folder that can't be read.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir() if _is_spec(path.name))
+    except OSError as error:
+        raise SpecError(
+            f"the folder of specs can't be read: {folder}",
+            error.strerror or str(error),
+            "make it and put a file such as nginx.yaml into it, or name another with --specs DIR",
+        ) from error
+    return _load([(folder / name, name) for name in names], f"the specs in {folder}")
+
+
+def load_files(paths: Sequence[Path]) -> tuple[ImageSpec, ...]:
+    """The specs in these files, sorted by name; what they claim is compared among them only.
+
+    Raises SpecError with all mistakes of all files.
+    """
+    files = {path.absolute(): str(path) for path in paths}
+    return _load(list(files.items()), "the specs")
+
+
+def select(specs: Sequence[ImageSpec], names: Sequence[str]) -> tuple[ImageSpec, ...]:
+    """The specs of these names, in the specs' order; all of them without names.
+
+    Raises UsageError for names that no spec has.
+    """
+    if not names:
+        return tuple(specs)
+    by_name = {spec.name.value: spec for spec in specs}
+    unknown = [name for name in dict.fromkeys(names) if name not in by_name]
+    if unknown:
+        folder = f"in {specs[0].path.parent}" if specs else "at all"
+        raise UsageError(
+            f"no spec of that name: {', '.join(yamlfile.quoted(name) for name in unknown)}",
+            "\n".join(_why_unknown(name, specs, folder) for name in unknown),
+            f"the names are: {', '.join(by_name)}"
+            if by_name
+            else "write one: NAME.yaml with 'image: REFERENCE'",
+        )
+    return tuple(spec for spec in specs if spec.name.value in names)
+
+
+def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
+    owners = [spec.name.value for spec in specs if name in spec.aliases]
+    hint = f"; it is an alias of {owners[0]}" if owners else ""
+    guess = [] if owners else yamlfile.closest(name, [spec.name.value for spec in specs])
+    return f"there is no {yamlfile.quoted(f'{name}.yaml')} {folder}{hint}{yamlfile.did_you_mean(guess)}"
+
+
+def _is_spec(file_name: str) -> bool:
+    return file_name.endswith(_SUFFIXES) and not file_name.startswith(".")
+
+
+def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]:
+    """``files``: paths and how messages call them."""
+    documents = [(path, yamlfile.read(path, label)) for path, label in files]
+    claims = _Claims()
+    # Names first: an alias that is some image's name is the alias's mistake, whichever file comes first.
+    mistakes = [mistake for path, document in documents for mistake in claims.name(path, document)]
+    for path, document in documents:
+        found = yamlfile.check(document, SCHEMA)
+        if not any(mistake.field == "image" for mistake in found):
+            found += _bad_reference(path, document)
+        mistakes += found
+        mistakes += claims.aliases(path.stem, document)
+    if mistakes:
+        raise yamlfile.spec_error(
+            what, mistakes, "correct these lines; 'lxdocker validate' checks them again"
+        )
+    return tuple(
+        sorted((_spec(path, document.value) for path, document in documents), key=lambda spec: spec.name)
+    )
+
+
+def _spec(path: Path, values: dict[str, Any]) -> ImageSpec:
+    """From a file without mistakes."""
+    return ImageSpec(
+        name=ImageName.parse(path.stem),
+        image=parse_image_ref(values["image"], relative_to=path.parent),
+        path=path.absolute(),
+        disable_supervisor=values.get("disable_supervisor", False),
+        aliases=tuple(values.get("aliases", ())),
+        properties=tuple(sorted(values.get("properties", {}).items())),
+    )
+
+
+def _bad_reference(path: Path, document: Document) -> Iterator[Mistake]:
+    text = document.value.get("image") if isinstance(document.value, dict) else None
+    if isinstance(text, str):
+        try:
+            parse_image_ref(text, relative_to=path.parent)
+        except ValueError as error:
+            yield document.mistake(("image",), str(error))
+
+
+def _of_file(document: Document, text: str) -> Mistake:
+    return Mistake(document.label, 0, "", text)
+
+
+class _Claims:
+    """Who has which name or alias: one image each, over all specs."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, tuple[Document, str]] = {}  # and the owner as messages say it
+
+    def name(self, path: Path, document: Document) -> Iterator[Mistake]:
+        if path.suffix not in _SUFFIXES:
+            yield document.mistake(
+                _FILE, f"expected a file called NAME.yaml, found {yamlfile.quoted(path.name)}"
+            )
+            return
+        try:
+            ImageName.parse(path.stem)
+        except ValueError as error:
+            yield _of_file(document, str(error))
+            return
+        other, _ = self._owners.setdefault(path.stem, (document, f"the name of {document.label}"))
+        if other is not document:
+            found = f"found {other.label} for {path.stem!r} too; keep one of them"
+            yield _of_file(document, f"expected one file for each image, {found}")
+
+    def aliases(self, name: str, document: Document) -> Iterator[Mistake]:
+        aliases = document.value.get("aliases") if isinstance(document.value, dict) else None
+        for index, alias in enumerate(aliases if isinstance(aliases, list) else []):
+            if not isinstance(alias, str):
+                continue  # which the schema has said
+            place: Place = ("aliases", index)
+            line = document.mistake(place, "").line
+            owner, role = self._owners.setdefault(alias, (document, f"an alias in {document.label}:{line}"))
+            if owner is not document:
+                text = f"expected an alias no other image has, found {yamlfile.quoted(alias)}, {role}"
+                yield document.mistake(place, text)
+            elif alias == name:
+                yield document.mistake(
+                    place, f"expected aliases beside the name, found the name {alias!r} itself"
+                )
