@@ -74,6 +74,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
         (_from_environment(environ), Path.cwd()),
         (_from_flags(flags), Path.cwd()),
     ):
+        if document.value == {} and not document.mistakes:
+            continue  # the usual case, which needs no schema checker to be loaded
         found = [*yamlfile.check(document, SCHEMA), *_bad_registries(document)]
         mistakes += found
         if not found:

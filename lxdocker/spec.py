@@ -147,9 +147,7 @@ class _Claims:
 
     def name(self, path: Path, document: Document) -> Iterator[Mistake]:
         if path.suffix not in _SUFFIXES:
-            yield document.mistake(
-                _FILE, f"expected a file called NAME.yaml, found {yamlfile.quoted(path.name)}"
-            )
+            yield _of_file(document, f"expected a file called NAME.yaml, found {yamlfile.quoted(path.name)}")
             return
         try:
             ImageName.parse(path.stem)
