@@ -1,0 +1,143 @@
+# shellcheck shell=bash
+# What the scripts beside this file share. Sourced, never run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# What must not be lost between runs lives under state, what may be lost at any time under cache.
+state=${LXDOCKER_DEV_STATE:-/var/lib/lxdocker-dev}
+cache=${LXDOCKER_DEV_CACHE:-/var/cache/lxdocker-dev}
+# shellcheck disable=SC2034  # used by the scripts that source this
+readonly root state cache
+
+# dnsmasq, nft and losetup live where cron and some CI runners do not look.
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+# With stdin closed, the first file opened would become stdin of everything started later.
+{ : <&0; } 2>/dev/null || exec </dev/null
+umask 022
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+need_root() {
+    [ "$(id -u)" -eq 0 ] || die "this needs root: sudo $0"
+}
+
+usage() { # the comment at the top of the script is its help
+    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+    exit "${1:-0}"
+}
+
+# One at a time per NAME; the lock goes when the script ends, however it ends. Whatever is started to stay must
+# be started with 9>&-, or it would keep the lock.
+lock() { # NAME
+    mkdir -p /run/lock
+    exec 9>"/run/lock/lxdocker-dev-$1.lock"
+    flock -n 9 || { say "waiting for another run ..."; flock -w 900 9 || die "another run holds the lock '$1'"; }
+}
+
+unlock() { exec 9>&-; }
+
+# Debian packages, only those that are missing.
+apt_install() { # PACKAGE...
+    local missing=() package
+    for package; do
+        [[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == *"ok installed" ]] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    need_root
+    command -v apt-get >/dev/null || die "missing: ${missing[*]} (only Debian's apt-get is known here; install them yourself)"
+    say "installing ${missing[*]}"
+    (
+        # Some of these packages bring a daemon; the machine's owner did not ask for it to be started.
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod 755 "$policy"
+        fi
+        export DEBIAN_FRONTEND=noninteractive
+        install=(apt-get -qq -o DPkg::Lock::Timeout=600 install --no-install-recommends "${missing[@]}")
+        # The lists of a fresh or a long unused machine are empty or stale.
+        "${install[@]}" || { apt-get -qq -o DPkg::Lock::Timeout=600 update && "${install[@]}"; }
+    ) </dev/null 9>&- >&2 || die "could not install ${missing[*]}; see above"
+}
+
+# LXD and what it needs at run time on a machine without systemd.
+install_lxd() {
+    # Debian's lxc command would hide that of a snap, and the user's next `lxc list` would ask the wrong daemon.
+    if [ ! -x /usr/bin/lxd ] && [ -d /var/snap/lxd ]; then
+        die "LXD is here as a snap, and Debian's lxd package would get in its way: run this on another machine or in a VM" \
+            "(or, if you do not mind: apt-get install lxd, and use /snap/bin/lxc for the snap's)"
+    fi
+    # btrfs-progs: LXD offers the btrfs driver only if it is there when the daemon starts.
+    apt_install lxd lxd-client dnsmasq-base nftables iptables iproute2 uidmap squashfs-tools attr rsync xz-utils \
+        btrfs-progs psmisc procps
+    [ -x /usr/bin/lxd ] || die "the package lxd has no /usr/bin/lxd here: this needs Debian 12 or newer"
+}
+
+# A virtual environment with the checkout in it, editable. Prints its directory.
+venv() { # DIR [EXTRAS, such as [test]]
+    local dir=$1 extras=${2:-} python want
+    (
+        lock "venv-$(printf %s "$dir" | sha256sum | cut -c1-8)"
+        for python in python3 /usr/bin/python3 ""; do
+            [ -n "$python" ] || { apt_install python3 python3-venv; python=/usr/bin/python3; }
+            "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+        done
+        # Whatever decides what is installed: made anew when it changes, in no time when it does not.
+        want=$("$python" -VV; cat "$root/pyproject.toml"; echo "$root $extras")
+        if [ "$(cat "$dir/stamp" 2>/dev/null)" != "$want" ] || ! "$dir/bin/python" -c '' 2>/dev/null; then
+            say "installing the checkout in $dir"
+            rm -rf "$dir"
+            mkdir -p "$(dirname "$dir")"
+            "$python" -m venv "$dir" >&2
+            "$dir/bin/pip" install --quiet --disable-pip-version-check -e "$root$extras" </dev/null 9>&- >&2
+            printf '%s\n' "$want" >"$dir/stamp"
+        fi
+    ) || die "could not install the checkout in $dir; see above"
+    printf '%s\n' "$dir"
+}
+
+free_port() {
+    perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport'
+}
+
+# Try a command until it works, for SECONDS.
+wait_for() { # SECONDS COMMAND...
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < end)) || return 1
+        sleep 0.1
+    done
+}
+
+# Pids of processes whose command line matches the glob PATTERN (all arguments, separated by spaces).
+# Not pgrep -f: that takes a regular expression, and a directory's name is none.
+pids_of() { # PATTERN
+    local file line
+    for file in /proc/[0-9]*/cmdline; do
+        line=$({ tr '\0' ' ' <"$file"; } 2>/dev/null) || continue
+        # shellcheck disable=SC2053  # a pattern is wanted
+        [[ ${line% } == $1 ]] && file=${file#/proc/} && printf '%s\n' "${file%/cmdline}"
+    done
+    return 0
+}
+
+# End processes by their ids: politely, and after SECONDS no longer so.
+end_pids() { # SECONDS PID...
+    local seconds=$1 pid
+    shift
+    for pid; do kill "$pid" 2>/dev/null || true; done
+    for pid; do
+        wait_for "$seconds" gone "$pid" || { kill -KILL "$pid" 2>/dev/null && wait_for 5 gone "$pid"; } || true
+    done
+}
+
+gone() { # PID: ended, or waiting only for its parent to notice
+    [ ! -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null
+}
