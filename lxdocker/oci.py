@@ -1,8 +1,8 @@
 """What an image says about itself: its manifest, its index, its configuration. Nothing of it is trusted.
 
 The formats are the OCI image specification's (manifest.md, image-index.md, config.md) and Docker's older
-ones, which have the same members under other media types (distribution, docs/spec/manifest-v2-2.md). The bytes
-are parsed once, with every member's type and size checked; what comes out can be relied on.
+ones, which have the same members under other media types (distribution, docs/spec/manifest-v2-2.md). The
+bytes are parsed once, with every member's type and size checked; what comes out can be relied on.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class OciConfig:
 
 
 def parse_manifest(raw: bytes, media_type: str | None = None, what: str = "the image") -> Manifest | Index:
-    """The manifest or index in ``raw``; ``media_type`` is the transport's word, used if the document has none.
+    """The manifest or index in ``raw``; ``media_type`` is the transport's word, used if it has none.
 
     Raises RegistryError for what is neither, for formats that are no longer (Docker's schema 1) or not yet
     (digests other than sha256) understood, and for artifacts that are no images.
