@@ -165,10 +165,12 @@ def _bad_registries(document: Document) -> Iterator[Mistake]:
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Mistake]:
     """A misspelt variable would silently do nothing."""
-    known = {_CONFIG_VARIABLE, *(f"{_PREFIX}{key.upper()}" for key in _properties())}
+    known = {"CONFIG", *(key.upper() for key in _properties())}
     for name in environ:
-        if name.startswith(_PREFIX) and name not in known and not name.startswith(_NOT_SETTINGS):
-            hint = yamlfile.did_you_mean(yamlfile.closest(name, known))
+        # Guessed without the prefix, which would make any two names look alike.
+        word = name.removeprefix(_PREFIX)
+        if name.startswith(_PREFIX) and word not in known and not name.startswith(_NOT_SETTINGS):
+            hint = yamlfile.did_you_mean([f"{_PREFIX}{guess}" for guess in yamlfile.closest(word, known)])
             yield Mistake("", 0, name, f"expected a variable of lxdocker's, found an unknown one{hint}")
 
 

@@ -85,7 +85,8 @@ def select(specs: Sequence[ImageSpec], names: Sequence[str]) -> tuple[ImageSpec,
 def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
     owners = [spec.name.value for spec in specs if name in spec.aliases]
     hint = f"; it is an alias of {owners[0]}" if owners else ""
-    guess = [] if owners else yamlfile.closest(name, [spec.name.value for spec in specs])
+    wanted = Path(name).stem if name.endswith(_SUFFIXES) else name
+    guess = [] if owners else yamlfile.closest(wanted, [spec.name.value for spec in specs])
     return f"there is no {yamlfile.quoted(f'{name}.yaml')} {folder}{hint}{yamlfile.did_you_mean(guess)}"
 
 

@@ -185,7 +185,7 @@ def resolve_plain(text: str) -> object:
 def closest(word: str, known: Collection[str]) -> list[str]:
     """The one of ``known`` that ``word`` was probably meant to be, or nothing."""
     by_case = {name.casefold(): name for name in known}
-    return [by_case[match] for match in difflib.get_close_matches(word.casefold(), by_case, n=1)]
+    return [by_case[match] for match in difflib.get_close_matches(word.casefold(), by_case, 1, 0.7)]
 
 
 def did_you_mean(guess: Collection[str]) -> str:
@@ -387,9 +387,11 @@ def _misfits(document: Document, place: Place, error: Any) -> Iterator[Mistake]:
     if error.validator == "uniqueItems":
         items = error.instance
         for index, item in enumerate(items):
-            if item in items[:index]:
-                text = f"expected each only once, found {quoted(str(item))} again"
-                yield document.mistake((*place, index), text)
+            # Of what is no text at all, it is enough to say that.
+            if isinstance(item, str) and item in items[:index]:
+                yield document.mistake(
+                    (*place, index), f"expected each only once, found {quoted(item)} again"
+                )
         return
     expected = error.schema["title"]
     if "propertyNames" in error.absolute_schema_path:

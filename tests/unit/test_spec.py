@@ -1,0 +1,205 @@
+"""One corpus of specs, fed to both the schema and the loader; what is expected lies beside each file.
+
+``valid/``            NAME.yaml and the spec it makes, NAME.yaml.json
+``invalid/yaml/``     refused while reading: no schema ever sees it
+``invalid/schema/``   refused by the schema alone
+``invalid/loader/``   fine for the schema, refused by the loader
+``invalid/folders/``  refused together, or among others
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from lxdocker import yamlfile
+from lxdocker.errors import SpecError, UsageError
+from lxdocker.spec import SCHEMA, ImageSpec, load_files, load_specs, select
+from lxdocker.values import ImageName, parse_image_ref
+
+CORPUS = Path(__file__).parents[1] / "data/specs"
+VALID = sorted(path for path in (CORPUS / "valid").iterdir() if path.suffix != ".json")
+INVALID = sorted(path for path in CORPUS.glob("invalid/*/*") if path.is_file() and path.suffix != ".expected")
+FOLDERS = sorted((CORPUS / "invalid/folders").iterdir())
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(CORPUS)) for path in paths]
+
+
+def mistakes(load: object, *arguments: object) -> str:
+    with pytest.raises(SpecError) as caught:
+        load(*arguments)  # type: ignore[operator]
+    assert caught.value.resolution
+    return caught.value.details
+
+
+def test_the_corpus_is_there() -> None:
+    assert len(VALID) >= 10
+    assert {path.parent.name for path in INVALID} == {"yaml", "schema", "loader"}
+    assert len(FOLDERS) >= 5
+
+
+@pytest.mark.parametrize("path", VALID, ids=names(VALID))
+def test_a_valid_spec_is_what_it_says(path: Path) -> None:
+    (spec,) = load_files([path])
+    expected = json.loads(Path(f"{path}.json").read_text())
+    assert {
+        "name": str(spec.name),
+        "image": str(spec.image).replace(f"{path.parent}/", ""),
+        "disable_supervisor": spec.disable_supervisor,
+        "aliases": list(spec.aliases),
+        "properties": dict(spec.properties),
+    } == expected
+    assert spec.path == path
+    assert list(spec.properties) == sorted(spec.properties)
+
+
+@pytest.mark.parametrize("path", INVALID, ids=names(INVALID))
+def test_an_invalid_spec_is_refused_with_every_mistake(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    found = mistakes(load_files, [Path(path.name)])
+    assert found + "\n" == Path(f"{path}.expected").read_text()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=names(FOLDERS))
+def test_specs_that_do_not_go_together(folder: Path) -> None:
+    assert mistakes(load_specs, folder) + "\n" == (folder / "expected").read_text()
+
+
+@pytest.mark.parametrize("path", [*VALID, *INVALID], ids=names([*VALID, *INVALID]))
+def test_the_schema_alone_agrees(path: Path) -> None:
+    """Whoever edits with the schema at hand is told the same."""
+    document = yamlfile.read(path, path.name)
+    is_valid = jsonschema.Draft202012Validator(yamlfile.schema(SCHEMA)).is_valid(document.value)
+    if path.parent.name != "yaml":
+        assert not document.mistakes
+        assert is_valid == (path.parent.name != "schema")
+    else:
+        assert document.mistakes or not is_valid
+
+
+@pytest.mark.parametrize("path", [*VALID, *INVALID], ids=names([*VALID, *INVALID]))
+def test_the_parser_in_python_reads_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PyYAML has no libyaml; only how it words a syntax error is its own."""
+    fast = yamlfile.read(path, path.name)
+    monkeypatch.setattr(yamlfile, "_LOADER", yaml.SafeLoader)
+    slow = yamlfile.read(path, path.name)
+    assert (slow.value, slow.flawed) == (fast.value, fast.flawed)
+    assert [(found.line, found.field) for found in slow.mistakes] == [
+        (found.line, found.field) for found in fast.mistakes
+    ]
+
+
+def test_a_folder_is_loaded_by_name_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a.yml", "C.yaml"):
+        (tmp_path / name).write_text("image: nginx\n")
+    for name in (".hidden.yaml", "README.md", "b.yaml~", "#b.yaml#", "d.yaml.bak"):
+        (tmp_path / name).write_text("{not a spec")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/d.yaml").write_text("{not searched")
+    assert [spec.name.value for spec in load_specs(tmp_path)] == ["C", "a", "b"]
+
+
+def test_an_empty_folder_has_no_specs(tmp_path: Path) -> None:
+    assert load_specs(tmp_path) == ()
+
+
+def test_a_folder_that_is_not_there_is_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_specs(tmp_path / "none")
+    assert str(tmp_path / "none") in caught.value.brief
+    assert caught.value.details == "No such file or directory"
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "dangling.yaml").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "link.yaml").symlink_to("target")
+    (tmp_path / "target").write_text("image: nginx")
+    assert mistakes(load_specs, tmp_path).splitlines() == [
+        "dangling.yaml: expected a readable file, found: No such file or directory",
+        "folder.yaml: expected a readable file, found: a folder",
+        "loop.yaml: expected a readable file, found: Too many levels of symbolic links",
+        "pipe.yaml: expected a readable file, found: a device, socket or pipe",
+        "zero.yaml: expected a readable file, found: a device, socket or pipe",
+    ]
+
+
+def test_a_file_may_have_256_kib_and_no_more(tmp_path: Path) -> None:
+    spec = tmp_path / "a.yaml"
+    spec.write_text("image: nginx\n".ljust(256 * 1024, "#"))
+    load_specs(tmp_path)
+    spec.write_text("image: nginx\n".ljust(256 * 1024 + 1, "#"))
+    assert mistakes(load_specs, tmp_path) == "a.yaml: expected at most 256 KiB, found a larger file"
+
+
+def test_hostile_names_and_texts_can_not_write_on_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a\n\x1b[2J.yaml").write_text('image: "\\e[2J"\n"\\e[2J": 1\n')
+    (tmp_path / os.fsdecode(b"b\xff.yaml")).write_text("image: nginx")
+    found = mistakes(load_specs, tmp_path)
+    assert "".join(found.splitlines()).isprintable()
+    assert len(found.splitlines()) == 4
+
+
+def test_one_error_counts_the_mistakes_of_all_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("image: 1\n")
+    with pytest.raises(SpecError, match=f"^a mistake in the specs in {tmp_path}: "):
+        load_specs(tmp_path)
+    (tmp_path / "b.yaml").write_text("image: 1\nports: x\n")
+    with pytest.raises(SpecError, match=f"^3 mistakes in the specs in {tmp_path}: "):
+        load_specs(tmp_path)
+
+
+def test_files_are_called_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "a.yaml").write_text("image: nginx\n")
+    assert mistakes(load_files, [Path("one/a.yaml"), Path("two/a.yaml")]) == (
+        "two/a.yaml: expected one file for each image, found one/a.yaml for 'a' too; keep one of them"
+    )
+    (spec,) = load_files([Path("one/a.yaml"), tmp_path / "one/a.yaml"])
+    assert spec.path == tmp_path / "one/a.yaml"
+
+
+def make_spec(name: str, *aliases: str) -> ImageSpec:
+    image = parse_image_ref("nginx", Path("/specs"))
+    return ImageSpec(ImageName(name), image, Path(f"/specs/{name}.yaml"), False, aliases, ())
+
+
+def test_specs_are_selected_in_their_own_order() -> None:
+    specs = (make_spec("caddy"), make_spec("nginx"), make_spec("redis"))
+    assert select(specs, []) == specs
+    assert select(specs, ["redis", "caddy", "redis"]) == (specs[0], specs[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("ngnix", "there is no 'ngnix.yaml' in /specs; did you mean 'nginx'?"),
+        ("NGINX", "there is no 'NGINX.yaml' in /specs; did you mean 'nginx'?"),
+        ("nginx.yaml", "there is no 'nginx.yaml.yaml' in /specs; did you mean 'nginx'?"),
+        ("web", "there is no 'web.yaml' in /specs; it is an alias of nginx"),
+        ("postgres", "there is no 'postgres.yaml' in /specs"),
+    ],
+)
+def test_an_unknown_name_is_a_mistake_of_usage(name: str, why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        select((make_spec("caddy"), make_spec("nginx", "web")), ["caddy", name])
+    assert caught.value.brief == f"no spec of that name: '{name}'"
+    assert caught.value.details == why
+    assert caught.value.resolution == "the names are: caddy, nginx"
+
+
+def test_without_any_specs_no_name_is_known() -> None:
+    with pytest.raises(UsageError, match=r"there is no 'a\.yaml' at all"):
+        select((), ["a"])
