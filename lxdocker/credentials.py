@@ -104,8 +104,7 @@ class Credentials:
         config = self._environ.get("XDG_CONFIG_HOME")
         docker = self._environ.get("DOCKER_CONFIG")
         return [
-            (Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}"))
-            / _CONTAINERS_PATH[bool(runtime)],
+            (Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}")) / _CONTAINERS_PATH[bool(runtime)],
             (Path(config) if config else self._home / ".config") / "containers/auth.json",
             (Path(docker) if docker else self._home / ".docker") / "config.json",
             self._home / ".dockercfg",
@@ -123,9 +122,7 @@ class Credentials:
         return [file for file in files if file]
 
     def _in_file(self, file: _AuthFile, ref: RegistryRef) -> Credential | None:
-        helper = next(
-            (file.helpers[host] for host in _hosts(ref.registry) if host in file.helpers), file.store
-        )
+        helper = next((file.helpers[host] for host in _hosts(ref.registry) if host in file.helpers), file.store)
         if helper:
             credential = self._from_helper(helper, _server_key(ref.registry))
             if credential:

@@ -129,9 +129,7 @@ class OciConfig:
     volumes: tuple[str, ...] = ()  # sorted
     exposed_ports: tuple[str, ...] = ()  # sorted; "80/tcp"
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    healthcheck: Mapping[str, Any] | None = (
-        None  # as the image has it: Docker's HealthConfig, unchecked inside
-    )
+    healthcheck: Mapping[str, Any] | None = None  # as the image has it: Docker's HealthConfig, unchecked inside
     created: int = 0  # seconds since the epoch, 0 <= created < 2**32; 0 if unknown
     architecture: str = ""
     variant: str = ""
@@ -457,9 +455,7 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
-)
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
 
 
 def _epoch(value: object) -> int:

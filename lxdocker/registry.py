@@ -356,9 +356,7 @@ class RegistryClient:
                 token.until = now + seconds - min(10.0, seconds / 4)
             return f"Bearer {token.value}"
 
-    def _fetch_token(
-        self, state: _State, ref: RegistryRef, challenge: _Challenge, scope: str
-    ) -> tuple[str, float]:
+    def _fetch_token(self, state: _State, ref: RegistryRef, challenge: _Challenge, scope: str) -> tuple[str, float]:
         """A token for ``scope`` and for how many seconds it is good."""
         realm = self._token_service(state, ref, challenge.realm)
         credential = self._credentials.for_ref(ref)
@@ -470,9 +468,7 @@ class RegistryClient:
                 raise _RequestError("broken", "stopped")
         raise AssertionError("tries is at least 1")
 
-    def _once(
-        self, method: str, url: str, headers: Mapping[str, str], limit: int, body: bytes | None
-    ) -> _Answer:
+    def _once(self, method: str, url: str, headers: Mapping[str, str], limit: int, body: bytes | None) -> _Answer:
         parsed = _parse(url)
         sent = {"User-Agent": f"lxdocker/{__version__}", "Accept-Encoding": "identity", **headers}
         response: urllib3.BaseHTTPResponse | None = None
@@ -540,9 +536,7 @@ class RegistryClient:
         if isinstance(error, _BodyError):
             return _RequestError("big", str(error))
         if isinstance(error, ProxyError):
-            return _RequestError(
-                "unreachable", f"the proxy can't be used: {_root_reason(error.original_error)}"
-            )
+            return _RequestError("unreachable", f"the proxy can't be used: {_root_reason(error.original_error)}")
         if isinstance(error, NameResolutionError):
             return _RequestError("unreachable", f"the name {url.host} is not known to the DNS")
         if isinstance(error, ConnectTimeoutError):
@@ -671,16 +665,12 @@ def _tls_failure(error: Exception) -> _RequestError:
     while inner and not isinstance(inner, ssl.SSLError):
         inner = inner.args[0] if inner.args and isinstance(inner.args[0], BaseException) else inner.__cause__
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return _RequestError(
-            "certificate", f"its certificate is not trusted: {inner.verify_message or inner.reason}"
-        )
+        return _RequestError("certificate", f"its certificate is not trusted: {inner.verify_message or inner.reason}")
     reason = str(getattr(inner, "reason", "") or "")
     # What OpenSSL calls an answer that isn't TLS.
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"):
         return _RequestError("plain", "it does not speak TLS, but probably plain http")
-    return _RequestError(
-        "tls", f"TLS failed: {reason.lower().replace('_', ' ') or 'the connection was closed'}"
-    )
+    return _RequestError("tls", f"TLS failed: {reason.lower().replace('_', ' ') or 'the connection was closed'}")
 
 
 def _root_reason(error: BaseException) -> str:
@@ -784,18 +774,14 @@ def _check(answer: _Answer, ref: RegistryRef, credentials: Credentials) -> None:
             f"Wait and try again; logged in ('skopeo login {ref.registry}') the limit is often higher.",
         )
     if status >= 500:
-        raise RegistryError(
-            f"{ref.registry} failed, asked for {ref}", f"it answers {status}", "Try again later."
-        )
+        raise RegistryError(f"{ref.registry} failed, asked for {ref}", f"it answers {status}", "Try again later.")
     _not_a_registry(ref, f"it answers {status}")
 
 
 def _require_no_page(answer: _Answer, ref: RegistryRef) -> None:
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "text/html" or answer.body.lstrip()[:1] != b"{":
-        _not_a_registry(
-            ref, "its answer is a web page" if kind == "text/html" else "its answer is no manifest"
-        )
+        _not_a_registry(ref, "its answer is a web page" if kind == "text/html" else "its answer is no manifest")
 
 
 def _not_a_registry(ref: RegistryRef, why: str) -> NoReturn:
@@ -806,15 +792,11 @@ def _not_a_registry(ref: RegistryRef, why: str) -> NoReturn:
     )
 
 
-def _refused(
-    ref: RegistryRef, how: str, credential: Credential | None, credentials: Credentials
-) -> AuthError:
+def _refused(ref: RegistryRef, how: str, credential: Credential | None, credentials: Credentials) -> AuthError:
     if credential:
         why = f"the login of {credential.username} from {credential.source} is wrong or may not read it"
     else:
-        why = "there is no such image, or it wants a login and none was found in " + ", ".join(
-            credentials.looked_at
-        )
+        why = "there is no such image, or it wants a login and none was found in " + ", ".join(credentials.looked_at)
     notes = "".join(f"; {note}" for note in credentials.notes)
     return AuthError(
         f"{ref.registry} refuses access to {ref}",
@@ -836,9 +818,7 @@ def _unreachable(name: str, ref: RegistryRef, failures: Sequence[tuple[str, _Req
         folder = CERT_ROOTS[-1] / name
         resolution = f"If it has a CA of its own, put that CA's certificate at {folder}/ca.crt"
     elif "unreachable" in kinds:
-        resolution = (
-            "Check the name and the port, and that this host can reach it (network, firewall, proxy)."
-        )
+        resolution = "Check the name and the port, and that this host can reach it (network, firewall, proxy)."
     else:
         resolution = "Try again later; check for a proxy in between."
     return _cannot_be_asked(name, ref, details, resolution)

@@ -81,9 +81,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
         if not found:
             values |= {key: _typed(key, value, folder, home) for key, value in document.value.items()}
     if mistakes:
-        raise yamlfile.spec_error(
-            "the settings", mistakes, "correct these; the README describes every setting"
-        )
+        raise yamlfile.spec_error("the settings", mistakes, "correct these; the README describes every setting")
     return Settings(
         **{"specs": _default_specs(), "tree": _default_tree(environ, home), "config": config, **values},
     )
@@ -114,9 +112,7 @@ def _from_environment(environ: Mapping[str, str]) -> Document:
 def _from_flags(flags: Mapping[str, object]) -> Document:
     keys = {key: _FLAGS.get(key, f"--{key.replace('_', '-')}") for key in _properties()}
     if strangers := flags.keys() - keys.keys() - {"config"}:
-        raise ValueError(
-            f"not settings: {', '.join(sorted(strangers))}"
-        )  # the caller's mistake, not the user's
+        raise ValueError(f"not settings: {', '.join(sorted(strangers))}")  # the caller's mistake, not the user's
     values = {}
     for key in keys:
         value = flags.get(key)

@@ -34,7 +34,7 @@ class CopyOptions:
     retry_times: int = 2
     policy: PurePath | None = None  # a containers-policy.json(5); None for skopeo's default one
     tmpdir: PurePath | None = None  # where archives are unpacked; None for skopeo's default
-    shared_blobs: PurePath | None = None  # a folder where copies of many images keep their layers
+    gzip_layers: bool = False  # recompress layers that are in another format
 
 
 def source_name(ref: ImageRef, digest: Digest | None = None) -> str:
@@ -76,7 +76,7 @@ def copy_argv(source: str, dest: str, arch: Arch, options: CopyOptions | None = 
         *_flag("--src-authfile", options.authfile),
         *_flag("--src-cert-dir", options.cert_dir),
         *([] if options.tls_verify else ["--src-tls-verify=false"]),
-        *_flag("--dest-shared-blob-dir", options.shared_blobs),
+        *(["--dest-compress", "--dest-compress-format", "gzip"] if options.gzip_layers else []),
         source,
         dest,
     ]
@@ -195,9 +195,7 @@ def _run(arguments: list[str], seconds: float) -> _Result:
     except sh.ErrorReturnCode:
         return _Result(b"", _complaint(stderr.content), failed=True)
     except sh.ForkException as error:
-        raise HostError(
-            "skopeo can't be started", str(error), "Check this host's limits and its skopeo."
-        ) from None
+        raise HostError("skopeo can't be started", str(error), "Check this host's limits and its skopeo.") from None
     except BaseException:
         # Ctrl-C: skopeo runs in a session of its own and would not hear of it.
         if process is not None and process.is_alive():

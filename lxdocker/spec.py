@@ -75,9 +75,7 @@ def select(specs: Sequence[ImageSpec], names: Sequence[str]) -> tuple[ImageSpec,
         raise UsageError(
             f"no spec of that name: {', '.join(yamlfile.quoted(name) for name in unknown)}",
             "\n".join(_why_unknown(name, specs, folder) for name in unknown),
-            f"the names are: {', '.join(by_name)}"
-            if by_name
-            else "write one: NAME.yaml with 'image: REFERENCE'",
+            f"the names are: {', '.join(by_name)}" if by_name else "write one: NAME.yaml with 'image: REFERENCE'",
         )
     return tuple(spec for spec in specs if spec.name.value in names)
 
@@ -107,12 +105,8 @@ def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]
         mistakes += found
         mistakes += claims.aliases(path.stem, document)
     if mistakes:
-        raise yamlfile.spec_error(
-            what, mistakes, "correct these lines; 'lxdocker validate' checks them again"
-        )
-    return tuple(
-        sorted((_spec(path, document.value) for path, document in documents), key=lambda spec: spec.name)
-    )
+        raise yamlfile.spec_error(what, mistakes, "correct these lines; 'lxdocker validate' checks them again")
+    return tuple(sorted((_spec(path, document.value) for path, document in documents), key=lambda spec: spec.name))
 
 
 def _spec(path: Path, values: dict[str, Any]) -> ImageSpec:
@@ -172,6 +166,4 @@ class _Claims:
                 text = f"expected an alias no other image has, found {yamlfile.quoted(alias)}, {role}"
                 yield document.mistake(place, text)
             elif alias == name:
-                yield document.mistake(
-                    place, f"expected aliases beside the name, found the name {alias!r} itself"
-                )
+                yield document.mistake(place, f"expected aliases beside the name, found the name {alias!r} itself")

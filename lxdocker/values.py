@@ -119,8 +119,7 @@ class ImageName:
             )
         if _FINGERPRINT_LIKE.fullmatch(text):
             raise ValueError(
-                f"{text!r} can't be an image name: it could be taken for a fingerprint "
-                "(12 or more digits 0-9, a-f)"
+                f"{text!r} can't be an image name: it could be taken for a fingerprint (12 or more digits 0-9, a-f)"
             )
         return cls(text)
 

@@ -122,9 +122,7 @@ def read(path: Path, label: str) -> Document:
         composer.refuse((), *_syntax_error(error, text))
     except _TooDeepError as error:
         value = None
-        composer.refuse(
-            (), error.line, f"expected plain keys and lists, found more than {_MAX_DEPTH} levels of them"
-        )
+        composer.refuse((), error.line, f"expected plain keys and lists, found more than {_MAX_DEPTH} levels of them")
     return Document(
         label, value, composer.lines, composer.written, tuple(composer.mistakes), frozenset(composer.flawed)
     )
@@ -262,18 +260,14 @@ class _Composer:
 
     def _refuse_decoration(self, event: Any, place: Place) -> None:
         if isinstance(event, yaml.AliasEvent):
-            self.refuse(
-                place, _line(event), f"expected a value, found the YAML alias '*{event.anchor}'; write it out"
-            )
+            self.refuse(place, _line(event), f"expected a value, found the YAML alias '*{event.anchor}'; write it out")
             return
         if event.anchor is not None:
             # The value itself is fine, and worth checking.
             text = f"expected a value, found the YAML anchor '&{event.anchor}' before it; leave it out"
             self.refuse(place, _line(event), text, flawed=False)
         if event.tag is not None:
-            self.refuse(
-                place, _line(event), f"expected a value, found the YAML tag {quoted(event.tag)}; leave it out"
-            )
+            self.refuse(place, _line(event), f"expected a value, found the YAML tag {quoted(event.tag)}; leave it out")
 
     def _scalar(self, event: Any, place: Place) -> object:
         is_plain = event.implicit[0]
@@ -371,9 +365,7 @@ def _validator(name: str) -> Draft202012Validator:
 
 
 def _unknown_key(document: Document, place: Place, known: Collection[str], guess: Collection[str]) -> Mistake:
-    return document.mistake(
-        place, f"expected one of {', '.join(known)}, found an unknown key{did_you_mean(guess)}"
-    )
+    return document.mistake(place, f"expected one of {', '.join(known)}, found an unknown key{did_you_mean(guess)}")
 
 
 def _missing_keys(document: Document, place: Place, error: Any) -> Iterator[tuple[str, Mistake]]:
@@ -389,18 +381,14 @@ def _misfits(document: Document, place: Place, error: Any) -> Iterator[Mistake]:
         for index, item in enumerate(items):
             # Of what is no text at all, it is enough to say that.
             if isinstance(item, str) and item in items[:index]:
-                yield document.mistake(
-                    (*place, index), f"expected each only once, found {quoted(item)} again"
-                )
+                yield document.mistake((*place, index), f"expected each only once, found {quoted(item)} again")
         return
     expected = error.schema["title"]
     if "propertyNames" in error.absolute_schema_path:
         yield document.mistake((*place, error.instance), f"expected {expected}, found that key")
     elif not document.is_flawed(place):
         written = document.written.get(place, "")
-        found = (
-            "an empty file" if place == () and error.instance is None else _describe(error.instance, written)
-        )
+        found = "an empty file" if place == () and error.instance is None else _describe(error.instance, written)
         hint = _hint(error.instance, written, error.schema.get("type"))
         yield document.mistake(place, f"expected {expected}, found {found}{hint}")
 

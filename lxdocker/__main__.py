@@ -1,0 +1,5 @@
+"""``python -m lxdocker``."""
+
+from lxdocker.cli import main
+
+main()

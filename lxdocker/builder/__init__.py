@@ -1,0 +1,1 @@
+"""The builder: its image, the life of one ephemeral builder, and the recipe a build follows in it."""

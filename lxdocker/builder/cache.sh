@@ -1,0 +1,47 @@
+#!/bin/busybox sh
+# shellcheck shell=dash disable=SC2016
+# The layer cache on the volume that all builders share: /cache/blobs/sha256 holds every blob once, and
+# /cache/images/NAME is an OCI layout whose index names the manifest last built for NAME.
+#   cache.sh open NAME           makes NAME's layout ready to be written to
+#   cache.sh keep NAME…          deletes every other layout, and each blob that no kept one refers to
+#   cache.sh forget NAME         deletes NAME's blobs: one of them turned out to be damaged
+#   cache.sh size                prints the bytes in the cache
+set -eu
+bb=/bin/busybox
+command=$1
+shift
+
+# The blobs a file refers to, one hex digest a line. More digests than strictly needed do no harm.
+digests_in() { "$bb" grep -oh 'sha256:[0-9a-f]\{64\}' "$@" 2>/dev/null | "$bb" cut -c8- | "$bb" sort -u; }
+
+blobs_of() {
+	for manifest in $(digests_in "/cache/images/$1/index.json"); do
+		echo "$manifest"
+		digests_in "/cache/blobs/sha256/$manifest"
+	done
+}
+
+case $command in
+open)
+	layout=/cache/images/$1
+	"$bb" mkdir -p /cache/blobs/sha256 "$layout"
+	# What a killed skopeo left.
+	"$bb" rm -f "$layout"/oci-put-blob*
+	[ -L "$layout/blobs" ] || "$bb" ln -s ../../blobs "$layout/blobs"
+	;;
+keep)
+	cd /cache
+	[ -d images ] || exit 0
+	for layout in images/*; do
+		case " $* " in *" ${layout#images/} "*) ;; *) "$bb" rm -rf "$layout" ;; esac
+	done
+	for name; do blobs_of "$name"; done | "$bb" sort -u >/work/kept
+	"$bb" find blobs/sha256 -type f | "$bb" sed 's,.*/,,' | "$bb" sort >/work/there
+	"$bb" grep -vxFf /work/kept /work/there | while read -r blob; do "$bb" rm -f "blobs/sha256/$blob"; done
+	;;
+forget)
+	for blob in $(blobs_of "$1"); do "$bb" rm -f "/cache/blobs/sha256/$blob"; done
+	"$bb" rm -rf "/cache/images/$1"
+	;;
+size) "$bb" du -sk /cache/images/"${1-}" /cache/blobs | "$bb" awk '{ sum += $1 } END { print sum * 1024 }' ;;
+esac

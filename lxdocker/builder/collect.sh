@@ -1,0 +1,81 @@
+#!/bin/busybox sh
+# shellcheck shell=dash disable=SC2016
+# collect.sh OUT: makes OUT/rootfs.squashfs, the builder's root filesystem, from the system it runs in, and
+# OUT/versions. The builder's init comes on stdin. That system needs Debian's skopeo, umoci, squashfs-tools,
+# busybox-static, gosu and ca-certificates unpacked, not configured: nothing else of it is used.
+set -eu
+out=$1
+root=$out/rootfs
+bb=/bin/busybox
+
+find_tool() {
+	for folder in /usr/bin /usr/sbin /bin /sbin; do
+		[ -x "$folder/$1" ] && echo "$folder/$1" && return
+	done
+	echo "the base has no $1" >&2
+	exit 1
+}
+
+find_loader() {
+	for loader in /lib64/ld-linux-*.so.* /lib/ld-linux-*.so.* /lib64/ld64.so.*; do
+		[ -e "$loader" ] && echo "$loader" && return
+	done
+	echo "the base has no dynamic loader" >&2
+	exit 1
+}
+
+"$bb" rm -rf "$out"
+for folder in bin sbin usr/bin lib lib64 etc/containers etc/ssl/certs proc sys dev run root cache work; do
+	"$bb" mkdir -p "$root/$folder"
+done
+"$bb" mkdir -m 1777 "$root/tmp" "$root/var" "$root/var/tmp"
+"$bb" chmod 755 "$root/var"
+
+loader=$(find_loader)
+"$bb" cp -L "$loader" "$root$loader"
+skopeo=$(find_tool skopeo) umoci=$(find_tool umoci) mksquashfs=$(find_tool mksquashfs) gosu=$(find_tool gosu)
+"$bb" cp "$bb" "$root/bin/busybox"
+"$bb" ln -s busybox "$root/bin/sh"
+"$bb" cp "$gosu" "$root/usr/bin/gosu"
+for program in "$skopeo" "$umoci" "$mksquashfs"; do
+	"$bb" cp "$program" "$root/usr/bin/"
+	"$loader" --list "$program" | while read -r _ arrow path _; do
+		if [ "$arrow" = "=>" ] && [ ! -e "$root$path" ]; then
+			"$bb" mkdir -p "$root${path%/*}"
+			"$bb" cp -L "$path" "$root$path"
+		fi
+	done
+done
+# Not linked, but opened by name when a thread of mksquashfs ends.
+for library in /usr/lib/*/libgcc_s.so.1 /lib/*/libgcc_s.so.1; do
+	if [ -e "$library" ] && [ ! -e "$root/usr/lib/libgcc_s.so.1" ]; then
+		"$bb" mkdir -p "$root/usr/lib"
+		"$bb" cp -L "$library" "$root/usr/lib/libgcc_s.so.1"
+	fi
+done
+
+# From the package's own files: its bundle is only made when it is configured.
+"$bb" find /usr/share/ca-certificates/mozilla -name '*.crt' | "$bb" sort | while read -r certificate; do
+	"$bb" cat "$certificate"
+	echo
+done >"$root/etc/ssl/certs/ca-certificates.crt"
+[ -s "$root/etc/ssl/certs/ca-certificates.crt" ] || { echo "the base has no CA certificates" >&2; exit 1; }
+
+echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$root/etc/containers/policy.json"
+echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+echo 'root:x:0:' >"$root/etc/group"
+printf '127.0.0.1\tlocalhost\n::1\tlocalhost\n' >"$root/etc/hosts"
+"$bb" cat >"$root/sbin/init"
+"$bb" chmod 755 "$root/sbin/init"
+
+{
+	echo "skopeo=$("$skopeo" --version | "$bb" awk '{ print $3; exit }')"
+	echo "umoci=$("$umoci" --version | "$bb" awk '{ print $3; exit }')"
+	echo "mksquashfs=$("$mksquashfs" -version | "$bb" awk '{ print $3; exit }')"
+	echo "busybox=$("$bb" 2>&1 | "$bb" awk '{ print $2; exit }')"
+	echo "gosu=$("$gosu" --version | "$bb" awk '{ print $1; exit }')"
+	echo "busybox_sha256=$("$bb" sha256sum "$bb" | "$bb" cut -d' ' -f1)"
+} >"$out/versions"
+
+"$mksquashfs" "$root" "$out/rootfs.squashfs" -noappend -comp zstd -Xcompression-level 3 -all-root -no-progress -quiet -no-xattrs
+"$bb" rm -rf "$root"

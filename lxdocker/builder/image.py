@@ -1,0 +1,245 @@
+"""The builder image: a handful of static and linked files out of Debian packages, about 30 MB, no distribution.
+
+It is that small because every build gets a fresh container: LXD starts this one in a quarter of a second on any
+storage driver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from lxdocker import artifact
+from lxdocker.builder import placement as placing
+from lxdocker.builder.instance import OWNER_KEY, Builder, owner
+from lxdocker.builder.placement import Placement
+from lxdocker.errors import BuildError, HostError, LxdError
+from lxdocker.lxd import Lxd, StoredImage
+from lxdocker.runtime import render
+from lxdocker.settings import Settings
+from lxdocker.values import Arch, Fingerprint
+
+ALIAS = "builder"
+PREFIX = "lxdocker.builder."
+# base-files: the links of a merged /usr, which unpacking alone would lack.
+PACKAGES = ("base-files", "busybox-static", "ca-certificates", "gosu", "skopeo", "squashfs-tools", "umoci")
+SUITE = "trixie"  # what mmdebstrap takes; the default base image is the same release
+LOCAL_SERVER = "local"  # builder_server that means: the base is an image in LXD's own store
+HERE = Path(__file__).parent
+INIT = HERE / "init.sh"
+COLLECT = HERE / "collect.sh"
+INSTALL_SECONDS = 900
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderImage:
+    """The builder image there is."""
+
+    fingerprint: Fingerprint
+    built_at: datetime
+    base: str  # what its files came from
+    recipe: str  # hex sha256 of what made it
+    versions: Mapping[str, str]  # tool -> version
+    size: int  # bytes
+
+    def stale_reason(self, max_age_days: int) -> str | None:
+        """Why it should be made again, or None."""
+        if self.recipe != recipe_hash():
+            return "another version of lxdocker made it"
+        age = datetime.now(UTC) - self.built_at
+        if age > timedelta(days=max_age_days):
+            return f"it is {age.days} days old, older than builder_max_age_days ({max_age_days})"
+        return None
+
+
+def find(lxd: Lxd, project: str) -> BuilderImage | None:
+    """The current builder image, if there is one."""
+    if not lxd.project_exists(project):
+        return None
+    return next(
+        (parsed for image in lxd.images(project) if ALIAS in image.aliases and (parsed := _parse(image))),
+        None,
+    )
+
+
+def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
+    """Makes the builder image, puts it in the place of the old one and returns it.
+
+    Raises BuildError, HostError or LxdError; the old one is then still there.
+    """
+    placement = placing.prepare(lxd, settings)
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lxdocker-builder.")))
+        if settings.builder_from == "mmdebstrap":
+            base = f"Debian {SUITE} by mmdebstrap"
+            versions, rootfs = _from_packages(folder, say)
+        else:
+            base = f"{settings.builder_server} {settings.builder_base}"
+            versions, rootfs = _from_base_image(lxd, placement, settings, cleanup, say)
+        built_at = datetime.now(UTC).replace(microsecond=0)
+        details = {**versions, "base": base, "recipe": recipe_hash(), "built_at": built_at.isoformat()}
+        properties = {
+            "description": "lxdocker builder",
+            **{PREFIX + key: value for key, value in details.items()},
+        }
+        metadata = render.image_metadata(Arch.host(), int(built_at.timestamp()), properties, templates=False)
+        finished = artifact.write(folder, metadata, rootfs)
+        say("importing")
+        old = find(lxd, placement.project)
+        lxd.import_image(placement.project, finished.fingerprint, finished.metadata, finished.rootfs, properties)
+        lxd.set_alias(placement.project, ALIAS, finished.fingerprint)
+        if old and old.fingerprint != finished.fingerprint:
+            lxd.delete_image(placement.project, old.fingerprint)
+    made = find(lxd, placement.project)
+    if made is None:
+        raise LxdError("making the builder image failed", "LXD took it but does not show it")
+    return made
+
+
+def delete(lxd: Lxd, project: str) -> BuilderImage | None:
+    """Deletes the builder image. Returns what it was."""
+    image = find(lxd, project)
+    if image:
+        lxd.delete_image(project, image.fingerprint)
+    return image
+
+
+def recipe_hash() -> str:
+    """Hex sha256 over the scripts that make the image."""
+    return hashlib.sha256(COLLECT.read_bytes() + INIT.read_bytes()).hexdigest()
+
+
+def _from_packages(folder: Path, say: Say) -> tuple[dict[str, str], Iterable[bytes]]:
+    """With mmdebstrap on this host: packages are unpacked, not installed, and none of their scripts runs."""
+    if os.geteuid() != 0:
+        raise HostError(
+            "mmdebstrap needs root here",
+            "it makes a root filesystem and enters it",
+            "run as root, or leave out --from mmdebstrap",
+        )
+    root = folder / "root"
+    command = [
+        "mmdebstrap",
+        "--quiet",
+        "--mode=root",
+        "--variant=extract",
+        f"--include={','.join(PACKAGES)}",
+        SUITE,
+        str(root),
+    ]
+    say(f"fetching packages of Debian {SUITE}")
+    _host(command, "fetching Debian packages")
+    say("collecting files")
+    busybox = next(
+        (path for path in ("/bin/busybox", "/usr/bin/busybox") if (root / path[1:]).exists()), "/bin/busybox"
+    )
+    _host(
+        ["chroot", str(root), busybox, "sh", "-c", COLLECT.read_text(), "collect", "/out"],
+        "collecting the builder's files",
+        INIT.read_bytes(),
+    )
+    versions = _parse_versions((root / "out/versions").read_text())
+    return versions, artifact.read(root / "out/rootfs.squashfs")
+
+
+def _host(command: list[str], step: str, stdin: bytes = b"") -> None:
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=INSTALL_SECONDS, check=False)
+    except FileNotFoundError:
+        raise HostError(
+            f"{step} needs {command[0]}",
+            "it is not on this host",
+            f"apt install {command[0]}, or leave out --from",
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{step} failed", f"it took longer than {INSTALL_SECONDS} s") from None
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
+        raise BuildError(f"{step} failed", said, "check that this host can reach its Debian mirror")
+
+
+def _from_base_image(
+    lxd: Lxd, placement: Placement, settings: Settings, cleanup: ExitStack, say: Say
+) -> tuple[dict[str, str], Iterable[bytes]]:
+    """In a container of a base image: its own package manager does the fetching."""
+    name = f"builder-base-{os.getpid()}"
+    if settings.builder_server == LOCAL_SERVER:
+        target = lxd.aliases("default").get(settings.builder_base)
+        if target is None:
+            raise HostError(
+                f"there is no base image {settings.builder_base}",
+                "LXD's own store has no such alias in the default project",
+                "correct the settings builder_server and builder_base",
+            )
+        source = {"type": "image", "fingerprint": target.value, "project": "default"}
+    else:
+        source = {
+            "type": "image",
+            "mode": "pull",
+            "protocol": "simplestreams",
+            "server": settings.builder_server,
+            "alias": settings.builder_base,
+        }
+    body = {
+        "name": name,
+        "ephemeral": True,
+        "profiles": [placing.PROFILE],
+        "config": {OWNER_KEY: owner()},
+        "devices": placement.devices(network=True, cache=False),
+        "source": source,
+    }
+    say(f"starting {settings.builder_base} from {settings.builder_server}")
+    cleanup.callback(lxd.delete_instance, placement.project, name)
+    try:
+        lxd.create_instance(placement.project, body)
+    except LxdError as error:
+        raise LxdError(
+            f"starting the base image {settings.builder_base} from {settings.builder_server} failed",
+            error.details,
+            error.resolution
+            or "check the network, name another base (settings builder_server, builder_base), "
+            "or make the builder from Debian packages: lxdocker builder build --from mmdebstrap",
+        ) from error
+    base = Builder(lxd, placement.project, name)
+    say("installing packages")
+    script = (
+        "i=0; until ip -4 route 2>/dev/null | grep -q default || [ $i -ge 60 ]; do i=$((i + 1)); sleep 0.5; done; "
+        "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && "
+        f"apt-get -qq install -y --no-install-recommends {' '.join(PACKAGES)}"
+    )
+    base.run("installing packages in the base image", ["/bin/sh", "-c", script], timeout=INSTALL_SECONDS)
+    say("collecting files")
+    base.push("/root/builder-init", INIT.read_bytes())
+    collect = 'exec /bin/busybox sh -c "$1" collect /out </root/builder-init'
+    base.run("collecting the builder's files", ["/bin/sh", "-c", collect, "sh", COLLECT.read_text()], timeout=120)
+    versions = _parse_versions(b"".join(base.pull("/out/versions")).decode("utf-8", "replace"))
+    return versions, base.pull("/out/rootfs.squashfs")
+
+
+def _parse_versions(text: str) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return {key: value for key, value in pairs if re.fullmatch(r"[\w.+~:-]{1,100}", value)}
+
+
+def _parse(image: StoredImage) -> BuilderImage | None:
+    found = {key.removeprefix(PREFIX): value for key, value in image.properties.items() if key.startswith(PREFIX)}
+    try:
+        return BuilderImage(
+            fingerprint=image.fingerprint,
+            built_at=datetime.fromisoformat(found.pop("built_at")),
+            base=found.pop("base"),
+            recipe=found.pop("recipe"),
+            versions=found,
+            size=image.size,
+        )
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,219 @@
+"""The life of one ephemeral builder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from lxdocker.builder.placement import PROFILE, Placement
+from lxdocker.errors import BuildError
+from lxdocker.lxd import ExecResult, Lxd
+from lxdocker.values import Fingerprint, RegistryRef
+
+OWNER_KEY = "user.lxdocker.owner"
+NETWORK_SECONDS = 15  # how long a builder may take to get a lease
+
+
+class Builder:
+    """A running builder. Commands in it are argument lists; nothing of an image is ever executed."""
+
+    def __init__(self, lxd: Lxd, project: str, name: str) -> None:
+        self._lxd = lxd
+        self.project = project
+        self.name = name
+
+    def run(
+        self,
+        step: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout: float,
+        tick: Callable[[], None] | None = None,
+    ) -> str:
+        """Runs a command to its end and returns its output. Raises BuildError if it fails."""
+        result = self.try_run(argv, environment=environment, timeout=timeout, tick=tick)
+        if result.status != 0:
+            raise explain(step, result)
+        return result.stdout
+
+    def try_run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout: float,
+        tick: Callable[[], None] | None = None,
+    ) -> ExecResult:
+        """Runs a command to its end, whatever that is."""
+        return self._lxd.execute(self.project, self.name, argv, environment=environment, timeout=timeout, tick=tick)
+
+    def pull(self, path: str) -> Iterator[bytes]:
+        """Streams a file out."""
+        return self._lxd.pull(self.project, self.name, path)
+
+    def push(self, path: str, content: bytes | Iterator[bytes]) -> None:
+        """Writes a file, readable for root only."""
+        self._lxd.push(self.project, self.name, path, content)
+
+
+class Workshop:
+    """Makes builders from one builder image and sees to it that none is left behind.
+
+    Removing a builder takes LXD 0.7 s, during which the next one already works; ``close`` waits for the last.
+    """
+
+    def __init__(self, lxd: Lxd, placement: Placement, image: Fingerprint, *, keep: bool = False) -> None:
+        self._lxd = lxd
+        self._placement = placement
+        self._image = image
+        self._keep = keep
+        self._cleaners = ThreadPoolExecutor(max_workers=8, thread_name_prefix="cleaner")
+        self._cleanings: list[Future[None]] = []
+        self._changing = threading.Lock()
+        self.kept: list[str] = []
+
+    def close(self) -> None:
+        """Waits until every builder is gone. Raises LxdError if one would not go."""
+        self._cleaners.shutdown(wait=True)
+        for cleaning in self._cleanings:
+            cleaning.result()
+
+    @contextmanager
+    def builder(self, registry: RegistryRef | None, *, network: bool, cache: bool = True) -> Iterator[Builder]:
+        """A fresh builder, which can reach ``registry`` also where that listens on this host's loopback."""
+        name = f"builder-{secrets.token_hex(4)}"
+        loopback = registry is not None and registry.is_loopback
+        devices = self._placement.devices(network=network and not loopback, cache=cache)
+        if registry is not None and loopback:
+            devices["registry"] = _loopback_device(registry)
+        body = {
+            "name": name,
+            "ephemeral": True,
+            "profiles": [PROFILE],
+            "config": {OWNER_KEY: owner()},
+            "devices": devices,
+            "source": {"type": "image", "fingerprint": self._image.value},
+        }
+        builder = Builder(self._lxd, self._placement.project, name)
+        failed = True
+        try:
+            self._lxd.create_instance(self._placement.project, body)
+            if "eth0" in devices:
+                self._await_network(builder)
+            yield builder
+            failed = False
+        finally:
+            self._dispose(name, failed)
+
+    def _dispose(self, name: str, failed: bool) -> None:
+        with self._changing:
+            if self._keep and failed:
+                self.kept.append(name)
+                return
+            task = self._cleaners.submit(self._lxd.delete_instance, self._placement.project, name)
+            self._cleanings.append(task)
+
+    @staticmethod
+    def _await_network(builder: Builder) -> None:
+        script = (
+            f"i=0; until [ -s /etc/resolv.conf ]; do i=$((i + 1)); [ $i -le {NETWORK_SECONDS * 20} ] || exit 1; "
+            "/bin/busybox usleep 50000; done"
+        )
+        result = builder.try_run(["/bin/busybox", "sh", "-c", script], timeout=NETWORK_SECONDS + 15)
+        if result.status != 0:
+            raise BuildError(
+                "the builder has no network",
+                f"it got no DHCP lease within {NETWORK_SECONDS} s",
+                "check LXD's network (lxc network list), or name another in the setting `network`",
+            )
+
+
+def sweep(lxd: Lxd, project: str) -> list[str]:
+    """Removes builders whose lxdocker is gone, killed with no time to clean up. Returns their names."""
+    if not lxd.project_exists(project):
+        return []
+    removed = []
+    for instance in lxd.instances(project):
+        mark = instance["config"].get(OWNER_KEY)
+        if mark and not _is_alive(mark):
+            lxd.delete_instance(project, instance["name"])
+            removed.append(instance["name"])
+    return removed
+
+
+def owner() -> str:
+    """Names this process for good: boot, process id, and when it started (a process id comes again)."""
+    return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())}"
+
+
+# What skopeo, umoci and mksquashfs say, and what to do about it.
+_USUAL_FAILURES = (
+    (
+        ("no space left", "disk quota exceeded"),
+        "the builder's storage pool is full: enlarge it, free space (lxdocker prune), or set `pool` to another",
+    ),
+    (
+        ("digest did not match", "digest mismatch", "unexpected eof", "gzip: invalid", "does not match"),
+        "the image is damaged where it comes from: tell its publisher, or pin an older digest in the spec",
+    ),
+    (
+        ("connection refused", "no such host", "i/o timeout", "network is unreachable", "no route to host"),
+        "the builder could not reach the registry: check LXD's network, its NAT and DNS, and proxies",
+    ),
+    (("unauthorized", "authentication required", "denied"), "log in to the registry: skopeo login HOST"),
+    (
+        ("lchown",),
+        "the image has owners beyond the ids of LXD's containers: enlarge root's ranges in /etc/subuid and "
+        "/etc/subgid, then restart LXD",
+    ),
+)
+
+
+def explain(step: str, result: ExecResult) -> BuildError:
+    """A failed command's own words, and what to do about the usual ones."""
+    said = (result.stderr.strip() or result.stdout.strip())[-2000:]
+    low = said.lower()
+    if result.status in {137, -9}:
+        said = said or "it was killed"
+        return BuildError(f"{step} failed", said, "give builders more memory: setting builder_memory, such as 4GiB")
+    for words, resolution in _USUAL_FAILURES:
+        if any(word in low for word in words):
+            return BuildError(f"{step} failed", said, resolution)
+    resolution = "run it again with --keep-builder to look around in the builder"
+    return BuildError(f"{step} failed", said or f"exit status {result.status}", resolution)
+
+
+def _loopback_device(registry: RegistryRef) -> Mapping[str, str]:
+    host = registry.registry.rsplit(":", 1)[0] if registry.port else registry.registry
+    address = "127.0.0.1" if host == "localhost" else host
+    ports = [registry.port] if registry.port else [443]
+    return {
+        "type": "proxy",
+        "bind": "instance",
+        "listen": f"tcp:{address}:{ports[0]}",
+        "connect": f"tcp:{address}:{ports[0]}",
+    }
+
+
+def _is_alive(mark: str) -> bool:
+    try:
+        boot, pid, start = mark.split()
+        return boot == _boot_id() and start == _start_time(int(pid))
+    except (ValueError, OSError):
+        return False
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat (proc(5)): clock ticks after boot. Raises OSError for no such process."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[19]

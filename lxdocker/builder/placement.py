@@ -1,0 +1,105 @@
+"""Where builders live on this LXD: its project, profile, pool, network and layer cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from lxdocker.errors import HostError
+from lxdocker.lxd import Lxd
+from lxdocker.resources import resource
+from lxdocker.settings import Settings
+
+PROFILE = "builder"
+CACHE_VOLUME = "cache"
+PROJECT_CONFIG = {
+    "features.images": "true",
+    "features.profiles": "true",
+    "features.storage.volumes": "true",
+    "features.networks": "false",  # builders join the networks that are there
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a builder is created with."""
+
+    project: str
+    pool: str
+    nic: Mapping[str, str] | None  # None where LXD has no network: registries on this host still work
+
+    def devices(self, *, network: bool, cache: bool) -> dict[str, Mapping[str, str]]:
+        """LXD devices of one builder. Raises HostError when it needs a network that is not there."""
+        devices: dict[str, Mapping[str, str]] = {
+            "root": {"type": "disk", "path": "/", "pool": self.pool},
+        }
+        if cache:
+            devices["cache"] = {"type": "disk", "pool": self.pool, "source": CACHE_VOLUME, "path": "/cache"}
+        if network:
+            if self.nic is None:
+                raise HostError(
+                    "the builder has no network",
+                    "LXD has no managed network, and the default profile no network interface",
+                    "run: lxc network create lxdbr0, or name one in the setting `network`",
+                )
+            devices["eth0"] = {**self.nic, "name": "eth0"}
+        return devices
+
+
+def prepare(lxd: Lxd, settings: Settings) -> Placement:
+    """Finds pool and network, and makes project, profile and cache volume unless they are there.
+
+    Pool and network are the settings', else those of LXD's default profile, else the first there is.
+    Raises HostError for an LXD that was never set up.
+    """
+    default = lxd.profile("default", "default")["devices"].values()
+    pool = _pool(lxd, settings, default)
+    placement = Placement(settings.builder_project, pool, _nic(lxd, settings, default))
+    lxd.ensure_project(placement.project, "lxdocker's builders", PROJECT_CONFIG)
+    lxd.ensure_profile(placement.project, PROFILE, _profile(settings))
+    lxd.ensure_volume(placement.project, pool, CACHE_VOLUME, "layers that lxdocker's builders share")
+    return placement
+
+
+def _profile(settings: Settings) -> Mapping[str, Any]:
+    profile: dict[str, Any] = yaml.safe_load(resource("profiles", "builder.yaml").read_text())
+    if settings.builder_memory:
+        profile["config"]["limits.memory"] = settings.builder_memory
+    return profile
+
+
+def _pool(lxd: Lxd, settings: Settings, devices: Any) -> str:
+    pools = lxd.pools()
+    if settings.pool:
+        if settings.pool not in pools:
+            raise HostError(
+                f"LXD has no storage pool {settings.pool}",
+                f"there is {', '.join(pools) or 'none'}",
+                "correct the setting `pool`",
+            )
+        return settings.pool
+    for device in devices:
+        if device["type"] == "disk" and device.get("path") == "/" and device.get("pool") in pools:
+            return str(device["pool"])
+    if not pools:
+        raise HostError("LXD is not set up", "it has no storage pool", "run: lxd init --minimal")
+    return pools[0]
+
+
+def _nic(lxd: Lxd, settings: Settings, devices: Any) -> Mapping[str, str] | None:
+    if settings.network:
+        bridges = lxd.bridges()
+        if settings.network not in bridges:
+            raise HostError(
+                f"LXD has no managed network {settings.network}",
+                f"there is {', '.join(bridges) or 'none'}",
+                "correct the setting `network`",
+            )
+        return {"type": "nic", "network": settings.network}
+    for device in devices:
+        if device["type"] == "nic":
+            return {key: value for key, value in device.items() if key in {"type", "nictype", "parent", "network"}}
+    return next(({"type": "nic", "network": name} for name in lxd.bridges()), None)

@@ -1,0 +1,219 @@
+"""How an image is built, step by step, inside a fresh builder."""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import IO
+
+from lxdocker import artifact, skopeo
+from lxdocker.artifact import Artifact
+from lxdocker.builder.instance import Builder, explain
+from lxdocker.errors import BuildError, ImageMissingError
+from lxdocker.oci import OciConfig
+from lxdocker.runtime import render
+from lxdocker.values import Arch, ArchiveKind, DiskRef, ImageName, RegistryRef
+
+HERE = Path(__file__).parent
+CACHE = HERE / "cache.sh"
+BUSYBOX = "/bin/busybox"
+ROOTFS = "/work/rootfs"
+SQUASHFS = "/work/rootfs.squashfs"
+AUTHFILE = PurePath("/dev/lxdocker-auth.json")  # in memory, and gone before any layer is unpacked
+TAG = "image"
+PACK_MEMORY = "512M"  # mksquashfs would size its buffers by the host's memory, not the builder's
+
+Phase = Callable[[str], None]
+Bytes = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything one build needs to know."""
+
+    name: ImageName
+    source: RegistryRef | DiskRef  # by digest where it is in a registry
+    config: OciConfig
+    supervise: bool
+    arch: Arch
+    properties: tuple[tuple[str, str], ...]  # of metadata.yaml
+    compression_level: int  # zstd, 1 to 22
+    timeout: float  # seconds, for each step
+    verify_tls: bool
+    authfile: str | None  # JSON; the login this source needs
+    gzip_layers: bool  # some layer is in a format that umoci can't unpack
+    environment: dict[str, str]  # proxies
+
+
+def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, count: Bytes) -> Artifact:
+    """Fetches, unpacks, injects and packs; streams the result into ``folder``.
+
+    Tells ``phase`` what it is at, and ``count`` how many more bytes have come. Raises BuildError with the failing
+    tool's own words.
+    """
+    phase("fetch")
+    fetch(builder, recipe)
+    phase("unpack")
+    if not unpack(builder, recipe):
+        # A blob in the shared cache is not what its name says. It is fetched again, once.
+        forget(builder, recipe)
+        fetch(builder, recipe)
+        unpack(builder, recipe, final=True)
+    phase("inject")
+    inject(builder, recipe)
+    phase("pack")
+    pack(builder, recipe)
+    phase("read out")
+    return read_out(builder, recipe, folder, count)
+
+
+def fetch(builder: Builder, recipe: Recipe) -> None:
+    """Copies the image by digest into the layer cache; blobs that are there are not fetched again."""
+    cache(builder, "open", recipe.name.value)
+    authfile = None
+    if recipe.authfile:
+        builder.push(str(AUTHFILE), recipe.authfile.encode())
+        authfile = AUTHFILE
+    if isinstance(recipe.source, DiskRef):
+        source = _push_from_disk(builder, recipe.source)
+    else:
+        source = skopeo.source_name(recipe.source)
+    try:
+        builder.run(
+            f"fetching {recipe.source}",
+            skopeo.copy_argv(
+                source,
+                skopeo.disk_name(ArchiveKind.OCI_LAYOUT, PurePath("/cache/images", recipe.name.value), TAG),
+                recipe.arch,
+                skopeo.CopyOptions(authfile=authfile, tls_verify=recipe.verify_tls, gzip_layers=recipe.gzip_layers),
+            ),
+            environment=recipe.environment,
+            timeout=recipe.timeout,
+        )
+    finally:
+        if authfile:
+            builder.try_run([BUSYBOX, "rm", "-f", str(AUTHFILE)], timeout=30)
+
+
+def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
+    """Makes the root filesystem from the layers. Returns False for a damaged blob, unless this try is final."""
+    script = 'rm -rf "$1" && : >"$1.marker" && exec umoci raw unpack --image "/cache/images/$2:$3" "$1"'
+    argv = [BUSYBOX, "sh", "-c", script, "unpack", ROOTFS, recipe.name.value, TAG]
+    result = builder.try_run(argv, timeout=recipe.timeout)
+    if result.status == 0:
+        return True
+    if not final and re.search(
+        r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", result.stderr, re.IGNORECASE
+    ):
+        return False
+    raise explain(f"unpacking {recipe.source}", result)
+
+
+def inject(builder: Builder, recipe: Recipe) -> None:
+    """Puts the runtime into the root filesystem."""
+    builder.push("/work/runtime.tar", render.runtime_tar(recipe.config, supervise=recipe.supervise))
+    script = 'exec "$0" sh -c "$1" inject "$2" "$3" "$4" </work/runtime.tar'
+    gosu = "/usr/bin/gosu" if render.needs_gosu(recipe.config) else ""
+    builder.run(
+        f"injecting the runtime into {recipe.source}",
+        [
+            BUSYBOX,
+            "sh",
+            "-c",
+            script,
+            BUSYBOX,
+            render.INJECT.read_text(),
+            ROOTFS,
+            str(recipe.config.created),
+            gosu,
+        ],
+        timeout=recipe.timeout,
+    )
+
+
+def pack(builder: Builder, recipe: Recipe) -> None:
+    """Makes the squashfs; the same bytes for the same root filesystem, whenever and wherever."""
+    options = ["-noappend", "-no-progress", "-quiet", "-comp", "zstd", "-mem", PACK_MEMORY]
+    options += [
+        "-Xcompression-level",
+        str(recipe.compression_level),
+        "-mkfs-time",
+        str(recipe.config.created),
+    ]
+    builder.run(f"packing {recipe.source}", ["mksquashfs", ROOTFS, SQUASHFS, *options], timeout=recipe.timeout)
+
+
+def read_out(builder: Builder, recipe: Recipe, folder: Path, count: Bytes) -> Artifact:
+    """Streams the squashfs to this host, beside its metadata."""
+    metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
+    return artifact.write(folder, metadata, builder.pull(SQUASHFS), count)
+
+
+def forget(builder: Builder, recipe: Recipe) -> None:
+    """Drops the image's blobs from the layer cache."""
+    cache(builder, "forget", recipe.name.value)
+
+
+def keep_only(builder: Builder, names: list[ImageName]) -> None:
+    """Drops from the layer cache whatever none of these images needs."""
+    cache(builder, "keep", *(name.value for name in names))
+
+
+def cache(builder: Builder, *arguments: str) -> str:
+    """One command of cache.sh."""
+    return builder.run(
+        "keeping the layer cache", [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", *arguments], timeout=300
+    )
+
+
+def _push_from_disk(builder: Builder, ref: DiskRef) -> str:
+    """Streams an image on this host's disk into the builder; returns how skopeo finds it there."""
+    target = "/work/source.tar"
+    try:
+        if ref.kind is ArchiveKind.OCI_LAYOUT:
+            builder.push(target, _layout_as_tar(ref.path))
+            kind = ArchiveKind.OCI_ARCHIVE
+        else:
+            with ref.path.open("rb") as archive:
+                builder.push(target, iter(lambda: archive.read(artifact.CHUNK), b""))
+            kind = ref.kind
+    except OSError as error:
+        raise ImageMissingError(f"reading {ref} failed", str(error), "correct the path in the spec") from error
+    return skopeo.disk_name(kind, PurePath(target), ref.tag)
+
+
+def _layout_as_tar(layout: Path) -> Iterator[bytes]:
+    """An OCI layout folder as the tar that skopeo calls oci-archive, as a stream."""
+    reading, writing = os.pipe()
+
+    def write(sink: IO[bytes]) -> None:
+        with sink, tarfile.open(fileobj=sink, mode="w|", dereference=True) as tar:
+            for name in ("oci-layout", "index.json", "blobs"):
+                tar.add(layout / name, name)
+
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            write(os.fdopen(writing, "wb"))
+        except BaseException as error:  # handed to the reading side, which raises it
+            failure.append(error)
+
+    for name in ("oci-layout", "index.json", "blobs"):
+        if not (layout / name).exists():
+            os.close(reading)
+            os.close(writing)
+            raise FileNotFoundError(f"{layout} has no {name}: it is no OCI layout")
+    writer = threading.Thread(target=run, daemon=True)
+    writer.start()
+    with os.fdopen(reading, "rb") as source:
+        while chunk := source.read(artifact.CHUNK):
+            yield chunk
+    writer.join()
+    if failure:
+        raise BuildError(f"reading the layout {layout} failed", str(failure[0]))

@@ -1,0 +1,296 @@
+"""The command line. The only place that prints results or exits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from lxdocker import __version__
+from lxdocker.console import Console, error_document
+from lxdocker.errors import LxdockerError
+from lxdocker.settings import Settings, load
+
+INTERRUPTED = 130  # as a shell reports a program ended by SIGINT
+
+app = typer.Typer(
+    name="lxdocker",
+    help="Docker/OCI images as LXD images: a folder of specs kept true, and published for other hosts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+builder_app = typer.Typer(help="The image that ephemeral builders start from.", no_args_is_help=True)
+app.add_typer(builder_app, name="builder")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
+SpecsOption = Annotated[
+    Path | None,
+    typer.Option("--specs", metavar="DIR", help="Folder of specs [./images.d, else /etc/lxdocker/images.d]."),
+]
+TreeOption = Annotated[
+    Path | None,
+    typer.Option("--tree", metavar="DIR", help="Folder of the simplestreams tree [/var/lib/lxdocker/tree]."),
+]
+ProjectOption = Annotated[
+    str | None, typer.Option("--project", metavar="NAME", help="LXD project the images go to [default].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+InsecureOption = Annotated[
+    list[str] | None,
+    typer.Option("--insecure-registry", metavar="HOST:PORT", help="Registry that may be asked by plain http."),
+]
+JobsOption = Annotated[int | None, typer.Option("--jobs", metavar="N", help="Images built side by side.")]
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Specs; all if none is named.")]
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        Console().print(f"lxdocker {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def sync(
+    names: NamesArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even what is up to date.")] = False,
+    keep_builder: Annotated[
+        bool,
+        typer.Option("--keep-builder", help="Leave the builder of a failed build running, to look around in."),
+    ] = False,
+    jobs: JobsOption = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    insecure_registry: InsecureOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make every spec true: resolve, build what changed, import, publish."""
+    settings = _settings(config, specs, tree, project, insecure_registries=insecure_registry, jobs=jobs)
+    from lxdocker import report
+    from lxdocker.context import open_context
+    from lxdocker.spec import load_specs, select
+    from lxdocker.sync import Options, make_plan
+    from lxdocker.sync import sync as run_sync
+
+    console = Console()
+    every = load_specs(settings.specs)
+    chosen = select(every, names or [])
+    whole = not names
+    with _cancellable() as cancelled, open_context(settings, cancelled) as context:
+        if dry_run:
+            _, actions, removals = make_plan(context, chosen, whole=whole, force=force)
+            report.print_plan(console, actions, removals, json=json)
+            raise typer.Exit(report.plan_status(actions))
+        with console.progress() as progress:
+            result = run_sync(context, chosen, Options(force, keep_builder), progress, console.note, whole=whole)
+    report.print_sync(console, result, json=json)
+    raise typer.Exit(1 if result.failed else 0)
+
+
+@app.command()
+def validate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Specs; all if none is named.")
+    ] = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check specs, and name every mistake in them. Asks neither LXD nor a registry."""
+    settings = _settings(config, specs, tree, project)
+    from lxdocker import report
+    from lxdocker.spec import load_files, load_specs
+
+    found = load_files(files) if files else load_specs(settings.specs)
+    report.print_specs(Console(), found, json=json)
+
+
+@app.command()
+def status(
+    names: NamesArgument = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    insecure_registry: InsecureOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show each image: source, digest, fingerprint, when built, up to date or why not."""
+    settings = _settings(config, specs, tree, project, insecure_registries=insecure_registry)
+    from lxdocker import report
+    from lxdocker.context import open_context
+    from lxdocker.spec import load_specs, select
+    from lxdocker.sync import make_plan
+
+    chosen = select(load_specs(settings.specs), names or [])
+    with _cancellable() as cancelled, open_context(settings, cancelled) as context:
+        holdings, actions, removals = make_plan(context, chosen, whole=not names, force=False)
+    report.print_status(Console(), actions, removals, holdings, json=json)
+
+
+@app.command()
+def prune(
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove what no spec names any more, surplus versions, and layers nobody needs."""
+    settings = _settings(config, specs, tree, project)
+    from lxdocker import report
+    from lxdocker.context import open_context
+    from lxdocker.prune import prune_all
+    from lxdocker.spec import load_specs
+
+    console = Console()
+    every = load_specs(settings.specs)
+    with _cancellable() as cancelled, open_context(settings, cancelled) as context:
+        result = prune_all(context, every, console.note)
+    report.print_sync(console, result, json=json)
+    raise typer.Exit(1 if result.failed else 0)
+
+
+@builder_app.command("build")
+def builder_build(
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="image|mmdebstrap", help="A base image's container, or packages fetched here."),
+    ] = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make the builder image, in the place of the one there is."""
+    settings = _settings(config, specs, tree, project, builder_from=source)
+    from lxdocker import report
+    from lxdocker.builder import image, instance
+    from lxdocker.lxd import Lxd
+
+    console = Console()
+    with _cancellable() as cancelled:
+        lxd = Lxd(cancelled)
+        instance.sweep(lxd, settings.builder_project)
+        made = image.build(lxd, settings, lambda text: console.note(f"builder: {text}"))
+    report.print_builder(console, made, settings, json=json)
+
+
+@builder_app.command("show")
+def builder_show(
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what the builder image holds, when it was made and from what."""
+    settings = _settings(config, specs, tree, project)
+    from lxdocker import report
+    from lxdocker.builder import image
+    from lxdocker.lxd import Lxd
+
+    found = image.find(Lxd(), settings.builder_project)
+    if found is None:
+        raise LxdockerError(
+            "there is no builder image",
+            f"LXD's project {settings.builder_project} has none",
+            "lxdocker builder build makes it; so does sync when it needs one",
+        )
+    report.print_builder(Console(), found, settings, json=json)
+
+
+@builder_app.command("delete")
+def builder_delete(
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete the builder image; the next sync makes a new one."""
+    settings = _settings(config, specs, tree, project)
+    from lxdocker.builder import image
+    from lxdocker.lxd import Lxd
+
+    console = Console()
+    gone = image.delete(Lxd(), settings.builder_project)
+    if json:
+        console.json({"deleted": gone.fingerprint.value if gone else None})
+    else:
+        console.print(f"deleted builder image {gone.fingerprint.short}" if gone else "there is no builder image")
+
+
+def main() -> NoReturn:
+    """The ``lxdocker`` program. Exit status: 0 all well, 1 some image failed, 2 usage, configuration or host."""
+    console = Console()
+    wants_json = "--json" in sys.argv[1:]
+    try:
+        app()
+    except LxdockerError as error:
+        console.error(error)
+        if wants_json:
+            console.json({"error": error_document(error)})
+        _exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.note("stopped; what was finished stays, and the next run takes up from here")
+        _exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing more may be written to it, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(1)
+    _exit(0)
+
+
+def _exit(status: int) -> NoReturn:
+    raise SystemExit(status)
+
+
+def _settings(
+    config: Path | None, specs: Path | None, tree: Path | None, project: str | None, **flags: object
+) -> Settings:
+    return load({"config": config, "specs": specs, "tree": tree, "project": project, **flags}, os.environ)
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[threading.Event]:
+    """Ctrl-C and a polite kill stop the work once, and leave the cleaning up to finish."""
+    cancelled = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if cancelled.is_set():
+            Console().note("cleaning up; a moment please")
+            return
+        cancelled.set()
+        raise KeyboardInterrupt
+
+    previous: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
+    for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        previous.append((wanted, signal.signal(wanted, stop)))
+    try:
+        yield cancelled
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What a person sees: live lines on a terminal, plain log lines elsewhere, tables, JSON, errors.
+
+Results go to stdout, everything about how it goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from lxdocker.errors import LxdockerError
+from lxdocker.values import ImageName
+
+# What a registry, an image or a tool says may hold terminal control sequences.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# More would say nothing about the image and hide the rest.
+REFRESH_PER_SECOND = 5
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters but newline and tab."""
+    return _CONTROL.sub("�", text)
+
+
+def human_size(size: float) -> str:
+    """``68.3 MB``: decimal units, as LXD and registries count."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+class Console:
+    """Where a command's words go."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._lock = threading.Lock()
+        self.live: Live | None = None
+
+    def print(self, text: str = "") -> None:
+        """A line of the result."""
+        print(printable(text), file=self._out)
+
+    def json(self, document: Any) -> None:
+        """The result as JSON."""
+        json.dump(document, self._out, indent=2, ensure_ascii=False)
+        print(file=self._out)
+
+    def note(self, text: str) -> None:
+        """A line on how it goes."""
+        with self._lock:
+            if self.live is not None:
+                self.live.above(printable(text))
+            else:
+                print(printable(text), file=self._err, flush=True)
+
+    def error(self, error: LxdockerError) -> None:
+        """What failed, why, and what to do now."""
+        self.note(f"error: {error.brief}")
+        for line in error.details.splitlines():
+            self.note(f"  {line}")
+        if error.resolution:
+            self.note(f"  -> {error.resolution}")
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Columns, as wide as they need to be."""
+        lines = [[printable(cell).replace("\n", " ") for cell in row] for row in [header, *rows]]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        for line in lines:
+            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            print("  ".join(padded).rstrip(), file=self._out)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Live lines where stderr is a terminal, log lines elsewhere."""
+        if self._err.isatty():
+            with Live(self._err) as live:
+                self.live = live
+                try:
+                    yield live
+                finally:
+                    self.live = None
+        else:
+            yield Lines(self)
+
+
+class Progress:
+    """How each image is coming along. Safe to call from several threads."""
+
+    def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
+        """The image entered a phase; ``total`` bytes are expected in it."""
+
+    def count(self, name: ImageName, amount: int) -> None:
+        """``amount`` more bytes have come."""
+
+    def done(self, name: ImageName, outcome: str) -> None:
+        """The image is finished."""
+
+
+class Lines(Progress):
+    """One plain line per phase."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began: dict[ImageName, float] = {}
+
+    def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
+        self._began.setdefault(name, time.monotonic())
+        size = f" ({human_size(total)})" if total else ""
+        self._console.note(f"{name}: {phase}{size}")
+
+    def done(self, name: ImageName, outcome: str) -> None:
+        began = self._began.get(name)
+        took = f" in {time.monotonic() - began:.1f} s" if began is not None else ""
+        self._console.note(f"{name}: {outcome}{took}")
+
+
+class Live(Progress):
+    """A line per image with its phase and bytes, redrawn in place."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import Progress as RichProgress
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._progress = RichProgress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.fields[name]}", markup=False),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[bytes]}", markup=False),
+            TimeElapsedColumn(),
+            console=RichConsole(file=stream, highlight=False),
+            refresh_per_second=REFRESH_PER_SECOND,
+        )
+        self._tasks: dict[ImageName, Any] = {}
+        self._counts: dict[ImageName, tuple[int, int | None]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Live:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def above(self, text: str) -> None:
+        """Prints a line above the live ones."""
+        self._progress.console.print(text, markup=False)
+
+    def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
+        with self._lock:
+            self._counts[name] = (0, total)
+            shown = human_size(total) if total else ""
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(phase, total=1, name=name.value, bytes=shown)
+            self._progress.update(self._tasks[name], description=phase, bytes=shown)
+
+    def count(self, name: ImageName, amount: int) -> None:
+        with self._lock:
+            seen, total = self._counts.get(name, (0, None))
+            seen += amount
+            self._counts[name] = (seen, total)
+            shown = human_size(seen) + (f" of {human_size(total)}" if total else "")
+            self._progress.update(self._tasks[name], bytes=shown)
+
+    def done(self, name: ImageName, outcome: str) -> None:
+        with self._lock:
+            if name in self._tasks:
+                self._progress.update(self._tasks[name], description=outcome, completed=1)
+
+
+def error_document(error: LxdockerError) -> Mapping[str, str]:
+    """An error for --json."""
+    return {"what": error.brief, "why": error.details, "do": error.resolution}

@@ -1,0 +1,228 @@
+"""What to do: what the specs want against what the store and the tree hold. Pure; nothing is asked or changed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lxdocker.errors import LxdockerError, UsageError
+from lxdocker.provenance import Provenance, folder_id, inputs_hash
+from lxdocker.publish import Published
+from lxdocker.resolve import ResolvedImage
+from lxdocker.settings import Settings
+from lxdocker.spec import ImageSpec
+from lxdocker.store import Stored, StoreView
+from lxdocker.values import Arch, Fingerprint, ImageName
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Nobody has this image: make it."""
+
+    spec: ImageSpec
+    resolved: ResolvedImage
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """One of the two places has it: copy it to the other. Exactly one of the two is None."""
+
+    spec: ImageSpec
+    stored: Stored | None
+    published: Published | None
+
+    @property
+    def reason(self) -> str:
+        return "missing in the local store" if self.stored is None else "missing in the published tree"
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Both have it; aliases or what is recorded about it are out of date."""
+
+    spec: ImageSpec
+    stored: Stored
+    published: Published
+    provenance: Provenance
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Both have it, and all is as it should be."""
+
+    spec: ImageSpec
+    stored: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """It can't be had now; what there is of it stays."""
+
+    spec: ImageSpec
+    error: LxdockerError
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """No spec of this folder names it any more."""
+
+    name: ImageName
+    stored: tuple[Stored, ...]
+    published: tuple[Published, ...]
+
+
+PerSpec = Build | Restore | Touch | Keep | Fail
+Action = PerSpec | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What there is already, looked at once."""
+
+    store: StoreView
+    tree: tuple[Published, ...]
+
+    def known(self, name: ImageName, source: str) -> ResolvedImage | None:
+        """What was recorded when this source was last resolved for this image."""
+        for one in (self.stored(name), self.published(name)):
+            if one is not None and one.provenance.source == source:
+                return one.provenance.resolved
+        return None
+
+    def stored(self, name: ImageName) -> Stored | None:
+        """The image that the alias ``name`` points to, or the newest one made for it."""
+        ours = [one for one in self.store.ours if one.provenance.name == name]
+        current = self.store.aliases.get(name.value)
+        return next((one for one in ours if one.fingerprint == current), ours[-1] if ours else None)
+
+    def published(self, name: ImageName, arch: Arch | None = None) -> Published | None:
+        """The newest listed version."""
+        versions = [
+            one
+            for one in self.tree
+            if one.name == name and one.withdrawn is None and arch in {None, one.arch} and one.is_whole()
+        ]
+        return versions[-1] if versions else None
+
+
+def plan(
+    specs: Sequence[ImageSpec],
+    resolutions: Mapping[ImageName, ResolvedImage | LxdockerError],
+    holdings: Holdings,
+    settings: Settings,
+    arch: Arch,
+    *,
+    force: bool,
+) -> list[PerSpec]:
+    """One action per spec, in their order."""
+    folder = folder_id(settings.specs)
+    return [_for_spec(spec, resolutions[spec.name], holdings, settings, arch, folder, force) for spec in specs]
+
+
+def plan_removals(specs: Sequence[ImageSpec], holdings: Holdings, settings: Settings) -> list[Remove]:
+    """What came from this folder of specs and is in none of them now. ``specs`` must be the whole folder."""
+    folder = folder_id(settings.specs)
+    wanted = {spec.name for spec in specs}
+    stored = [one for one in holdings.store.ours if _is_orphan(one.provenance, folder, wanted)]
+    published = [one for one in holdings.tree if one.withdrawn is None and _is_orphan(one.provenance, folder, wanted)]
+    names = sorted({one.provenance.name for one in stored} | {one.name for one in published})
+    return [
+        Remove(
+            name,
+            tuple(one for one in stored if one.provenance.name == name),
+            tuple(one for one in published if one.name == name),
+        )
+        for name in names
+    ]
+
+
+def _is_orphan(provenance: Provenance, folder: str, wanted: set[ImageName]) -> bool:
+    return provenance.folder == folder and provenance.name not in wanted
+
+
+def _for_spec(
+    spec: ImageSpec,
+    resolution: ResolvedImage | LxdockerError,
+    holdings: Holdings,
+    settings: Settings,
+    arch: Arch,
+    folder: str,
+    force: bool,
+) -> PerSpec:
+    if isinstance(resolution, LxdockerError):
+        return Fail(spec, resolution)
+    if taken := _taken_alias(spec, holdings):
+        return Fail(spec, taken)
+    wanted = inputs_hash(spec, resolution, arch, settings.compression_level)
+    stored = holdings.stored(spec.name)
+    published = holdings.published(spec.name, arch)
+    if force:
+        return Build(spec, resolution, "forced")
+    has_stored = stored is not None and stored.provenance.inputs == wanted
+    has_published = published is not None and published.provenance.inputs == wanted
+    if has_stored and has_published and stored and published:
+        if stored.fingerprint != published.fingerprint:
+            return Restore(spec, stored, None)  # a forced build that was cut short: the store is the newer one
+        return _touch_or_keep(spec, resolution, stored, published, holdings, folder)
+    if has_stored and stored:
+        return Restore(spec, stored, None)
+    if has_published and published:
+        return Restore(spec, None, published)
+    return Build(spec, resolution, _build_reason(resolution, stored or published))
+
+
+def _touch_or_keep(
+    spec: ImageSpec,
+    resolution: ResolvedImage,
+    stored: Stored,
+    published: Published,
+    holdings: Holdings,
+    folder: str,
+) -> Touch | Keep:
+    provenance = stored.provenance.seen_as(resolution.source_digest, folder)
+    wrong = [
+        alias for alias in all_aliases(spec) if holdings.store.aliases.get(alias) != stored.fingerprint
+    ] + surplus_aliases(spec, stored, published)
+    if wrong:
+        return Touch(spec, stored, published, provenance, f"aliases to set right: {', '.join(wrong)}")
+    if published.aliases != spec.aliases:
+        return Touch(spec, stored, published, provenance, "published aliases to set right")
+    if provenance != stored.provenance or provenance.source_digest != published.provenance.source_digest:
+        return Touch(spec, stored, published, provenance, "the tag names a new index with the same image for this host")
+    return Keep(spec, stored)
+
+
+def all_aliases(spec: ImageSpec) -> tuple[str, ...]:
+    """The image's name and its further aliases."""
+    return (spec.name.value, *spec.aliases)
+
+
+def surplus_aliases(spec: ImageSpec, stored: Stored, published: Published) -> list[str]:
+    """Aliases that an earlier form of the spec asked for. What a user added by hand is not among them."""
+    return [alias for alias in published.aliases if alias not in all_aliases(spec) and alias in stored.image.aliases]
+
+
+def _taken_alias(spec: ImageSpec, holdings: Holdings) -> LxdockerError | None:
+    made_for: dict[Fingerprint, ImageName] = {one.fingerprint: one.provenance.name for one in holdings.store.ours}
+    for alias in all_aliases(spec):
+        target = holdings.store.aliases.get(alias)
+        if target is None or made_for.get(target) == spec.name:
+            continue
+        owner = f"the image {made_for[target]}" if target in made_for else "an image that lxdocker did not make"
+        return UsageError(
+            f"{spec.name}: the alias {alias} is taken",
+            f"it points to {owner} ({target.short})",
+            f"delete or rename that alias (lxc image alias delete {alias}), or rename {spec.path.name}",
+        )
+    return None
+
+
+def _build_reason(resolution: ResolvedImage, before: Stored | Published | None) -> str:
+    if before is None:
+        return "new"
+    if before.provenance.manifest_digest != resolution.manifest_digest:
+        old, new = before.provenance.manifest_digest.hex[:12], resolution.manifest_digest.hex[:12]
+        return f"image changed: {old} -> {new}"
+    return "spec or lxdocker changed"

@@ -1,0 +1,1 @@
+"""What is injected into every image, and how it is rendered."""

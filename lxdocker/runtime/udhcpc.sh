@@ -1,0 +1,76 @@
+#!/busybox-lxd sh
+# shellcheck shell=dash disable=SC2154
+# Configures address, routes and DNS from a DHCP lease. Called by udhcpc with the event as $1 and the
+# lease in variables (ip, mask, router, dns, search, domain, staticroutes …): see busybox's udhcpc.
+bb=/busybox-lxd
+
+# Addresses and names come from a server on the network: only what they may consist of is written anywhere.
+clean() { printf '%s' "$*" | "$bb" tr -cd 'A-Za-z0-9._: \n-'; }
+
+set_address() {
+	if ! "$bb" ip -4 addr show dev "$interface" | "$bb" grep -qF " $ip/$mask "; then
+		"$bb" ip -4 addr flush dev "$interface"
+		if [ -n "${LXDOCKER_UDHCPC_NOPREFIXROUTE-}" ]; then
+			"$bb" ip addr add "$ip/$mask" dev "$interface" noprefixroute
+		else
+			"$bb" ip addr add "$ip/$mask" ${broadcast:+broadcast "$broadcast"} dev "$interface"
+		fi
+	fi
+	[ -z "${mtu-}" ] || "$bb" ip link set dev "$interface" mtu "$mtu"
+}
+
+set_routes() {
+	[ -z "${UDHCPC_NO_DEFAULT_ROUTE-}" ] || return
+	while "$bb" ip -4 route del default dev "$interface" 2>/dev/null; do :; done
+	if [ -n "${staticroutes-}" ]; then # RFC 3442: where this is given, the router option is not used
+		# shellcheck disable=SC2086 # pairs of destination and gateway
+		set -- $staticroutes
+		while [ $# -ge 2 ]; do
+			if [ "$2" = 0.0.0.0 ]; then
+				"$bb" ip -4 route replace "$1" dev "$interface"
+			else
+				"$bb" ip -4 route replace "$1" via "$2" dev "$interface"
+			fi
+			shift 2
+		done
+		return
+	fi
+	metric=0
+	for gateway in ${router-}; do
+		# A gateway outside the subnet (mask /32) needs a route to itself first.
+		"$bb" ip -4 route add default via "$gateway" dev "$interface" metric "$metric" 2>/dev/null || {
+			"$bb" ip -4 route replace "$gateway" dev "$interface"
+			"$bb" ip -4 route add default via "$gateway" dev "$interface" metric "$metric"
+		}
+		metric=$((metric + 1))
+	done
+}
+
+set_dns() {
+	[ -z "${UDHCPC_NO_DNS-}" ] && [ -n "${dns-}" ] || return
+	"$bb" mkdir -p /etc 2>/dev/null
+	content=$(
+		[ -z "${search:-${domain-}}" ] || echo "search $(clean "${search:-$domain}")"
+		for server in $dns; do echo "nameserver $(clean "$server")"; done
+	)
+	# A link there points to a resolver that does not run here.
+	[ ! -L /etc/resolv.conf ] || "$bb" rm -f /etc/resolv.conf 2>/dev/null
+	# Whole or not at all; where the file is a mount of its own only writing into it works.
+	{ printf '%s\n' "$content" >/etc/.resolv.conf.lxd && "$bb" mv -f /etc/.resolv.conf.lxd /etc/resolv.conf; } 2>/dev/null || {
+		"$bb" rm -f /etc/.resolv.conf.lxd 2>/dev/null
+		printf '%s\n' "$content" >/etc/resolv.conf
+	} 2>/dev/null || echo "lxdocker: /etc/resolv.conf can't be written; DNS is as the image has it"
+}
+
+case "${1-}" in
+deconfig)
+	"$bb" ip link set "$interface" up
+	"$bb" ip -4 addr flush dev "$interface"
+	;;
+bound | renew)
+	set_address
+	set_routes
+	set_dns
+	: >/dev/.lxd-lease
+	;;
+esac

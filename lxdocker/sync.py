@@ -1,0 +1,315 @@
+"""The pipeline: specs -> resolved images -> plan -> builds -> store and tree."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lxdocker import artifact, plan, prune
+from lxdocker.artifact import Artifact
+from lxdocker.builder import image as builder_image
+from lxdocker.builder import placement, recipe
+from lxdocker.builder.instance import Workshop
+from lxdocker.console import Progress
+from lxdocker.context import Context
+from lxdocker.errors import HostError, LxdockerError
+from lxdocker.lxd import Cancelled
+from lxdocker.oci import OciConfig
+from lxdocker.outcome import Outcome, Report, Status
+from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
+from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
+from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
+from lxdocker.spec import ImageSpec
+from lxdocker.store import Stored
+from lxdocker.values import Fingerprint, RegistryRef
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to sync."""
+
+    force: bool = False
+    keep_builder: bool = False
+
+
+def make_plan(
+    context: Context, specs: Sequence[ImageSpec], *, whole: bool, force: bool
+) -> tuple[Holdings, list[PerSpec], list[Remove]]:
+    """Looks at everything and decides; changes nothing. ``whole``: the specs are all of their folder."""
+    holdings = context.look()
+    resolutions = context.resolve(specs, holdings)
+    actions = plan.plan(specs, resolutions, holdings, context.settings, context.arch, force=force)
+    removals = plan.plan_removals(specs, holdings, context.settings) if whole else []
+    return holdings, actions, removals
+
+
+def sync(
+    context: Context,
+    specs: Sequence[ImageSpec],
+    options: Options,
+    progress: Progress,
+    say: Say,
+    *,
+    whole: bool,
+) -> Report:
+    """Makes every spec true. Failures of single images are in the report; the others are done.
+
+    Raises HostError or TreeError where nothing can be done at all.
+    """
+    with context.tree.lock(say, context.cancelled):
+        prune.builders(context, say)
+        holdings, actions, removals = make_plan(context, specs, whole=whole, force=options.force)
+        with contextlib.ExitStack() as cleanup:
+            run = _Run(context, holdings, progress, _workshop(context, actions, options, cleanup, say))
+            outcomes = run.all(actions)
+            outcomes += [prune.remove(context, removal) for removal in removals]
+            pruned = prune.versions(context)
+            workshop = run.workshop if isinstance(run.workshop, Workshop) else None
+            if any(_may_free_layers(holdings, outcome) for outcome in outcomes):
+                prune.layers(context, workshop)
+            kept = tuple(workshop.kept) if workshop else ()
+        context.tree.write_index()
+    return Report(tuple(outcomes), tuple(pruned), kept)
+
+
+def _may_free_layers(holdings: Holdings, outcome: Outcome) -> bool:
+    """Whether layers may have lost their last user."""
+    if outcome.status is Status.REMOVED:
+        return True
+    return outcome.status is Status.BUILT and holdings.stored(outcome.name) is not None
+
+
+def _workshop(
+    context: Context, actions: Iterable[PerSpec], options: Options, cleanup: contextlib.ExitStack, say: Say
+) -> Workshop | LxdockerError | None:
+    """Where builds happen, if there are any; or why there can be none."""
+    if not any(isinstance(action, Build) for action in actions):
+        return None
+    settings = context.settings
+    placed = placement.prepare(context.lxd, settings)
+    image = builder_image.find(context.lxd, placed.project)
+    stale = image.stale_reason(settings.builder_max_age_days) if image else "there is none"
+    if stale:
+        say(f"making the builder image: {stale}")
+        try:
+            image = builder_image.build(context.lxd, settings, lambda text: say(f"builder: {text}"))
+        except HostError:
+            raise
+        except LxdockerError as error:
+            if image is None or isinstance(error, Cancelled):
+                return error
+            say(f"the builder image could not be made again; going on with the old one ({error})")
+    assert image is not None  # noqa: S101 - for the type checker: there was one or there is now
+    workshop = Workshop(context.lxd, placed, image.fingerprint, keep=options.keep_builder)
+    cleanup.callback(workshop.close)
+    return workshop
+
+
+class _Run:
+    """Carries out one plan."""
+
+    def __init__(
+        self,
+        context: Context,
+        holdings: Holdings,
+        progress: Progress,
+        workshop: Workshop | LxdockerError | None,
+    ) -> None:
+        self._context = context
+        self._holdings = holdings
+        self._progress = progress
+        self.workshop = workshop
+        self._folder = folder_id(context.settings.specs)
+        self._environment = {name: os.environ[name] for name in PROXY_VARIABLES if os.environ.get(name)}
+
+    def all(self, actions: Sequence[PerSpec]) -> list[Outcome]:
+        """Every action, ``jobs`` at a time; one outcome each, in the same order."""
+        pool = ThreadPoolExecutor(max_workers=self._context.settings.jobs, thread_name_prefix="job")
+        futures: list[Future[Outcome]] = []
+        try:
+            futures = [pool.submit(self._one, action) for action in actions]
+            return [future.result() for future in futures]
+        except BaseException:
+            self._context.cancelled.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _one(self, action: PerSpec) -> Outcome:
+        name = action.spec.name
+        began = time.monotonic()
+        try:
+            outcome = self._carry_out(action)
+        except Cancelled:
+            raise
+        except LxdockerError as error:
+            outcome = Outcome(name, Status.FAILED, error.brief, error=error)
+        outcome = replace(outcome, seconds=time.monotonic() - began)
+        if outcome.status is not Status.UNCHANGED:
+            self._progress.done(name, outcome.status.value)
+        return outcome
+
+    def _carry_out(self, action: PerSpec) -> Outcome:
+        match action:
+            case Keep():
+                return Outcome(action.spec.name, Status.UNCHANGED, "up to date", action.stored.fingerprint)
+            case Fail():
+                raise action.error
+            case Touch():
+                return self._touch(action)
+            case Restore():
+                return self._restore(action)
+            case Build():
+                return self._build(action)
+
+    def _touch(self, action: Touch) -> Outcome:
+        spec, stored = action.spec, action.stored
+        if action.provenance != stored.provenance:
+            self._context.store.describe(stored, action.provenance)
+        self._point_aliases(spec, stored.fingerprint)
+        for alias in plan.surplus_aliases(spec, stored, action.published):
+            self._context.store.drop_alias(alias)
+        self._context.tree.update(action.published, action.provenance, spec.aliases)
+        return Outcome(spec.name, Status.UPDATED, action.reason, stored.fingerprint)
+
+    def _restore(self, action: Restore) -> Outcome:
+        spec = action.spec
+        with self._context.tree.staging(spec.name) as folder:
+            self._progress.phase(spec.name, f"restore: {action.reason}")
+            if action.published is not None:
+                provenance = action.published.provenance
+                source = action.published.folder
+                finished = self._copy(source / METADATA_FILE, source / ROOTFS_FILE, folder)
+                expected = action.published.fingerprint
+            elif action.stored is not None:
+                provenance = action.stored.provenance
+                exported = self._context.lxd.export_image(
+                    self._context.store.project, action.stored.fingerprint, folder
+                )
+                finished = self._copy(*exported, folder)
+                expected = action.stored.fingerprint
+            else:
+                raise AssertionError("a restore has one side")
+            if finished.fingerprint != expected:
+                # The one copy there is has been damaged: nothing to restore from.
+                self._progress.phase(spec.name, "the copy is damaged; building again")
+                resolved = self._context.resolver.resolve(spec.image, None)
+                return self._build(Build(spec, resolved, "the only copy was damaged"))
+            self._deliver(spec, finished, provenance)
+        return Outcome(spec.name, Status.RESTORED, action.reason, expected)
+
+    @staticmethod
+    def _copy(metadata: Path, rootfs: Path, folder: Path) -> Artifact:
+        return artifact.write(folder, metadata.read_bytes(), artifact.read(rootfs))
+
+    def _build(self, action: Build) -> Outcome:
+        spec, resolved = action.spec, action.resolved
+        if not isinstance(self.workshop, Workshop):
+            raise self.workshop or HostError("no builder", "none was made for this run")
+        settings = self._context.settings
+        config = self._context.resolver.config(spec.image, resolved)
+        provenance = Provenance(
+            name=spec.name,
+            source=source_label(spec.image),
+            source_digest=resolved.source_digest,
+            manifest_digest=resolved.manifest_digest,
+            config_digest=resolved.config_digest,
+            inputs=inputs_hash(spec, resolved, self._context.arch, settings.compression_level),
+            folder=self._folder,
+            built_at=datetime.now(UTC).replace(microsecond=0).isoformat(),
+        )
+        registry = spec.image if isinstance(spec.image, RegistryRef) else None
+        download = sum(layer.size for layer in resolved.layers) if resolved.layers else None
+        work = recipe.Recipe(
+            name=spec.name,
+            source=spec.image.at(resolved.manifest_digest) if isinstance(spec.image, RegistryRef) else spec.image,
+            config=config,
+            supervise=not spec.disable_supervisor,
+            arch=self._context.arch,
+            properties=tuple(sorted(image_properties(spec, config, provenance, self._context).items())),
+            compression_level=settings.compression_level,
+            timeout=settings.build_timeout,
+            verify_tls=registry is None or self._context.registry.verifies(registry.registry),
+            authfile=self._context.credentials.authfile_json(registry) if registry else None,
+            gzip_layers=any(layer.media_type.endswith("zstd") for layer in resolved.layers or ()),
+            environment=self._environment,
+        )
+
+        def phase(text: str) -> None:
+            self._progress.phase(spec.name, text, download if text == "fetch" else None)
+
+        with self._context.tree.staging(spec.name) as folder:
+            phase("start a builder")
+            with self.workshop.builder(registry, network=registry is not None) as builder:
+                finished = recipe.build_image(
+                    builder, work, folder, phase, lambda amount: self._progress.count(spec.name, amount)
+                )
+            phase("import")
+            self._deliver(spec, finished, provenance)
+        return Outcome(spec.name, Status.BUILT, action.reason, finished.fingerprint)
+
+    def _deliver(self, spec: ImageSpec, finished: Artifact, provenance: Provenance) -> None:
+        """Into the store, under its aliases, into the tree; then what it replaces goes. Safe to be killed anywhere."""
+        context = self._context
+        context.store.add(finished, provenance, lambda amount: self._progress.count(spec.name, amount))
+        self._point_aliases(spec, finished.fingerprint)
+        current = self._holdings.published(spec.name, context.arch)
+        if current is not None and current.fingerprint == finished.fingerprint:
+            context.tree.update(current, provenance, spec.aliases)
+        else:
+            self._progress.phase(spec.name, "publish")
+            context.tree.publish(finished, provenance, context.arch, spec.aliases)
+        for stored in self._superseded(spec, finished.fingerprint):
+            context.store.remove(stored)
+
+    def _point_aliases(self, spec: ImageSpec, fingerprint: Fingerprint) -> None:
+        """The spec's aliases; and those that a user gave to the image before follow it."""
+        before = self._holdings.published(spec.name, self._context.arch)
+        named_before = before.aliases if before else ()
+        followers = {
+            alias
+            for stored in self._superseded(spec, fingerprint)
+            for alias in stored.image.aliases
+            if alias not in named_before
+        }
+        aliases = dict.fromkeys([*plan.all_aliases(spec), *sorted(followers)])
+        self._context.store.point(tuple(aliases), fingerprint, self._holdings.store.aliases)
+
+    def _superseded(self, spec: ImageSpec, fingerprint: Fingerprint) -> list[Stored]:
+        return [
+            stored
+            for stored in self._holdings.store.ours
+            if stored.provenance.name == spec.name and stored.fingerprint != fingerprint
+        ]
+
+
+def image_properties(spec: ImageSpec, config: OciConfig, provenance: Provenance, context: Context) -> Mapping[str, str]:
+    """What ``lxc image info`` shows: what the image is, and what it expects of its instance."""
+    expects = {
+        "entrypoint": " ".join(config.argv),
+        "user": config.user,
+        "workdir": config.working_dir,
+        "ports": " ".join(config.exposed_ports),
+        "volumes": " ".join(config.volumes),
+        "stop_signal": config.stop_signal,
+    }
+    return {
+        "description": f"{spec.name} ({provenance.source})",
+        "os": spec.name.value,
+        "release": "current",
+        "variant": "default",
+        "type": "squashfs",
+        **{f"oci.{key}": value for key, value in expects.items() if value},
+        **dict(spec.properties),
+        "architecture": context.arch.value,
+        **provenance.sealed_properties(),
+    }
