@@ -4,8 +4,8 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What must not be lost between runs lives under state, what may be lost at any time under cache.
-state=${LXDOCKER_DEV_STATE:-/var/lib/lxdocker-dev}
-cache=${LXDOCKER_DEV_CACHE:-/var/cache/lxdocker-dev}
+state=${LXDOCKER_TEST_STATE:-/var/lib/lxdocker-dev}
+cache=${LXDOCKER_TEST_CACHE:-/var/cache/lxdocker-dev}
 # shellcheck disable=SC2034  # used by the scripts that source this
 readonly root state cache
 
