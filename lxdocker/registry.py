@@ -539,10 +539,11 @@ class RegistryClient:
             return _RequestError("unreachable", f"the proxy can't be used: {_root_reason(error.original_error)}")
         if isinstance(error, NameResolutionError):
             return _RequestError("unreachable", f"the name {url.host} is not known to the DNS")
-        if isinstance(error, ConnectTimeoutError):
-            return _RequestError("unreachable", f"no connection within {self._seconds:g} s")
+        # Before the next one, of which urllib3 has made it a kind.
         if isinstance(error, NewConnectionError):
             return _RequestError("unreachable", _root_reason(error))
+        if isinstance(error, ConnectTimeoutError):
+            return _RequestError("unreachable", f"no connection within {self._seconds:g} s")
         if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
             return _RequestError("broken", f"no answer within {self._seconds:g} s")
         if isinstance(error, SSLError | ssl.SSLError):

@@ -95,7 +95,7 @@ venv() { # DIR [EXTRAS, such as [test]]
             rm -rf "$dir"
             mkdir -p "$(dirname "$dir")"
             "$python" -m venv "$dir" >&2
-            "$dir/bin/pip" install --quiet --disable-pip-version-check -e "$root$extras" </dev/null 9>&- >&2
+            "$dir/bin/pip" install -qq --disable-pip-version-check -e "$root$extras" </dev/null 9>&- >&2
             printf '%s\n' "$want" >"$dir/stamp"
         fi
     ) || die "could not install the checkout in $dir; see above"

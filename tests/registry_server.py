@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
@@ -257,15 +258,11 @@ def make_image(
 def make_index(*entries: tuple[Blob, Mapping[str, str] | None], docker: bool = False) -> Blob:
     """An index of (manifest or index, its platform)."""
     kind = DOCKER_LIST if docker else OCI_INDEX
-    manifests = [
-        {**blob.descriptor, **({"platform": platform} if platform else {})} for blob, platform in entries
-    ]
+    manifests = [{**blob.descriptor, **({"platform": platform} if platform else {})} for blob, platform in entries]
     return Blob(json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).encode(), kind)
 
 
-def write_layout(
-    folder: Path, images: list[Image], top: list[tuple[Blob, str | None]], extra: list[Blob]
-) -> Path:
+def write_layout(folder: Path, images: list[Image], top: list[tuple[Blob, str | None]], extra: list[Blob]) -> Path:
     """An OCI layout (image-layout.md) whose index.json names ``top``, each with its tag."""
     (folder / "blobs/sha256").mkdir(parents=True)
     blobs = [blob for image in images for blob in (image.manifest, image.config, *image.layers)] + extra
@@ -323,7 +320,7 @@ class Seen:
 
     method: str
     path: str
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Message = field(repr=False)  # case does not matter
     body: bytes = b""
 
 
@@ -344,7 +341,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.seen = Seen(self.command, self.path, dict(self.headers.items()), body)
+        self.seen = Seen(self.command, self.path, self.headers, body)
         with self.server.lock:
             self.server.seen.append(self.seen)
         try:

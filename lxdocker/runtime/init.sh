@@ -76,7 +76,9 @@ mount_tmpfs() {
 	"$bb" mkdir -p /dev/.lxd-tmpfs
 	if "$bb" mount -t tmpfs -o "nosuid,nodev,$2" tmpfs /dev/.lxd-tmpfs 2>/dev/null &&
 		"$bb" cp -a "$1/." /dev/.lxd-tmpfs/; then
-		"$bb" mount -o move /dev/.lxd-tmpfs "$1"
+		# Not moved: what is mounted below a shared mount, as /dev is on some hosts, can't be.
+		"$bb" mount -o bind /dev/.lxd-tmpfs "$1"
+		"$bb" umount /dev/.lxd-tmpfs
 	else
 		say "no tmpfs on $1: its content could not be copied"
 		"$bb" umount /dev/.lxd-tmpfs 2>/dev/null
@@ -137,6 +139,8 @@ become() {
 	fi
 	argv0=$1
 	shift
+	# The shell's own, which Docker would not have set.
+	for name in PWD OLDPWD SHLVL; do is_from_instance "$name" || unset "$name"; done
 	# Variables that no shell could hold, such as `a.b`.
 	[ "$odd_environment" = no ] || exec_in_odd_environment "$program" "$@"
 	# By its path: busybox would take a command called like one of its applets for that applet.
@@ -181,6 +185,9 @@ start() {
 	# shellcheck source=/dev/null
 	. /lxd-image
 	instance_names=$(names_of_instance)
+	# What Docker would set, unless the image or the instance does.
+	is_from_instance HOSTNAME || HOSTNAME=$("$bb" hostname)
+	export HOSTNAME
 	image_environment
 	is_from_instance PATH || [ -n "${image_has_path-}" ] || export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	[ -n "${HOME+set}" ] || export HOME=/root
