@@ -349,7 +349,7 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_CONNECT = _handle  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_CONNECT = _handle
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass

@@ -1,0 +1,658 @@
+"""The registry client against docker-registry in all its modes, and against servers that misbehave."""
+
+# ruff: noqa: SIM117 - servers, and what is asked of them, read better apart
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lxdocker import registry as module
+from lxdocker.credentials import Credentials
+from lxdocker.errors import AuthError, ImageMissingError, RegistryError
+from lxdocker.registry import RegistryClient, certs_dir
+from lxdocker.values import Digest, RegistryRef
+from tests.registry_server import (
+    PASSWORD,
+    USER,
+    Certificate,
+    Handler,
+    Images,
+    Registry,
+    ScriptedServer,
+    TokenService,
+    make_image,
+    make_index,
+    registry,
+)
+
+IMAGE = make_image()
+DIGEST = Digest(IMAGE.manifest.digest)
+CONFIG = Digest(IMAGE.config.digest)
+REPOSITORIES = ("public/app", "public/other", "private/app")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies_and_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(module, "_PAUSES", (0.01, 0.01))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images that registries of all kinds then serve."""
+    folder = tmp_path_factory.mktemp("registry")
+    with registry(folder, storage=folder / "storage") as server:
+        images = Images(server.address)
+        for repository in REPOSITORIES:
+            images.push(repository, "1", IMAGE)
+        images.push_manifest("public/app", "index", make_index((IMAGE.manifest, None)))
+    return folder / "storage"
+
+
+@pytest.fixture
+def plain(tmp_path: Path, storage: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "plain", storage=storage) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate.make(tmp_path_factory.mktemp("certificate"))
+
+
+def credentials(home: Path, *hosts: str, **entry: str) -> Credentials:
+    home.mkdir(exist_ok=True)
+    login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    auths = {host: entry or {"auth": login} for host in hosts}
+    (home / "auth.json").write_text(json.dumps({"auths": auths}))
+    return Credentials({"REGISTRY_AUTH_FILE": str(home / "auth.json")}, home)
+
+
+NOBODY = Credentials({"XDG_RUNTIME_DIR": "/nonexistent/run"}, Path("/nonexistent/home"))
+
+
+def client(known: Credentials = NOBODY, timeout: float = 5, **options: object) -> RegistryClient:
+    return RegistryClient(known, timeout=timeout, **{"cert_roots": (), **options})  # type: ignore[arg-type]
+
+
+def ref(address: str, repository: str = "public/app", tag: str = "1") -> RegistryRef:
+    return RegistryRef(address, repository, tag, None)
+
+
+def asked(server: Registry, at_least: int) -> list[tuple[str, str, int]]:
+    return [(request.method, request.path, request.status) for request in server.requests(at_least)]
+
+
+# docker-registry.
+
+
+def test_a_tag_costs_one_head(plain: Registry) -> None:
+    with client() as ask:
+        assert ask.head(ref(plain.address)) == DIGEST
+    assert asked(plain, 1) == [("HEAD", "/v2/public/app/manifests/1", 200)]
+
+
+def test_a_digest_costs_nothing(plain: Registry) -> None:
+    with client() as ask:
+        assert ask.head(ref(plain.address).at(DIGEST)) == DIGEST
+    assert asked(plain, 0) == []
+
+
+def test_bodies_and_one_connection_for_all(plain: Registry) -> None:
+    with client() as ask:
+        assert ask.manifest(ref(plain.address), DIGEST) == IMAGE.manifest.content
+        assert ask.config_blob(ref(plain.address), CONFIG) == IMAGE.config.content
+        assert ask.head(ref(plain.address, tag="index")) == Digest(make_index((IMAGE.manifest, None)).digest)
+        (pool,) = (ask._pools.pools[key] for key in tuple(ask._pools.pools.keys()))
+        assert pool.num_connections == 1
+
+
+@pytest.mark.parametrize(("repository", "tag"), [("public/none", "1"), ("public/app", "none")])
+def test_no_such_image(plain: Registry, repository: str, tag: str) -> None:
+    with client() as ask, pytest.raises(ImageMissingError, match=f"no image {plain.address}/{repository}:{tag}"):
+        ask.head(ref(plain.address, repository, tag))
+
+
+def test_no_such_digest(plain: Registry) -> None:
+    with client() as ask, pytest.raises(ImageMissingError, match="does not know this digest"):
+        ask.manifest(ref(plain.address), Digest("sha256:" + "0" * 64))
+
+
+def test_tokens_for_everyone(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with (
+        TokenService(certificate) as tokens,
+        registry(tmp_path / "r", storage=storage, tokens=tokens) as server,
+        client() as ask,
+    ):
+        for _ in range(3):
+            assert ask.head(ref(server.address)) == DIGEST
+        assert ask.manifest(ref(server.address), DIGEST) == IMAGE.manifest.content
+        assert ask.head(ref(server.address, "public/other")) == DIGEST
+        # One refusal for the registry, one token for each repository.
+        assert [status for _, _, status in asked(server, 6)] == [401, 200, 200, 200, 200, 200]
+        assert len(tokens.server.seen) == 2
+        assert not any("Authorization" in seen.headers for seen in tokens.server.seen)
+
+
+def test_tokens_for_many_at_once(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with (
+        TokenService(certificate) as tokens,
+        registry(tmp_path / "r", storage=storage, tokens=tokens) as server,
+        client() as ask,
+    ):
+        in_threads(20, lambda number: ask.head(ref(server.address, REPOSITORIES[number % 2])))
+        statuses = [status for _, _, status in asked(server, 21)]
+        assert sorted(statuses) == [200] * 20 + [401]
+        assert len(tokens.server.seen) == 2
+
+
+def in_threads(count: int, work: Callable[[int], object]) -> None:
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_tokens_for_a_login(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with TokenService(certificate) as tokens, registry(tmp_path / "r", storage=storage, tokens=tokens) as server:
+        with client(credentials(tmp_path, server.address)) as ask:
+            assert ask.head(ref(server.address, "private/app")) == DIGEST
+        (seen,) = tokens.server.seen
+        assert f"account={USER}" in seen.path
+        assert PASSWORD not in seen.path
+        with client() as ask, pytest.raises(AuthError) as caught:
+            ask.head(ref(server.address, "private/app"))
+        assert "no such image, or it wants a login" in caught.value.details
+        assert "/nonexistent/home/.docker/config.json" in caught.value.details
+        assert f"skopeo login {server.address}" in caught.value.resolution
+
+
+def test_a_wrong_login(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    wrong = base64.b64encode(b"ann:wr0ng").decode()
+    with TokenService(certificate) as tokens, registry(tmp_path / "r", storage=storage, tokens=tokens) as server:
+        with client(credentials(tmp_path, server.address, auth=wrong)) as ask, pytest.raises(AuthError) as caught:
+            ask.head(ref(server.address))
+        assert f"the login of ann from {tmp_path}/auth.json is wrong" in caught.value.details
+        assert "wr0ng" not in repr(caught.value) + str(caught.value)
+        assert wrong not in repr(caught.value) + str(caught.value)
+
+
+def test_tokens_for_an_identity_token(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with TokenService(certificate) as tokens, registry(tmp_path / "r", storage=storage, tokens=tokens) as server:
+        known = credentials(tmp_path, server.address, identitytoken=tokens.identity_token)
+        with client(known) as ask:
+            assert ask.head(ref(server.address, "private/app")) == DIGEST
+        assert [(seen.method, seen.path) for seen in tokens.server.seen] == [("POST", "/token")]
+
+
+def test_a_token_is_renewed_before_it_expires(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with (
+        TokenService(certificate, expires_in=100) as tokens,
+        registry(tmp_path / "r", storage=storage, tokens=tokens) as server,
+        client() as ask,
+    ):
+        for later, fetched in ((0, 1), (85, 1), (91, 2)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module.time, "monotonic", lambda later=later, now=time.monotonic: now() + later)
+                ask.head(ref(server.address))
+            assert len(tokens.server.seen) == fetched
+
+
+def test_a_token_refused_early_is_replaced_once(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with (
+        TokenService(certificate) as tokens,
+        registry(tmp_path / "r", storage=storage, tokens=tokens) as server,
+        client() as ask,
+    ):
+        ask.head(ref(server.address))
+        (token,) = ask._states[server.address].tokens.values()
+        token.value = "stale"
+        assert ask.head(ref(server.address)) == DIGEST
+        assert [status for _, _, status in asked(server, 4)] == [401, 200, 401, 200]
+        assert len(tokens.server.seen) == 2
+
+
+def test_basic(tmp_path: Path, storage: Path) -> None:
+    with registry(tmp_path / "r", storage=storage, htpasswd=True) as server:
+        with client(credentials(tmp_path, server.address)) as ask:
+            assert ask.head(ref(server.address)) == DIGEST
+            assert ask.config_blob(ref(server.address), CONFIG) == IMAGE.config.content
+        assert [status for _, _, status in asked(server, 3)] == [401, 200, 200]
+        with client() as ask, pytest.raises(AuthError, match="no such image, or it wants a login"):
+            ask.head(ref(server.address))
+        assert len(server.requests(4)) == 4
+
+
+# Schemes and certificates.
+
+
+def test_https_on_loopback_is_found(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with registry(tmp_path / "r", storage=storage, certificate=certificate) as server, client() as ask:
+        assert not ask.verifies(server.address)
+        assert ask.head(ref(server.address)) == DIGEST
+        assert ask.head(ref(server.address)) == DIGEST
+        assert len(server.requests(2)) == 2
+
+
+def test_elsewhere_certificates_are_verified(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
+    with registry(tmp_path / "r", storage=storage, certificate=certificate) as server:
+        name = server.public_address
+        with client() as ask, pytest.raises(RegistryError, match="not trusted: self-signed") as caught:
+            ask.head(ref(name))
+        assert ask.verifies(name)
+        assert f"certs.d/{name}/ca.crt" in caught.value.resolution
+        with client(insecure=[name]) as ask:
+            assert ask.head(ref(name)) == DIGEST
+        folder = tmp_path / "certs.d" / name
+        folder.mkdir(parents=True)
+        (folder / "ca.crt").write_bytes(certificate.cert.read_bytes())
+        roots = (tmp_path / "none", tmp_path / "certs.d")
+        assert certs_dir(name, roots) == folder
+        with client(cert_roots=roots) as ask:
+            assert ask.head(ref(name)) == DIGEST
+        (folder / "ca.crt").write_text("no certificate")
+        with client(cert_roots=roots) as ask, pytest.raises(RegistryError, match=f"certificates in {folder}"):
+            ask.head(ref(name))
+
+
+def test_elsewhere_plain_http_must_be_named(plain: Registry) -> None:
+    name = plain.public_address
+    with client() as ask, pytest.raises(RegistryError, match="probably plain http") as caught:
+        ask.head(ref(name))
+    assert f"--insecure-registry {name}" in caught.value.resolution
+    assert len(plain.requests()) == 0
+    with client(insecure=[name]) as ask:
+        assert ask.head(ref(name)) == DIGEST
+
+
+def test_nothing_listens_and_all_are_told_soon(tmp_path: Path) -> None:
+    with ScriptedServer(lambda handler: None) as server:
+        address = server.address
+    started = time.monotonic()
+    failures = []
+    with client() as ask:
+
+        def work(number: int) -> None:
+            with pytest.raises(RegistryError) as caught:
+                ask.head(ref(address, f"app{number}"))
+            failures.append(str(caught.value))
+
+        in_threads(30, work)
+    assert sorted(failures) == sorted(
+        f"{address} can't be asked for {address}/app{n}:1: connection refused" for n in range(30)
+    )
+    assert time.monotonic() - started < 2
+
+
+# Servers that misbehave.
+
+
+def ok(handler: Handler) -> None:
+    handler.reply(200, headers={"Docker-Content-Digest": str(DIGEST)})
+
+
+def test_redirects_are_followed_but_not_with_the_login(tmp_path: Path) -> None:
+    def cdn(handler: Handler) -> None:
+        handler.reply(200, IMAGE.config.content)
+
+    def answer(handler: Handler) -> None:
+        if "Authorization" not in handler.seen.headers:
+            handler.reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        elif handler.path.startswith("/v2/"):
+            handler.reply(307, headers={"Location": "/moved?signature=s3cret"})
+        else:
+            handler.reply(307, headers={"Location": f"http://{away.address}/blob?signature=s3cret"})
+
+    with ScriptedServer(cdn) as away, ScriptedServer(answer) as server:
+        with client(credentials(tmp_path, server.address)) as ask:
+            assert ask.config_blob(ref(server.address), CONFIG) == IMAGE.config.content
+        assert ["Authorization" in seen.headers for seen in server.seen] == [False, True, True]
+        (seen,) = away.seen
+        assert seen.path == "/blob?signature=s3cret"
+        assert "Authorization" not in seen.headers
+
+
+@pytest.mark.parametrize(
+    ("location", "why"),
+    [
+        ("/again", "redirects more than 5 times"),
+        ("ftp://127.0.0.1/x", "address that is none"),
+        ("file:///etc/passwd", "address that is none"),
+        ("http://ann:pw@127.0.0.1/x", "address that is none"),
+    ],
+)
+def test_redirects_to_nowhere(location: str, why: str) -> None:
+    with ScriptedServer(lambda handler: handler.reply(302, headers={"Location": location})) as server:
+        with client() as ask, pytest.raises(RegistryError, match=why):
+            ask.head(ref(server.address))
+
+
+def test_no_redirect_from_https_to_http(certificate: Certificate) -> None:
+    with ScriptedServer(ok) as away:
+        moved = {"Location": f"{away.url}/v2/"}
+        with ScriptedServer(lambda handler: handler.reply(307, headers=moved), certificate) as server:
+            with client(insecure=[server.public_address]) as ask, pytest.raises(RegistryError, match="to plain http"):
+                ask.head(ref(server.public_address))
+        assert away.seen == []
+
+
+def challenge(realm: str) -> Callable[[Handler], None]:
+    header = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
+    return lambda handler: handler.reply(401, headers=header)
+
+
+@pytest.mark.parametrize(
+    "realm",
+    ["ftp://127.0.0.1/t", "file:///etc/passwd", "/token", "http://ann:b@127.0.0.1/t", "http://[", "javascript:1", ""],
+)
+def test_a_realm_that_is_no_address_gets_nothing(tmp_path: Path, realm: str) -> None:
+    with ScriptedServer(challenge(realm)) as server:
+        with client(credentials(tmp_path, server.address)) as ask, pytest.raises(AuthError):
+            ask.head(ref(server.address))
+        assert not any("Authorization" in seen.headers for seen in server.seen)
+
+
+def test_an_encrypted_registry_can_not_have_its_logins_sent_in_the_clear(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    with ScriptedServer(ok) as thief, ScriptedServer(challenge(f"{thief.url}/token"), certificate) as server:
+        name = server.public_address
+        known = credentials(tmp_path, name)
+        with client(known, insecure=[name]) as ask, pytest.raises(AuthError, match="in the clear"):
+            ask.head(ref(name))
+        assert thief.seen == []
+
+
+def test_a_plain_registry_sends_logins_in_the_clear_only_to_hosts_that_are_named(tmp_path: Path) -> None:
+    with ScriptedServer(ok) as thief, ScriptedServer(challenge(f"http://{thief.public_address}/token")) as server:
+        known = credentials(tmp_path, server.address)
+        with client(known) as ask, pytest.raises(AuthError, match="on another host, in the clear") as caught:
+            ask.head(ref(server.address))
+        assert f"--insecure-registry {thief.public_address}" in caught.value.resolution
+        assert thief.seen == []
+        with client(known, insecure=[thief.public_address]) as ask, pytest.raises(RegistryError, match="holds none"):
+            ask.head(ref(server.address))
+        assert len(thief.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"<html>", b"[" * 100_000, b'{"token": 5}', b'{"token": "a\\r\\nX: y"}', b'{"token": ""}']
+)
+def test_a_token_that_is_none(body: bytes) -> None:
+    with ScriptedServer(lambda handler: handler.reply(200, body)) as tokens:
+        with ScriptedServer(challenge(f"{tokens.url}/token?a=b")) as server, client() as ask:
+            with pytest.raises(RegistryError, match=f"{tokens.url}/token holds none"):
+                ask.head(ref(server.address))
+            assert tokens.seen[0].path.startswith("/token?a=b&service=x&scope=repository%3Apublic%2Fapp%3Apull")
+
+
+def test_a_refused_identity_token_is_not_sent_along_a_redirect(tmp_path: Path) -> None:
+    with ScriptedServer(ok) as thief:
+        moved = {"Location": f"{thief.url}/"}
+        with ScriptedServer(lambda handler: handler.reply(307, headers=moved)) as tokens:
+            with ScriptedServer(challenge(f"{tokens.url}/token")) as server:
+                known = credentials(tmp_path, server.address, identitytoken="t0ken")
+                with client(known) as ask, pytest.raises(RegistryError, match="redirects a login"):
+                    ask.head(ref(server.address))
+        assert thief.seen == []
+
+
+def test_a_scope_of_the_registrys_own_is_used() -> None:
+    def answer(handler: Handler) -> None:
+        if handler.seen.headers.get("Authorization") == "Bearer t":
+            return ok(handler)
+        header = f'Bearer realm="{tokens.url}/t",scope="repository:x\\"y:pull,push"'
+        return handler.reply(401, headers={"WWW-Authenticate": header})
+
+    with ScriptedServer(lambda handler: handler.reply(200, b'{"access_token":"t"}')) as tokens:
+        with ScriptedServer(answer) as server, client() as ask:
+            assert ask.head(ref(server.address)) == DIGEST
+        assert "scope=repository%3Ax%22y%3Apull%2Cpush" in tokens.seen[0].path
+
+
+def test_challenges_are_parsed() -> None:
+    parse = module._parse_challenges
+    assert parse(['Bearer realm="https://a/t",service="a, b",scope="x:y:pull,push", Basic realm="q\\"r"']) == [
+        ("bearer", {"realm": "https://a/t", "service": "a, b", "scope": "x:y:pull,push"}),
+        ("basic", {"realm": 'q"r'}),
+    ]
+    assert parse(["Negotiate", "BEARER Realm=x"]) == [("negotiate", {}), ("bearer", {"realm": "x"})]
+    started = time.monotonic()
+    for hostile in ('Bearer a="' * 3000, "Bearer " + "a=" * 4000, "a" * 60_000, ',;"', 'x="\\' * 3000, " " * 60_000):
+        parse([hostile] * 50)
+    assert time.monotonic() - started < 2
+
+
+def test_a_missing_digest_header_is_made_up_for() -> None:
+    def answer(handler: Handler) -> None:
+        handler.reply(200, IMAGE.manifest.content, {"Content-Type": "application/json"})
+
+    with ScriptedServer(answer) as server, client() as ask:
+        assert ask.head(ref(server.address)) == DIGEST
+        assert [seen.method for seen in server.seen] == ["HEAD", "GET"]
+
+
+def test_a_registry_without_head() -> None:
+    def answer(handler: Handler) -> None:
+        handler.reply(405 if handler.command == "HEAD" else 200, IMAGE.manifest.content)
+
+    with ScriptedServer(answer) as server, client() as ask:
+        assert ask.head(ref(server.address)) == DIGEST
+
+
+def test_a_web_page_is_no_registry() -> None:
+    page = b"<html>Log in to this network</html>"
+    with ScriptedServer(lambda handler: handler.reply(200, page, {"Content-Type": "text/html"})) as server:
+        with client() as ask:
+            with pytest.raises(RegistryError, match=r"does not answer like a registry.*web page"):
+                ask.head(ref(server.address))
+            with pytest.raises(RegistryError, match=r"does not answer like a registry.*web page"):
+                ask.manifest(ref(server.address), DIGEST)
+    with ScriptedServer(lambda handler: handler.reply(418)) as server, client() as ask:
+        with pytest.raises(RegistryError, match=r"does not answer like a registry.*418"):
+            ask.head(ref(server.address))
+
+
+def test_content_that_does_not_match_its_digest() -> None:
+    with ScriptedServer(lambda handler: handler.reply(200, b'{"a": 1}')) as server, client() as ask:
+        for method in (ask.manifest, ask.config_blob):
+            with pytest.raises(RegistryError, match=r"sent something else than .*@sha256:") as caught:
+                method(ref(server.address), DIGEST)
+            assert hashlib.sha256(b'{"a": 1}').hexdigest() in caught.value.details
+
+
+def endless(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"10000\r\n" + b"{" * 0x10000 + b"\r\n")
+
+
+def huge(handler: Handler) -> None:
+    handler.reply(200, b"{" * 32_000_000)
+
+
+@pytest.mark.parametrize("answer", [endless, huge])
+def test_bodies_are_bounded(answer: Callable[[Handler], None]) -> None:
+    with ScriptedServer(answer) as server, client() as ask:
+        ask.head(ref(server.address).at(DIGEST))
+        tracemalloc.start()
+        try:
+            with pytest.raises(RegistryError, match="longer than 4096 KiB"):
+                ask.manifest(ref(server.address), DIGEST)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        if answer is endless:  # the other one's peak is the server's own
+            assert peak < 16_000_000
+        assert len(server.seen) == 1  # no second try
+
+
+def test_an_endless_error_page_is_not_read_to_its_end() -> None:
+    def answer(handler: Handler) -> None:
+        handler.send_response(403)
+        handler.send_header("Content-Length", "1000000000")
+        handler.end_headers()
+        while True:
+            handler.wfile.write(b"x" * 65536)
+
+    with ScriptedServer(answer) as server, client() as ask, pytest.raises(AuthError, match="answers 403"):
+        ask.manifest(ref(server.address), DIGEST)
+
+
+def test_bodies_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        while True:
+            handler.wfile.write(b"{")
+            time.sleep(0.02)
+
+    monkeypatch.setattr(module, "_MAX_BODY_SECONDS", 0.3)
+    started = time.monotonic()
+    with ScriptedServer(drip) as server, client() as ask:
+        with pytest.raises(RegistryError, match=r"did not end within 0\.3 s"):
+            ask.manifest(ref(server.address), DIGEST)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 429])
+def test_what_passes_is_tried_again(status: int) -> None:
+    def answer(handler: Handler) -> None:
+        if len(server.seen) < 3:
+            handler.reply(status, headers={"Retry-After": "0"})
+        else:
+            ok(handler)
+
+    with ScriptedServer(answer) as server, client() as ask:
+        assert ask.head(ref(server.address)) == DIGEST
+        assert len(server.seen) == 3
+
+
+def test_what_does_not_pass_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(lambda handler: handler.reply(503)) as server, client() as ask:
+        with pytest.raises(RegistryError, match="answers 503"):
+            ask.head(ref(server.address))
+        assert len(server.seen) == 4  # the first to meet the registry, then three tries
+    with ScriptedServer(lambda handler: handler.reply(429, headers={"Retry-After": "3600"})) as server:
+        with client() as ask, pytest.raises(RegistryError, match="wants a pause of 3600 s") as caught:
+            ask.head(ref(server.address))
+        assert "skopeo login" in caught.value.resolution
+
+
+def test_the_pause_a_registry_asks_for_is_kept() -> None:
+    def answer(handler: Handler) -> None:
+        if len(server.seen) < 3:
+            handler.reply(429, headers={"Retry-After": "1"})
+        else:
+            ok(handler)
+
+    with ScriptedServer(answer) as server, client() as ask:
+        started = time.monotonic()
+        ask.head(ref(server.address))
+        assert 1 <= time.monotonic() - started < 2
+
+
+def test_a_date_to_retry_after() -> None:
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3600))
+    assert module._retry_after(date) > 3500
+    assert module._retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0
+    assert module._retry_after("soon") == 0
+
+
+def test_a_dropped_connection_is_tried_again() -> None:
+    def answer(handler: Handler) -> None:
+        if len(server.seen) in (2, 3):
+            handler.close_connection = True
+            handler.connection.close()
+        else:
+            ok(handler)
+
+    with ScriptedServer(answer) as server, client() as ask:
+        assert ask.head(ref(server.address)) == DIGEST
+        assert ask.head(ref(server.address)) == DIGEST
+        assert len(server.seen) == 4
+
+
+def test_a_silent_server() -> None:
+    with ScriptedServer(lambda handler: time.sleep(5)) as server, client(timeout=0.1) as ask:
+        started = time.monotonic()
+        with pytest.raises(RegistryError, match=r"no answer within 0\.1 s"):
+            ask.head(ref(server.address))
+        assert time.monotonic() - started < 2
+
+
+def test_closing_ends_the_waiting() -> None:
+    with ScriptedServer(lambda handler: handler.reply(429, headers={"Retry-After": "9"})) as server:
+        ask = client()
+        threading.Timer(0.2, ask.close).start()
+        started = time.monotonic()
+        with pytest.raises(RegistryError):
+            ask.head(ref(server.address))
+        assert time.monotonic() - started < 3
+
+
+# Proxies.
+
+
+def test_proxies(monkeypatch: pytest.MonkeyPatch, plain: Registry) -> None:
+    def answer(handler: Handler) -> None:
+        if handler.command == "CONNECT":
+            handler.reply(403)
+        else:
+            ok(handler)
+
+    with ScriptedServer(answer) as proxy:
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://ann:pr0xy%20pw@{proxy.address}")
+        with client(insecure=["registry.invalid:5000"]) as ask:
+            assert ask.head(ref("registry.invalid:5000")) == DIGEST
+            assert [(seen.method, seen.path) for seen in proxy.seen] == [
+                ("CONNECT", "registry.invalid:5000"),
+                ("HEAD", "http://registry.invalid:5000/v2/public/app/manifests/1"),
+            ]
+            login = "Basic " + base64.b64encode(b"ann:pr0xy pw").decode()
+            assert {seen.headers["Proxy-Authorization"] for seen in proxy.seen} == {login}
+            # Loopback is this host's, never the proxy's.
+            assert ask.head(ref(plain.address)) == DIGEST
+            with pytest.raises(RegistryError, match="the proxy can't be used") as caught:
+                ask.head(ref("other.invalid"))
+            assert "pr0xy" not in str(caught.value)
+        count = len(proxy.seen)
+        monkeypatch.setenv("no_proxy", "example.org,0.0.0.0")
+        with client(insecure=[plain.public_address]) as ask:
+            assert ask.head(ref(plain.public_address)) == DIGEST
+        assert len(proxy.seen) == count
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
+    with client() as ask, pytest.raises(RegistryError, match="socks5 is not supported"):
+        ask.head(ref("registry.invalid"))
+
+
+def test_docker_hub_has_another_host() -> None:
+    with client() as ask:
+        state = ask._state("docker.io")
+        assert (state.host, state.schemes) == ("registry-1.docker.io", ("https",))
+        assert ask.verifies("docker.io")
