@@ -36,6 +36,7 @@ is_shell_name() {
 # from_image NAME VALUE: called by /lxd-image for each variable of the OCI config, in its order.
 from_image() {
 	is_from_instance "$1" && return
+	[ "$1" != PATH ] || image_has_path=yes
 	is_shell_name "$1" && export "$1=$2"
 	# Any other name can't live in a shell: exec_in_odd_environment hands it to the command.
 }
