@@ -129,7 +129,8 @@ class OciConfig:
     volumes: tuple[str, ...] = ()  # sorted
     exposed_ports: tuple[str, ...] = ()  # sorted; "80/tcp"
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    healthcheck: Mapping[str, Any] | None = None  # as the image has it: Docker's HealthConfig, unchecked inside
+    # Docker's HealthConfig as the image has it: Test (texts) and numbers (times in nanoseconds); None for none.
+    healthcheck: Mapping[str, Any] | None = None
     created: int = 0  # seconds since the epoch, 0 <= created < 2**32; 0 if unknown
     architecture: str = ""
     variant: str = ""

@@ -49,8 +49,14 @@ def source_name(ref: ImageRef, digest: Digest | None = None) -> str:
 
 
 def disk_name(kind: ArchiveKind, path: PurePath, tag: str | None = None) -> str:
-    """``oci:/path:tag``. Raises ImageMissingError for a path with a colon, which ends the path for skopeo."""
+    """``oci:/path:tag``. Raises ImageMissingError for paths that skopeo can't be told: those with a colon."""
     text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ImageMissingError(
+            f"{kind.value}:{text!r} can't be read", "the path is not UTF-8", "Rename the folder or file."
+        ) from None
     if ":" in text or "\0" in text:
         raise ImageMissingError(
             f"{kind.value}:{text!r} can't be read",
@@ -177,7 +183,9 @@ def _run(arguments: list[str], seconds: float) -> _Result:
             _err=stderr.take,
             _out_bufsize=65536,
             _err_bufsize=65536,
-            _encoding="latin-1",  # every byte is a character, and comes back as it was
+            # Any bytes, split anywhere, come back from this as they were.
+            _encoding="utf-8",
+            _decode_errors="surrogateescape",
             _tty_out=False,
             _no_out=True,
             _no_err=True,
@@ -218,7 +226,7 @@ class _Sink:
         if len(self._parts) + len(chunk) > self._limit:
             self.overflowed = True
             return
-        self._parts += chunk.encode("latin-1")
+        self._parts += chunk.encode("utf-8", "surrogateescape")
 
     @property
     def content(self) -> bytes:

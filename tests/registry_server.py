@@ -418,12 +418,13 @@ class ScriptedServer:
 class TokenService:
     """A token service (distribution, docs/spec/auth/token.md and oauth.md) that docker-registry trusts.
 
-    Everyone may pull from ``public/...``; USER with PASSWORD, or with ``identity_token``, from everywhere.
+    Anyone may pull below ``everyone``; USER with PASSWORD, or with ``identity_token``, from everywhere.
     """
 
     service = "test-registry"
     issuer = "test-issuer"
     identity_token = "refresh+me/="
+    everyone = "public/"
 
     def __init__(self, certificate: Certificate, expires_in: int = 300) -> None:
         self.certificate = certificate
@@ -458,7 +459,7 @@ class TokenService:
         access = []
         for scope in query.get("scope", []):
             kind, name, actions = scope.split(":")
-            if known or name.startswith("public/"):
+            if known or name.startswith(self.everyone):
                 access.append({"type": kind, "name": name, "actions": actions.split(",")})
         name = "access_token" if seen.method == "POST" else "token"
         token = {name: self._sign(access), "expires_in": self.expires_in}

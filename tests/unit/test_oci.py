@@ -67,9 +67,7 @@ def test_a_whole_configuration() -> None:
     assert (parsed.os, parsed.architecture, parsed.variant) == ("linux", "arm64", "v8")
 
 
-@pytest.mark.parametrize(
-    "raw", [b"{}", b'{"config": null}', b'{"config": {"Cmd": null, "Env": null, "Labels": null}}']
-)
+@pytest.mark.parametrize("raw", [b"{}", b'{"config": null}', b'{"config": {"Cmd": null, "Env": null, "Labels": null}}'])
 def test_nothing_said(raw: bytes) -> None:
     assert OciConfig.parse(raw) == OciConfig()
 
@@ -317,8 +315,7 @@ def choose(arch: Arch, *entries: dict[str, Any]) -> Digest:
 def test_the_best_variant(arch: Arch, variants: list[str], chosen: str) -> None:
     digests = [A, B, C][: len(variants)]
     entries = [
-        descriptor(digest, **platform(arch.oci, variant))
-        for digest, variant in zip(digests, variants, strict=True)
+        descriptor(digest, **platform(arch.oci, variant)) for digest, variant in zip(digests, variants, strict=True)
     ]
     others = [descriptor(Digest("sha256:" + "0" * 64), **platform("mips64le"))]
     assert choose(arch, *others, *entries) == digests[variants.index(chosen)]
@@ -357,9 +354,7 @@ def test_what_there_is_instead() -> None:
     with pytest.raises(ArchMissingError) as caught:
         choose(Arch.X86_64, *entries)
     assert caught.value.brief == "app is not made for x86_64"
-    assert caught.value.details == (
-        "it needs linux/amd64, there is linux/arm64/v8, windows/amd64, linux/?[31m"
-    )
+    assert caught.value.details == ("it needs linux/amd64, there is linux/arm64/v8, windows/amd64, linux/?[31m")
     with pytest.raises(ArchMissingError, match="there is nothing"):
         choose(Arch.X86_64)
 

@@ -1,0 +1,393 @@
+"""Resolving against a real docker-registry, with what it was asked counted there, and with real skopeo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lxdocker.credentials import Credentials
+from lxdocker.errors import ArchMissingError, BuildError, ImageMissingError, RegistryError
+from lxdocker.registry import RegistryClient
+from lxdocker.resolve import ResolvedImage, Resolver
+from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, RegistryRef
+from tests.registry_server import (
+    Blob,
+    Certificate,
+    Handler,
+    Image,
+    Images,
+    Registry,
+    ScriptedServer,
+    TokenService,
+    make_image,
+    make_index,
+    registry,
+    slow_proxy,
+    write_layout,
+)
+
+NOBODY = Credentials({"XDG_RUNTIME_DIR": "/nonexistent/run"}, Path("/nonexistent/home"))
+MANY = 100
+
+AMD = {"os": "linux", "architecture": "amd64"}
+ARM = {"os": "linux", "architecture": "arm64", "variant": "v8"}
+UNKNOWN = {"os": "unknown", "architecture": "unknown"}
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``many/app0:1`` and on, all the same image."""
+    folder = tmp_path_factory.mktemp("registry")
+    with registry(folder, storage=folder / "storage") as server:
+        images = Images(server.address)
+        for number in range(MANY):
+            images.push(f"many/app{number}", "1", make_image())
+    return folder / "storage"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "r") as running:
+        yield running
+
+
+@pytest.fixture
+def ask() -> Iterator[RegistryClient]:
+    with RegistryClient(NOBODY, timeout=5) as client:
+        yield client
+
+
+def ref(server: Registry, tag: str = "1", repository: str = "app") -> RegistryRef:
+    return RegistryRef(server.address, repository, tag, None)
+
+
+def asked(server: Registry, at_least: int) -> list[str]:
+    return [f"{request.method} {request.path.split('/')[-2]}" for request in server.requests(at_least)]
+
+
+def digest(blob: Blob) -> Digest:
+    return Digest(blob.digest)
+
+
+@pytest.mark.parametrize("docker", [False, True])
+def test_a_bare_manifest(server: Registry, ask: RegistryClient, docker: bool) -> None:
+    image = make_image(docker=docker, Entrypoint=["/entry"])
+    Images(server.address).push("app", "1", image)
+    count = len(server.requests(5))
+    resolver = Resolver(ask, Arch.X86_64)
+    found = resolver.resolve(ref(server), None)
+    assert found.source_digest == found.manifest_digest == digest(image.manifest)
+    assert found.config_digest == digest(image.config)
+    assert [(layer.digest, layer.size) for layer in found.layers or ()] == [
+        (digest(layer), len(layer.content)) for layer in image.layers
+    ]
+    assert resolver.config(ref(server), found).argv == ("/entry", "/hello")
+    # The configuration was fetched once, for its architecture.
+    assert asked(server, count + 3)[count:] == ["HEAD manifests", "GET manifests", "GET blobs"]
+
+
+@pytest.mark.parametrize("docker", [False, True])
+def test_an_index_of_many(server: Registry, ask: RegistryClient, docker: bool) -> None:
+    amd, arm = make_image(docker=docker), make_image(docker=docker, arch="arm64")
+    attestation = make_image(arch="unknown", os="unknown", text="attestation")
+    images = Images(server.address)
+    for image in (amd, arm, attestation):
+        images.push("app", "x", image)
+    index = make_index((attestation.manifest, UNKNOWN), (arm.manifest, ARM), (amd.manifest, AMD), docker=docker)
+    images.push_manifest("app", "1", index)
+    for arch, image in ((Arch.X86_64, amd), (Arch.AARCH64, arm)):
+        resolver = Resolver(ask, arch)
+        found = resolver.resolve(ref(server), None)
+        assert found.source_digest == digest(index)
+        assert found.manifest_digest == digest(image.manifest)
+        assert resolver.config(ref(server), found).architecture == arch.oci
+    with pytest.raises(ArchMissingError, match=r"app:1 is not made for s390x: .* linux/arm64/v8, linux/amd64$"):
+        Resolver(ask, Arch.S390X).resolve(ref(server), None)
+
+
+@pytest.mark.parametrize("platform", [AMD, None])
+def test_an_index_of_one(server: Registry, ask: RegistryClient, platform: dict[str, str] | None) -> None:
+    image = make_image()
+    images = Images(server.address)
+    images.push("app", "x", image)
+    images.push_manifest("app", "1", make_index((image.manifest, platform)))
+    assert Resolver(ask, Arch.X86_64).resolve(ref(server), None).manifest_digest == digest(image.manifest)
+
+
+def test_an_index_in_an_index_but_no_deeper(server: Registry, ask: RegistryClient) -> None:
+    amd, arm = make_image(), make_image(arch="arm64")
+    images = Images(server.address)
+    for image in (amd, arm):
+        images.push("app", "x", image)
+    first, second = make_index((arm.manifest, ARM)), make_index((amd.manifest, AMD))
+    outer = make_index((first, None), (second, None))
+    for tag, index in (("a", first), ("b", second), ("1", outer), ("2", make_index((outer, None)))):
+        images.push_manifest("app", tag, index)
+    resolver = Resolver(ask, Arch.X86_64)
+    found = resolver.resolve(ref(server), None)
+    assert (found.source_digest, found.manifest_digest) == (digest(outer), digest(amd.manifest))
+    with pytest.raises(ArchMissingError):
+        resolver.resolve(ref(server, "2"), None)
+
+
+def test_the_wrong_architecture(server: Registry, ask: RegistryClient) -> None:
+    images = Images(server.address)
+    images.push("app", "1", make_image(arch="arm64"))
+    resolver = Resolver(ask, Arch.X86_64)
+    with pytest.raises(ArchMissingError, match="it needs linux/amd64, there is linux/arm64"):
+        resolver.resolve(ref(server), None)
+    # An index that lies is found out before anything is built.
+    images.push_manifest("app", "2", make_index((make_image(arch="arm64").manifest, AMD)))
+    found = resolver.resolve(ref(server, "2"), None)
+    with pytest.raises(ArchMissingError):
+        resolver.config(ref(server, "2"), found)
+
+
+def test_a_configuration_that_can_not_be_used(server: Registry, ask: RegistryClient) -> None:
+    Images(server.address).push("app", "1", make_image(Env=["A=\0"]))
+    with pytest.raises(BuildError, match=r"app:1 can't be used: config\.Env\[0\]"):
+        Resolver(ask, Arch.X86_64).resolve(ref(server), None)
+
+
+def test_what_is_known_costs_one_head_and_what_is_new_is_fetched(server: Registry, ask: RegistryClient) -> None:
+    images = Images(server.address)
+    images.push("app", "1", make_image())
+    resolver = Resolver(ask, Arch.X86_64)
+    known = replace(resolver.resolve(ref(server), None), layers=None)
+    count = len(server.requests(8))
+    assert resolver.resolve(ref(server), known) is known
+    assert asked(server, count + 1)[count:] == ["HEAD manifests"]
+    newer = make_image(text="newer")
+    images.push("app", "1", newer)
+    found = resolver.resolve(ref(server), known)
+    assert found.source_digest == digest(newer.manifest)
+    assert found.layers
+
+
+def test_a_digest_is_its_own_answer(server: Registry, ask: RegistryClient) -> None:
+    image = make_image()
+    Images(server.address).push("app", "1", image)
+    pinned = ref(server).at(digest(image.manifest))
+    resolver = Resolver(ask, Arch.X86_64)
+    known = resolver.resolve(pinned, None)
+    count = len(server.requests(7))
+    assert resolver.resolve(pinned, known) is known
+    assert len(server.requests()) == count
+
+
+def test_an_index_whose_manifest_is_an_index_is_refused(ask: RegistryClient) -> None:
+    inner = make_index((make_image().manifest, AMD))
+    lying = make_index((Blob(inner.content, "application/vnd.oci.image.manifest.v1+json"), AMD))
+    blobs = {blob.digest: blob for blob in (inner, lying)}
+
+    def answer(handler: Handler) -> None:
+        blob = blobs.get(handler.path.split("/")[-1], lying)
+        handler.reply(200, blob.content, {"Docker-Content-Digest": blob.digest})
+
+    with ScriptedServer(answer) as scripted, pytest.raises(RegistryError, match="is another index"):
+        Resolver(ask, Arch.X86_64).resolve(RegistryRef(scripted.address, "app", "1", None), None)
+
+
+# Many at once.
+
+
+def known_of(image: Image) -> ResolvedImage:
+    return ResolvedImage(digest(image.manifest), digest(image.manifest), digest(image.config), None)
+
+
+def test_many_in_order_and_each_asked_once(tmp_path: Path, storage: Path, ask: RegistryClient) -> None:
+    with registry(tmp_path / "r", storage=storage) as server:
+        known = known_of(make_image())
+        refs = [ref(server, repository=f"many/app{number}") for number in range(MANY)]
+        wanted: list[tuple[Any, Any]] = [(item, known) for item in refs]
+        wanted[10:10] = [(ref(server, repository="many/none"), None), (refs[0], None), (refs[0], known)]
+        wanted.append((ref(server, tag="none", repository="many/app1"), known))
+        found = Resolver(ask, Arch.X86_64).resolve_all(wanted)
+        assert len(found) == MANY + 4
+        assert isinstance(found[10], ImageMissingError)
+        assert "many/none:1" in str(found[10])
+        assert isinstance(found[-1], ImageMissingError)
+        assert all(item is known for number, item in enumerate(found) if number not in (10, MANY + 3))
+        seen = server.requests(MANY + 2)
+        assert len(seen) == MANY + 2
+        assert {request.method for request in seen} == {"HEAD"}
+
+
+def test_the_same_reference_with_different_pasts(server: Registry, ask: RegistryClient) -> None:
+    image = make_image()
+    Images(server.address).push("app", "1", image)
+    now, past = known_of(image), known_of(make_image(text="older"))
+    wanted = [(ref(server), past), (ref(server), now), (ref(server), None)]
+    first, second, third = Resolver(ask, Arch.X86_64).resolve_all(wanted)
+    assert isinstance(first, ResolvedImage)
+    assert first.layers
+    assert second is now
+    assert third == first
+
+
+def test_one_bad_registry_does_not_hold_up_the_others(tmp_path: Path, storage: Path, ask: RegistryClient) -> None:
+    with ScriptedServer(lambda handler: None) as gone:
+        address = gone.address
+    with registry(tmp_path / "r", storage=storage) as server:
+        wanted: list[tuple[Any, Any]] = []
+        for number in range(20):
+            wanted.append((ref(server, repository=f"many/app{number}"), None))
+            wanted.append((RegistryRef(address, f"app{number}", "1", None), None))
+        found = Resolver(ask, Arch.X86_64).resolve_all(wanted, workers=4)
+    assert all(isinstance(item, ResolvedImage) for item in found[::2])
+    assert all(type(item) is RegistryError for item in found[1::2])
+
+
+def test_nothing_wanted(ask: RegistryClient) -> None:
+    assert Resolver(ask, Arch.X86_64).resolve_all([]) == []
+
+
+def test_a_bug_is_not_swallowed(ask: RegistryClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "head", lambda ref: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Resolver(ask, Arch.X86_64).resolve_all([(RegistryRef("127.0.0.1:1", "app", "1", None), None)])
+
+
+def test_ctrl_c_does_not_wait_for_a_registry() -> None:
+    script = """
+import os, signal, sys, threading
+from pathlib import Path
+from lxdocker.credentials import Credentials
+from lxdocker.registry import RegistryClient
+from lxdocker.resolve import Resolver
+from lxdocker.values import Arch, RegistryRef
+with RegistryClient(Credentials({}, Path("/nonexistent")), timeout=60) as ask:
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    wanted = [(RegistryRef(sys.argv[1], f"app{n}", "1", None), None) for n in range(40)]
+    Resolver(ask, Arch.X86_64).resolve_all(wanted)
+"""
+    release = threading.Event()
+    with ScriptedServer(lambda handler: (release.wait(20), None)[1]) as silent:
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", script, silent.address], capture_output=True, timeout=20, check=False, env=_environ()
+        )
+        took = time.monotonic() - started
+        release.set()
+    assert b"KeyboardInterrupt" in done.stderr
+    assert took < 5
+
+
+def _environ() -> dict[str, str]:
+    root = Path(__file__).parents[2]
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "HOME": "/nonexistent"}
+
+
+TIMED = """
+import time
+started = time.perf_counter()
+import json, sys
+from pathlib import Path
+from lxdocker.credentials import Credentials
+from lxdocker.registry import RegistryClient
+from lxdocker.resolve import ResolvedImage, Resolver
+from lxdocker.values import Arch, Digest, RegistryRef
+address, count, source, config = sys.argv[1:]
+known = ResolvedImage(Digest(source), Digest(source), Digest(config), None)
+with RegistryClient(Credentials()) as ask:
+    wanted = [(RegistryRef(address, f"many/app{n}", "1", None), known) for n in range(int(count))]
+    found = Resolver(ask, Arch.X86_64).resolve_all(wanted)
+took = time.perf_counter() - started
+assert all(item is known for item in found), found
+heavy = [name for name in ("requests", "sh", "concurrent.futures", "asyncio") if name in sys.modules]
+peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+print(json.dumps([took, peak, heavy]))
+"""
+
+
+def timed(address: str) -> tuple[float, int, list[str]]:
+    """Seconds with all imports, peak memory in KiB, and what should not have been imported."""
+    image = make_image()
+    argv = [sys.executable, "-c", TIMED, address, str(MANY), image.manifest.digest, image.config.digest]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=_environ())
+    took, peak, heavy = json.loads(done.stdout)
+    return took, peak, heavy
+
+
+@pytest.mark.parametrize(("delay", "limit"), [(0.0, 0.6), (0.05, 1.5)])
+@pytest.mark.parametrize("mode", ["open", "tokens"])
+def test_a_hundred_unchanged(
+    tmp_path: Path,
+    storage: Path,
+    record_property: Any,
+    mode: str,
+    delay: float,
+    limit: float,
+) -> None:
+    with TokenService(Certificate.make(tmp_path / "c")) as tokens:
+        tokens.everyone = "many/"
+        closed = tokens if mode == "tokens" else None
+        with registry(tmp_path / "r", storage=storage, tokens=closed) as server:
+            with slow_proxy(server.port, delay) as port:
+                figures = [timed(f"127.0.0.1:{port}" if delay else server.address) for _ in range(3)]
+            extra = 1 if closed else 0
+            seen = server.requests(3 * (MANY + extra))
+            assert len(seen) == 3 * (MANY + extra)
+            assert {request.method for request in seen} == {"HEAD"}
+            took, peak, heavy = min(figures)
+            record_property("seconds", took)
+            record_property("peak_kib", peak)
+            assert heavy == []
+            assert peak < 60_000
+            # A hundred signatures by the test's own token service take their time too.
+            assert took < limit * (3 if closed else 1), figures
+
+
+# On disk.
+
+
+def test_images_on_disk(tmp_path: Path, ask: RegistryClient) -> None:
+    amd, arm = make_image(), make_image(arch="arm64")
+    index = make_index((amd.manifest, AMD), (arm.manifest, ARM))
+    folder = write_layout(tmp_path / "image", [amd, arm], [(index, "many"), (amd.manifest, "one")], [index])
+    resolver = Resolver(ask, Arch.X86_64)
+    many, one = (DiskRef(ArchiveKind.OCI_LAYOUT, folder, tag) for tag in ("many", "one"))
+    first, second = resolver.resolve_all([(many, None), (one, None)])
+    assert first == ResolvedImage(digest(index), digest(amd.manifest), digest(amd.config), None)
+    assert isinstance(second, ResolvedImage)
+    assert (second.source_digest, second.manifest_digest) == (digest(amd.manifest), digest(amd.manifest))
+    assert second.layers
+    assert resolver.resolve(one, second) is second
+    assert isinstance(first, ResolvedImage)
+    for item, resolved in ((many, first), (one, second), (one, second)):
+        assert resolver.config(item, resolved).argv == ("/hello",)
+    with pytest.raises(ArchMissingError, match="it needs linux/s390x, there is linux/amd64, linux/arm64/v8"):
+        Resolver(ask, Arch.S390X).resolve(many, None)
+    with pytest.raises(ArchMissingError, match="it needs linux/arm64, there is linux/amd64"):
+        Resolver(ask, Arch.AARCH64).resolve(one, None)
+    (missing,) = resolver.resolve_all([(replace(one, tag="none"), None)])
+    assert isinstance(missing, ImageMissingError)
+
+
+def test_an_image_on_disk_that_changes_meanwhile(tmp_path: Path, ask: RegistryClient) -> None:
+    old, new = make_image(), make_image(text="new", Cmd=["/new"])
+    folder = write_layout(tmp_path / "image", [old, new], [(old.manifest, "1")], [])
+    item = DiskRef(ArchiveKind.OCI_LAYOUT, folder, "1")
+    resolved = Resolver(ask, Arch.X86_64).resolve(item, None)
+    document = json.loads((folder / "index.json").read_text())
+    document["manifests"][0].update(new.manifest.descriptor)
+    (folder / "index.json").write_text(json.dumps(document))
+    with pytest.raises(RegistryError, match="changed while it was looked at"):
+        Resolver(ask, Arch.X86_64).config(item, resolved)
