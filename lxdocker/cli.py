@@ -83,6 +83,7 @@ def sync(
     settings = _settings(config, specs, tree, project, insecure_registries=insecure_registry, jobs=jobs)
     from lxdocker import report
     from lxdocker.context import open_context
+    from lxdocker.plan import refuse_to_empty
     from lxdocker.spec import load_specs, select
     from lxdocker.sync import Options, make_plan
     from lxdocker.sync import sync as run_sync
@@ -94,6 +95,7 @@ def sync(
     with _cancellable() as cancelled, open_context(settings, cancelled) as context:
         if dry_run:
             _, actions, removals = make_plan(context, chosen, whole=whole, force=force)
+            refuse_to_empty(chosen, removals, settings)
             report.print_plan(console, actions, removals, json=json)
             raise typer.Exit(report.plan_status(actions))
         with console.progress() as progress:
@@ -147,6 +149,9 @@ def status(
 
 @app.command()
 def prune(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove every image of this folder of specs, also those that a spec names.")
+    ] = False,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     tree: TreeOption = None,
@@ -161,7 +166,7 @@ def prune(
     from lxdocker.spec import load_specs
 
     console = Console()
-    every = load_specs(settings.specs)
+    every = None if everything else load_specs(settings.specs)
     with _cancellable() as cancelled, open_context(settings, cancelled) as context:
         result = prune_all(context, every, console.note)
     report.print_sync(console, result, json=json)

@@ -138,6 +138,19 @@ def plan_removals(specs: Sequence[ImageSpec], holdings: Holdings, settings: Sett
     ]
 
 
+def refuse_to_empty(specs: Sequence[ImageSpec], removals: Sequence[Remove], settings: Settings) -> None:
+    """Raises UsageError where a folder has lost all of its specs: a wrong path, or a mount that is not there, looks
+    like that too, and must not cost anybody their images.
+    """
+    if removals and not specs:
+        names = ", ".join(removal.name.value for removal in removals)
+        raise UsageError(
+            f"there is no spec in {settings.specs}",
+            f"but there are images that were made from it, which would all be removed: {names}",
+            "is it the right folder, and is it mounted? To really remove them: lxdocker prune --all",
+        )
+
+
 def _is_orphan(provenance: Provenance, folder: str, wanted: set[ImageName]) -> bool:
     return provenance.folder == folder and provenance.name not in wanted
 

@@ -19,11 +19,18 @@ from lxdocker.spec import ImageSpec
 Say = Callable[[str], None]
 
 
-def prune_all(context: Context, specs: Sequence[ImageSpec], say: Say) -> Report:
-    """Everything that a sync would remove, without building anything; and the layer cache each time."""
+def prune_all(context: Context, specs: Sequence[ImageSpec] | None, say: Say) -> Report:
+    """Everything that a sync would remove, without building anything; and the layer cache each time.
+
+    ``specs`` must be the whole folder; None removes every image that came from it. Raises UsageError where the
+    folder has no spec left and only that would remove them all.
+    """
     with context.tree.lock(say, context.cancelled):
         builders(context, say)
-        outcomes = [remove(context, removal) for removal in plan.plan_removals(specs, context.look(), context.settings)]
+        removals = plan.plan_removals(specs or (), context.look(), context.settings)
+        if specs is not None:
+            plan.refuse_to_empty(specs, removals, context.settings)
+        outcomes = [remove(context, removal) for removal in removals]
         pruned = versions(context)
         layers(context, None)
         context.tree.write_index()

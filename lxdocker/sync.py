@@ -63,11 +63,12 @@ def sync(
 ) -> Report:
     """Makes every spec true. Failures of single images are in the report; the others are done.
 
-    Raises HostError or TreeError where nothing can be done at all.
+    Raises HostError or TreeError where nothing can be done at all, UsageError where all images would be removed.
     """
     with context.tree.lock(say, context.cancelled):
         prune.builders(context, say)
         holdings, actions, removals = make_plan(context, specs, whole=whole, force=options.force)
+        plan.refuse_to_empty(specs, removals, context.settings)
         with contextlib.ExitStack() as cleanup:
             run = _Run(context, holdings, progress, _workshop(context, actions, options, cleanup, say))
             outcomes = run.all(actions)
