@@ -28,7 +28,13 @@ need_root() {
 
 usage() { # the comment at the top of the script is its help
     sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
-    exit "${1:-0}"
+    exit
+}
+
+misuse() {
+    say "$*"
+    (usage) >&2
+    exit 2
 }
 
 # One at a time per NAME; the lock goes when the script ends, however it ends. Whatever is started to stay must
