@@ -41,7 +41,7 @@ class Context:
 
     def resolve(self, specs: Sequence[ImageSpec], holdings: Holdings) -> dict[ImageName, ResolvedImage | LxdockerError]:
         """Which image each spec names now: one HEAD for each that has not changed."""
-        wanted = [(spec.image, holdings.known(spec.name, source_label(spec.image))) for spec in specs]
+        wanted = [(spec.image, holdings.known(spec.name, source_label(spec.image), self.arch)) for spec in specs]
         results = self.resolver.resolve_all(wanted)
         return {spec.name: result for spec, result in zip(specs, results, strict=True)}
 

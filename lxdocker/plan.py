@@ -84,9 +84,9 @@ class Holdings:
     store: StoreView
     tree: tuple[Published, ...]
 
-    def known(self, name: ImageName, source: str) -> ResolvedImage | None:
-        """What was recorded when this source was last resolved for this image."""
-        for one in (self.stored(name), self.published(name)):
+    def known(self, name: ImageName, source: str, arch: Arch) -> ResolvedImage | None:
+        """What was recorded when this source was last resolved for this image and architecture."""
+        for one in (self.stored(name), self.published(name, arch)):
             if one is not None and one.provenance.source == source:
                 return one.provenance.resolved
         return None
@@ -202,8 +202,11 @@ def _touch_or_keep(
         return Touch(spec, stored, published, provenance, f"aliases to set right: {', '.join(wrong)}")
     if published.aliases != spec.aliases:
         return Touch(spec, stored, published, provenance, "published aliases to set right")
-    if provenance != stored.provenance or provenance.source_digest != published.provenance.source_digest:
+    before = (stored.provenance, published.provenance)
+    if any(one.source_digest != resolution.source_digest for one in before):
         return Touch(spec, stored, published, provenance, "the tag names a new index with the same image for this host")
+    if any(one.folder != folder for one in before):
+        return Touch(spec, stored, published, provenance, "another folder of specs has it now")
     return Keep(spec, stored)
 
 
