@@ -1,0 +1,450 @@
+"""What is done about an image, for every combination of what is wanted and what there is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from lxdocker.errors import ImageMissingError, LxdockerError, UsageError
+from lxdocker.plan import (
+    Action,
+    Build,
+    Fail,
+    Holdings,
+    Keep,
+    Remove,
+    Restore,
+    Touch,
+    plan,
+    plan_removals,
+    refuse_to_empty,
+    surplus_aliases,
+)
+from lxdocker.provenance import Provenance
+from lxdocker.publish import Published
+from lxdocker.resolve import ResolvedImage
+from lxdocker.settings import Settings
+from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
+from lxdocker.spec import ImageSpec
+from lxdocker.store import Stored, StoreView
+from lxdocker.values import Arch
+from tests.examples import SETTINGS, digest, fingerprint, provenance, resolved, spec, stored
+
+WEB = spec()
+TODAY = resolved()
+CURRENT = provenance()
+ELSEWHERE = Path("/elsewhere")
+
+
+def published(
+    folder: Path,
+    made_from: Provenance = CURRENT,
+    content: str = "image",
+    *,
+    key: str = "20260102_0304",
+    arch: Arch = Arch.X86_64,
+    aliases: tuple[str, ...] = (),
+    withdrawn: float | None = None,
+) -> Published:
+    """A version whose two files really lie below ``folder``."""
+    version = folder / "images" / made_from.name.value / arch.value / key
+    version.mkdir(parents=True)
+    (version / METADATA_FILE).write_bytes(b"m" * 10)
+    (version / ROOTFS_FILE).write_bytes(b"r" * 20)
+    return Published(
+        folder=version,
+        provenance=made_from,
+        arch=arch,
+        key=key,
+        fingerprint=fingerprint(content),
+        aliases=aliases,
+        metadata_size=10,
+        metadata_sha256="0" * 64,
+        rootfs_size=20,
+        rootfs_sha256="1" * 64,
+        withdrawn=withdrawn,
+    )
+
+
+def holdings(
+    in_store: Sequence[Stored] = (), in_tree: Sequence[Published] = (), others: dict[str, str] | None = None
+) -> Holdings:
+    """``others``: aliases of images that lxdocker did not make, and their content."""
+    aliases = {alias: one.fingerprint for one in in_store for alias in one.image.aliases}
+    aliases |= {alias: fingerprint(content) for alias, content in (others or {}).items()}
+    return Holdings(StoreView(tuple(in_store), aliases), tuple(in_tree))
+
+
+def decide(
+    found: Holdings,
+    wanted: ImageSpec = WEB,
+    resolution: ResolvedImage | LxdockerError = TODAY,
+    *,
+    settings: Settings = SETTINGS,
+    force: bool = False,
+) -> Action:
+    (action,) = plan([wanted], {wanted.name: resolution}, found, settings, Arch.X86_64, force=force)
+    assert action.spec == wanted
+    return action
+
+
+def said(action: Action) -> str:
+    """An action and its reason as one line, to compare with."""
+    match action:
+        case Build():
+            return f"build: {action.reason}"
+        case Restore():
+            return f"restore: {action.reason}"
+        case Touch():
+            return f"touch: {action.reason}"
+        case Keep():
+            return "keep"
+        case Fail():
+            return f"fail: {action.error}"
+        case Remove():
+            return f"remove: {len(action.stored)} stored, {len(action.published)} published"
+
+
+OLD = resolved("old manifest", source="old index")
+NEW_INDEX = resolved(source="new index")
+WITH_WWW = spec(aliases=("www",))
+CHANGED_TEXT = f"{OLD.manifest_digest.hex[:12]} -> {TODAY.manifest_digest.hex[:12]}"
+
+
+@dataclass
+class Case:
+    """``made``: what the image there was made from; ``in_store`` and ``in_tree``: where it is, and how."""
+
+    expected: str
+    wanted: ImageSpec = WEB
+    today: ResolvedImage | LxdockerError = TODAY
+    made: Provenance = CURRENT
+    in_store: bool = True
+    in_tree: bool = True
+    store_aliases: tuple[str, ...] = ("web",)
+    tree_aliases: tuple[str, ...] = ()
+    others: dict[str, str] | None = None
+    settings: Settings = SETTINGS
+    force: bool = False
+
+
+CASES = {
+    "nothing is there": Case("build: new", in_store=False, in_tree=False),
+    "all is well": Case("keep"),
+    "all is well, with aliases": Case(
+        "keep",
+        wanted=WITH_WWW,
+        made=provenance(WITH_WWW),
+        store_aliases=("web", "www"),
+        tree_aliases=("www",),
+    ),
+    "aliases of the user's own": Case("keep", store_aliases=("web", "mine")),
+    "forced": Case("build: forced", force=True),
+    "forced, and new": Case("build: forced", in_store=False, in_tree=False, force=True),
+    "the tag names another image": Case(f"build: image changed: {CHANGED_TEXT}", made=provenance(at=OLD)),
+    "the tag names another image, only the tree has the old one": Case(
+        f"build: image changed: {CHANGED_TEXT}", made=provenance(at=OLD), in_store=False
+    ),
+    "the tag names another image, only the store has the old one": Case(
+        f"build: image changed: {CHANGED_TEXT}", made=provenance(at=OLD), in_tree=False
+    ),
+    "the spec names another image": Case(
+        "build: spec or lxdocker changed", wanted=spec(image="nginx:2"), made=provenance(spec(image="nginx:1"))
+    ),
+    "the supervisor is disabled": Case("build: spec or lxdocker changed", wanted=spec(disable_supervisor=True)),
+    "another level of compression": Case(
+        "build: spec or lxdocker changed", settings=replace(SETTINGS, compression_level=9)
+    ),
+    "not in the store": Case("restore: missing in the local store", in_store=False, store_aliases=()),
+    "not in the tree": Case("restore: missing in the published tree", in_tree=False),
+    "an alias is missing": Case("touch: aliases to set right: web", store_aliases=()),
+    "a further alias is missing": Case(
+        "touch: aliases to set right: www", wanted=WITH_WWW, made=provenance(WITH_WWW), tree_aliases=("www",)
+    ),
+    "an alias is new in the spec": Case("touch: aliases to set right: www", wanted=WITH_WWW),
+    "an alias is no longer in the spec": Case(
+        "touch: aliases to set right: www", store_aliases=("web", "www"), tree_aliases=("www",)
+    ),
+    "the tree has other aliases": Case(
+        "touch: published aliases to set right", wanted=WITH_WWW, store_aliases=("web", "www")
+    ),
+    "the tree still has an alias that the store has not": Case(
+        "touch: published aliases to set right", tree_aliases=("www",)
+    ),
+    "the tag's index changed, for other architectures": Case(
+        "touch: the tag names a new index with the same image for this host", today=NEW_INDEX
+    ),
+    "the folder of specs has moved": Case(
+        "touch: another folder of specs has it now", made=provenance(folder=ELSEWHERE)
+    ),
+    "the registry failed": Case("fail: no such image: gone", today=ImageMissingError("no such image", "gone")),
+    "the registry failed, nothing is there": Case(
+        "fail: no such image: gone",
+        today=ImageMissingError("no such image", "gone"),
+        in_store=False,
+        in_tree=False,
+        force=True,
+    ),
+    "the name is somebody else's": Case(
+        f"fail: web: the alias web is taken: it points to an image that lxdocker did not make "
+        f"({fingerprint('theirs').short})",
+        in_store=False,
+        in_tree=False,
+        others={"web": "theirs"},
+    ),
+    "a further alias is somebody else's, all the same when forced": Case(
+        f"fail: web: the alias www is taken: it points to an image that lxdocker did not make "
+        f"({fingerprint('theirs').short})",
+        wanted=WITH_WWW,
+        others={"www": "theirs"},
+        force=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_what_is_done(tmp_path: Path, case: Case) -> None:
+    found = holdings(
+        [stored(case.made, aliases=case.store_aliases)] if case.in_store else [],
+        [published(tmp_path, case.made, aliases=case.tree_aliases)] if case.in_tree else [],
+        case.others,
+    )
+    action = decide(found, case.wanted, case.today, settings=case.settings, force=case.force)
+    assert said(action) == case.expected
+
+
+def test_actions_come_in_the_order_of_the_specs(tmp_path: Path) -> None:
+    b, a, c = spec("b"), spec("a"), spec("c")
+    missing = ImageMissingError("gone")
+    found = holdings(
+        [stored(provenance(a), content="a", aliases=("a",))], [published(tmp_path, provenance(a), content="a")]
+    )
+    actions = plan(
+        [b, a, c], {b.name: TODAY, a.name: TODAY, c.name: missing}, found, SETTINGS, Arch.X86_64, force=False
+    )
+    assert actions == [Build(b, TODAY, "new"), Keep(a, found.store.ours[0]), Fail(c, missing)]
+
+
+# ---- details of single actions
+
+
+def test_a_restore_names_the_side_that_is_left(tmp_path: Path) -> None:
+    here, there = stored(CURRENT, aliases=("web",)), published(tmp_path)
+    assert decide(holdings([here])) == Restore(WEB, here, None)
+    assert decide(holdings([], [there])) == Restore(WEB, None, there)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda version: (version / ROOTFS_FILE).write_bytes(b"short"),
+        lambda version: (version / METADATA_FILE).unlink(),
+        shutil.rmtree,
+    ],
+    ids=["cut short", "half gone", "gone"],
+)
+def test_a_damaged_version_counts_for_nothing(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    here, there = stored(CURRENT, aliases=("web",)), published(tmp_path)
+    damage(there.folder)
+    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
+    assert decide(holdings([], [there])) == Build(WEB, TODAY, "new")
+
+
+def test_a_withdrawn_version_counts_for_nothing(tmp_path: Path) -> None:
+    here, there = stored(CURRENT, aliases=("web",)), published(tmp_path, withdrawn=1.0)
+    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
+    assert decide(holdings([], [there])) == Build(WEB, TODAY, "new")
+
+
+def test_a_damaged_newest_version_does_not_hide_the_one_before(tmp_path: Path) -> None:
+    older, newer = (published(tmp_path, key=key) for key in ("20260102_0304", "20260102_0305"))
+    (newer.folder / ROOTFS_FILE).unlink()
+    here = stored(CURRENT, aliases=("web",))
+    assert decide(holdings([here], [older, newer])) == Keep(WEB, here)
+
+
+def test_the_newest_version_counts(tmp_path: Path) -> None:
+    older = published(tmp_path, CURRENT, key="20260102_0304")
+    newer = published(tmp_path, provenance(at=OLD), key="20260102_0305")
+    here = stored(CURRENT, aliases=("web",))
+    assert decide(holdings([here], [older, newer])) == Restore(WEB, here, None)
+
+
+def test_only_versions_for_this_architecture_count(tmp_path: Path) -> None:
+    there = published(tmp_path, arch=Arch.AARCH64)
+    here = stored(CURRENT, aliases=("web",))
+    assert decide(holdings([], [there])) == Build(WEB, TODAY, "new")
+    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
+
+
+def test_of_two_images_from_the_same_inputs_the_one_in_the_store_is_published(tmp_path: Path) -> None:
+    """A forced build that was stopped between import and publishing."""
+    here = stored(CURRENT, content="forced", aliases=("web",))
+    there = published(tmp_path, content="before")
+    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
+
+
+def test_of_several_stored_images_the_one_under_the_name_counts(tmp_path: Path) -> None:
+    older = stored(provenance(at=OLD), content="older")
+    current = stored(CURRENT, content="current", aliases=("web",))
+    newest = stored(provenance(at=resolved("newest")), content="newest")
+    there = published(tmp_path, content="current")
+    assert decide(holdings([older, current, newest], [there])) == Keep(WEB, current)
+    # Without an alias to tell, the newest, which comes last.
+    unnamed = replace(current, image=replace(current.image, aliases=()))
+    assert said(decide(holdings([older, unnamed], [there]))) == "touch: aliases to set right: web"
+    assert said(decide(holdings([unnamed, older], [there]))) == "restore: missing in the local store"
+
+
+def test_an_alias_that_points_to_an_older_image_of_the_same_name_is_moved(tmp_path: Path) -> None:
+    older = stored(provenance(at=OLD), content="older", aliases=("www",))
+    current = stored(provenance(WITH_WWW), content="current", aliases=("web",))
+    there = published(tmp_path, provenance(WITH_WWW), content="current", aliases=("www",))
+    action = decide(holdings([older, current], [there]), WITH_WWW)
+    assert said(action) == "touch: aliases to set right: www"
+
+
+def test_an_alias_of_another_image_of_ours_is_not_taken_away_from_it() -> None:
+    other = stored(provenance(spec("other")), content="other", aliases=("other", "www"))
+    action = decide(holdings([other]), WITH_WWW)
+    assert isinstance(action, Fail)
+    assert isinstance(action.error, UsageError)
+    assert action.error.details == f"it points to the image other ({other.fingerprint.short})"
+    assert "lxc image alias delete www" in action.error.resolution
+    assert "web.yaml" in action.error.resolution
+
+
+def test_a_touch_carries_what_is_to_be_recorded(tmp_path: Path) -> None:
+    made = provenance(folder=ELSEWHERE)
+    here, there = stored(made, aliases=("web",)), published(tmp_path, made)
+    action = decide(holdings([here], [there]), resolution=NEW_INDEX)
+    # The image stays: only what the tag names, and whose it is, are new.
+    assert action == Touch(
+        WEB,
+        here,
+        there,
+        replace(made, source_digest=digest("new index"), folder=CURRENT.folder),
+        "the tag names a new index with the same image for this host",
+    )
+
+
+@pytest.mark.parametrize("behind", ["store", "tree"])
+@pytest.mark.parametrize("made", [provenance(at=NEW_INDEX), provenance(folder=ELSEWHERE)], ids=["index", "folder"])
+def test_what_only_one_side_has_recorded_is_recorded_on_the_other(
+    tmp_path: Path, behind: str, made: Provenance
+) -> None:
+    """A run that was stopped between the two; else a removal would later find only one of them."""
+    here = stored(made if behind == "store" else CURRENT, aliases=("web",))
+    there = published(tmp_path, made if behind == "tree" else CURRENT)
+    action = decide(holdings([here], [there]))
+    assert isinstance(action, Touch)
+    assert action.provenance == CURRENT
+
+
+def test_when_an_image_was_built_may_differ_between_store_and_tree(tmp_path: Path) -> None:
+    """A forced build gave the same image: LXD has kept the first, the tree tells of the second."""
+    here = stored(CURRENT, aliases=("web",))
+    there = published(tmp_path, provenance(built_at="2027-01-01T00:00:00+00:00"))
+    assert decide(holdings([here], [there])) == Keep(WEB, here)
+
+
+@pytest.mark.parametrize(
+    ("in_store", "in_tree", "wanted", "surplus"),
+    [
+        (("web", "www", "old"), ("www", "old"), ("www",), ["old"]),
+        (("web",), ("old",), (), []),  # gone already
+        (("web", "mine"), (), (), []),  # the user's own
+        (("web", "www"), ("www",), ("www",), []),
+    ],
+)
+def test_surplus_aliases(
+    tmp_path: Path, in_store: tuple[str, ...], in_tree: tuple[str, ...], wanted: tuple[str, ...], surplus: list[str]
+) -> None:
+    here, there = stored(CURRENT, aliases=in_store), published(tmp_path, aliases=in_tree)
+    assert surplus_aliases(spec(aliases=wanted), here, there) == surplus
+
+
+# ---- what is known without asking
+
+
+def test_what_was_recorded_is_known_from_either_side(tmp_path: Path) -> None:
+    source = CURRENT.source
+    assert holdings([stored(CURRENT)]).known(WEB.name, source, Arch.X86_64) == TODAY
+    assert holdings([], [published(tmp_path)]).known(WEB.name, source, Arch.X86_64) == TODAY
+    assert holdings().known(WEB.name, source, Arch.X86_64) is None
+
+
+def test_nothing_is_known_of_another_source() -> None:
+    assert holdings([stored(CURRENT)]).known(WEB.name, "docker.io/library/nginx:2", Arch.X86_64) is None
+
+
+def test_what_another_architecture_resolved_to_is_not_known_here(tmp_path: Path) -> None:
+    """The same index leads to another manifest there."""
+    found = holdings([], [published(tmp_path, arch=Arch.AARCH64)])
+    assert found.known(WEB.name, CURRENT.source, Arch.X86_64) is None
+    assert found.known(WEB.name, CURRENT.source, Arch.AARCH64) == TODAY
+
+
+# ---- removals
+
+
+def removals(specs: list[ImageSpec], found: Holdings) -> dict[str, str]:
+    return {one.name.value: said(one) for one in plan_removals(specs, found, SETTINGS)}
+
+
+def test_only_what_this_folder_named_is_removed(tmp_path: Path) -> None:
+    other_folder = {"folder": ELSEWHERE}
+    found = holdings(
+        [
+            stored(provenance(spec("gone")), content="1"),
+            stored(provenance(spec("gone"), OLD), content="2"),
+            stored(provenance(spec("theirs"), **other_folder), content="3"),
+            stored(provenance(spec("kept")), content="4"),
+        ],
+        [
+            published(tmp_path, provenance(spec("gone")), key="20260102_0304"),
+            published(tmp_path, provenance(spec("gone")), key="20260102_0305", arch=Arch.AARCH64),
+            published(tmp_path, provenance(spec("gone")), key="20260102_0306", withdrawn=1.0),
+            published(tmp_path, provenance(spec("theirs"), **other_folder)),
+            published(tmp_path, provenance(spec("only-published"))),
+            published(tmp_path, provenance(spec("kept"))),
+        ],
+    )
+    assert removals([spec("kept")], found) == {
+        "gone": "remove: 2 stored, 2 published",
+        "only-published": "remove: 0 stored, 1 published",
+    }
+
+
+def test_a_damaged_version_is_removed_too(tmp_path: Path) -> None:
+    there = published(tmp_path, provenance(spec("gone")))
+    (there.folder / ROOTFS_FILE).unlink()
+    assert removals([spec("kept")], holdings([], [there])) == {"gone": "remove: 0 stored, 1 published"}
+
+
+def test_what_is_withdrawn_is_not_removed_again(tmp_path: Path) -> None:
+    found = holdings([], [published(tmp_path, provenance(spec("gone")), withdrawn=1.0)])
+    assert removals([], found) == {}
+
+
+def test_a_folder_that_has_lost_all_its_specs_is_asked_about() -> None:
+    found = holdings([stored(CURRENT), stored(provenance(spec("b")), content="b")])
+    planned = plan_removals([], found, SETTINGS)
+    with pytest.raises(UsageError) as caught:
+        refuse_to_empty([], planned, SETTINGS)
+    assert "/specs" in caught.value.brief
+    assert "b, web" in caught.value.details
+    assert "prune --all" in caught.value.resolution
+    # One spec is left, or nothing was ever made: no doubt about it.
+    refuse_to_empty([WEB], plan_removals([WEB], found, SETTINGS), SETTINGS)
+    refuse_to_empty([], [], SETTINGS)
+
+
+def test_names_are_compared_whole() -> None:
+    found = holdings([stored(provenance(spec("web-2")), aliases=("web-2",))])
+    assert found.stored(WEB.name) is None
+    assert said(decide(found)) == "build: new"
