@@ -274,6 +274,7 @@ from lxdocker.registry import RegistryClient
 from lxdocker.resolve import Resolver
 from lxdocker.values import Arch, RegistryRef
 with RegistryClient(Credentials({}, Path("/nonexistent")), timeout=60) as ask:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     wanted = [(RegistryRef(sys.argv[1], f"app{n}", "1", None), None) for n in range(40)]
     Resolver(ask, Arch.X86_64).resolve_all(wanted)
