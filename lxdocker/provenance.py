@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lxdocker.resolve import ResolvedImage
@@ -92,6 +92,7 @@ def inputs_hash(spec: ImageSpec, resolved: ResolvedImage, arch: Arch, compressio
         "config": resolved.config_digest.value,
         "arch": arch.value,
         "supervise": not spec.disable_supervisor,
+        "behaviour": asdict(spec.behaviour),
         "properties": list(spec.properties),
         "compression_level": compression_level,
     }

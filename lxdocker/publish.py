@@ -104,7 +104,8 @@ class Tree:
         Says so if it has to wait for another process. Raises TreeError when the folder can't be used.
         """
         with self._explained("preparing"):
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(self.root)
             handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             told = False
@@ -153,7 +154,7 @@ class Tree:
         """Makes the artifact (staged in this tree) the newest version of its product."""
         with self._changing, self._explained(f"publishing {provenance.name} in"):
             parent = self.root / "images" / provenance.name.value / arch.value
-            parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(parent)
             taken = [entry.name for entry in parent.iterdir() if simplestreams.is_version_key(entry.name)]
             key = simplestreams.next_version_key(taken, datetime.now(UTC))
             published = Published(
@@ -205,17 +206,21 @@ class Tree:
 
     def retire(self, keep: int) -> list[Published]:
         """Withdraws all but the newest ``keep`` versions of each product."""
-        surplus = []
-        for _, group in groupby(self._listed(), key=lambda one: (one.name, one.arch)):
-            surplus += list(group)[:-keep]
-        self.withdraw(surplus)
-        return surplus
+        with self._changing:
+            surplus = []
+            for _, group in groupby(self._listed(), key=lambda one: (one.name, one.arch)):
+                surplus += list(group)[:-keep]
+            self.withdraw(surplus)
+            return surplus
 
     def sweep(self, grace_seconds: float) -> list[Published]:
         """Deletes versions that left the index at least ``grace_seconds`` ago. Returns them."""
-        now = time.time()
-        gone = [one for one in self.versions() if one.withdrawn is not None and now - one.withdrawn >= grace_seconds]
         with self._changing, self._explained("deleting withdrawn versions from"):
+            self._begin_grace()
+            now = time.time()
+            gone = [
+                one for one in self.versions() if one.withdrawn is not None and now - one.withdrawn >= grace_seconds
+            ]
             for published in gone:
                 doomed = self._staging / f"{published.name}.{published.arch.value}.{published.key}"
                 published.folder.rename(doomed)  # whole or not at all, also for whoever reads the tree meanwhile
@@ -223,16 +228,35 @@ class Tree:
                 for parent in (published.folder.parent, published.folder.parent.parent):
                     with contextlib.suppress(OSError):
                         parent.rmdir()
-        return gone
+            return gone
+
+    def _begin_grace(self) -> None:
+        """Marks what leaves the index only now: damaged versions, and those whose withdrawal was cut short."""
+        indexed = self._indexed_paths()
+        for one in self.versions():
+            if (one.withdrawn is None and not one.is_whole()) or (
+                one.withdrawn is not None and one.version(self.root).rootfs.path in indexed
+            ):
+                (one.folder / WITHDRAWN).touch()
+        self.write_index()
+
+    def _indexed_paths(self) -> set[str]:
+        """Every file that images.json names at this moment."""
+        try:
+            products = json.loads((self.root / simplestreams.IMAGES_PATH).read_bytes())["products"].values()
+            versions = [version for product in products for version in product["versions"].values()]
+            return {item["path"] for version in versions for item in version["items"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or it is not ours
+            return set()
 
     def write_index(self) -> None:
         """images.json and index.json from what lies in the tree; untouched when nothing changed."""
-        with self._changing:
+        with self._changing, self._explained("writing the index of"):
             products = self._products()
             now = datetime.now(UTC)
-            (self.root / "streams/v1").mkdir(parents=True, exist_ok=True)
-            changed = self._replace_json(simplestreams.IMAGES_PATH, simplestreams.images_document(products, now))
-            changed |= self._replace_json(simplestreams.INDEX_PATH, simplestreams.index_document(products, now))
+            self._make_folder(self.root / "streams/v1")
+            self._replace_json(simplestreams.IMAGES_PATH, simplestreams.images_document(products, now))
+            self._replace_json(simplestreams.INDEX_PATH, simplestreams.index_document(products, now))
 
     def _products(self) -> list[Product]:
         products = []
@@ -257,14 +281,21 @@ class Tree:
     def _staging(self) -> Path:
         return self.root / ".staging"
 
-    def _replace_json(self, relative: str, document: Mapping[str, Any]) -> bool:
-        """Writes a document unless only its time of writing differs. Returns whether it did."""
+    def _make_folder(self, path: Path) -> None:
+        """Makes a folder of the tree and those it lies in, for everybody to read whatever our umask is."""
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+            _sync(folder.parent)
+
+    def _replace_json(self, relative: str, document: Mapping[str, Any]) -> None:
+        """Writes a document unless only its time of writing would differ."""
         path = self.root / relative
         with contextlib.suppress(OSError, ValueError):
             if _without_times(json.loads(path.read_bytes())) == _without_times(document):
-                return False
+                return
         self._replace(path, document)
-        return True
 
     def _replace(self, path: Path, document: Mapping[str, Any]) -> None:
         temporary = self._staging / f"{path.name}.{os.getpid()}.{threading.get_ident()}"
@@ -310,6 +341,8 @@ def _read_sidecar(path: Path) -> Published | None:
         provenance = Provenance.from_properties(document["provenance"])
         if provenance is None or not simplestreams.is_version_key(folder.name):
             return None
+        if (folder.parent.parent.name, folder.parent.name) != (provenance.name.value, document["arch"]):
+            return None  # a copy of another one
         files = document["files"]
         try:
             withdrawn: float | None = (folder / WITHDRAWN).stat().st_mtime
@@ -332,7 +365,9 @@ def _read_sidecar(path: Path) -> Published | None:
         return None
 
 
-def _without_times(document: Mapping[str, Any]) -> Any:
+def _without_times(document: Any) -> Any:
+    if not isinstance(document, dict):
+        return document
     stripped = {key: value for key, value in document.items() if key != "updated"}
     index = stripped.get("index")
     if isinstance(index, dict):

@@ -10,7 +10,7 @@ A new key takes its entry in the schema, a field of ImageSpec and a line in ``_s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,17 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How the image runs; an instance can say otherwise (``user.lxdocker.*``)."""
+
+    restart: str = "no"  # no, on-failure, on-failure:N or always
+    restart_unhealthy: bool = False
+    stop_grace: int = 30  # seconds between the stop signal and SIGKILL
+    prelaunch: str = "optional"  # or required
+    tmpfs: tuple[tuple[str, str], ...] = ()  # path -> off, on or a size as in tmpfs(5), sorted by path
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSpec:
     """One image somebody wants to have, as written in its file."""
 
@@ -33,6 +44,7 @@ class ImageSpec:
     disable_supervisor: bool
     aliases: tuple[str, ...]  # LXD aliases beside the name, as written
     properties: tuple[tuple[str, str], ...]  # LXD image properties, sorted by name
+    behaviour: Behaviour = Behaviour()
 
 
 def load_specs(folder: Path) -> tuple[ImageSpec, ...]:
@@ -118,7 +130,15 @@ def _spec(path: Path, values: dict[str, Any]) -> ImageSpec:
         disable_supervisor=values.get("disable_supervisor", False),
         aliases=tuple(values.get("aliases", ())),
         properties=tuple(sorted(values.get("properties", {}).items())),
+        behaviour=_behaviour(values),
     )
+
+
+def _behaviour(values: dict[str, Any]) -> Behaviour:
+    named = {field.name: values[field.name] for field in fields(Behaviour) if field.name in values}
+    if "tmpfs" in named:
+        named["tmpfs"] = tuple(sorted(named["tmpfs"].items()))
+    return Behaviour(**named)
 
 
 def _bad_reference(path: Path, document: Document) -> Iterator[Mistake]:

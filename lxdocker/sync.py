@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +26,14 @@ from lxdocker.oci import OciConfig
 from lxdocker.outcome import Outcome, Report, Status
 from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
 from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
+from lxdocker.runtime.render import parse_healthcheck
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.spec import ImageSpec
 from lxdocker.store import Stored
 from lxdocker.values import Fingerprint, RegistryRef
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+MOST_LABELS = 50
 Say = Callable[[str], None]
 
 
@@ -235,6 +239,7 @@ class _Run:
             source=spec.image.at(resolved.manifest_digest) if isinstance(spec.image, RegistryRef) else spec.image,
             config=config,
             supervise=not spec.disable_supervisor,
+            behaviour=spec.behaviour,
             arch=self._context.arch,
             properties=tuple(sorted(image_properties(spec, config, provenance, self._context).items())),
             compression_level=settings.compression_level,
@@ -302,6 +307,7 @@ def image_properties(spec: ImageSpec, config: OciConfig, provenance: Provenance,
         "ports": " ".join(config.exposed_ports),
         "volumes": " ".join(config.volumes),
         "stop_signal": config.stop_signal,
+        "healthcheck": _healthcheck_words(config),
     }
     return {
         "description": f"{spec.name} ({provenance.source})",
@@ -309,8 +315,19 @@ def image_properties(spec: ImageSpec, config: OciConfig, provenance: Provenance,
         "release": "current",
         "variant": "default",
         "type": "squashfs",
-        **{f"oci.{key}": value for key, value in expects.items() if value},
+        **{f"oci.{key}": one_line(value) for key, value in expects.items() if value},
+        **{f"oci.label.{key}": one_line(value) for key, value in sorted(config.labels.items())[:MOST_LABELS]},
         **dict(spec.properties),
         "architecture": context.arch.value,
         **provenance.sealed_properties(),
     }
+
+
+def _healthcheck_words(config: OciConfig) -> str:
+    health = parse_healthcheck(config.healthcheck)
+    return f"{shlex.join(health.command)} every {health.interval:g} s" if health else ""
+
+
+def one_line(text: str) -> str:
+    """What an image says of itself, fit for a table: no control characters, and not endless."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text)[:1000]

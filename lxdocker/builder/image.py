@@ -143,7 +143,11 @@ def _from_packages(folder: Path, say: Say) -> tuple[dict[str, str], Iterable[byt
         (path for path in ("/bin/busybox", "/usr/bin/busybox") if (root / path[1:]).exists()), "/bin/busybox"
     )
     _host(
-        ["chroot", str(root), busybox, "sh", "-c", COLLECT.read_text(), "collect", "/out"],
+        # gosu looks at /proc; in a mount namespace of its own nothing stays mounted there, whatever happens.
+        [
+            *("unshare", "--mount", "sh", "-c", 'mount -t proc proc "$1/proc" && exec chroot "$@"', "sh", str(root)),
+            *(busybox, "sh", "-c", COLLECT.read_text(), "collect", "/out"),
+        ],
         "collecting the builder's files",
         INIT.read_bytes(),
     )

@@ -17,6 +17,7 @@ from lxdocker.builder.instance import Builder, explain
 from lxdocker.errors import BuildError, ImageMissingError
 from lxdocker.oci import OciConfig
 from lxdocker.runtime import render
+from lxdocker.spec import Behaviour
 from lxdocker.values import Arch, ArchiveKind, DiskRef, ImageName, RegistryRef
 
 HERE = Path(__file__).parent
@@ -40,6 +41,7 @@ class Recipe:
     source: RegistryRef | DiskRef  # by digest where it is in a registry
     config: OciConfig
     supervise: bool
+    behaviour: Behaviour
     arch: Arch
     properties: tuple[tuple[str, str], ...]  # of metadata.yaml
     compression_level: int  # zstd, 1 to 22
@@ -116,9 +118,8 @@ def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
 
 def inject(builder: Builder, recipe: Recipe) -> None:
     """Puts the runtime into the root filesystem."""
-    builder.push("/work/runtime.tar", render.runtime_tar(recipe.config, supervise=recipe.supervise))
+    builder.push("/work/runtime.tar", render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise))
     script = 'exec "$0" sh -c "$1" inject "$2" "$3" "$4" </work/runtime.tar'
-    gosu = "/usr/bin/gosu" if render.needs_gosu(recipe.config) else ""
     builder.run(
         f"injecting the runtime into {recipe.source}",
         [
@@ -130,7 +131,6 @@ def inject(builder: Builder, recipe: Recipe) -> None:
             render.INJECT.read_text(),
             ROOTFS,
             str(recipe.config.created),
-            gosu,
         ],
         timeout=recipe.timeout,
     )

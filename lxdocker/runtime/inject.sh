@@ -1,10 +1,10 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# inject.sh ROOT EPOCH [GOSU]: puts the runtime (a tar on stdin) into the unpacked image at ROOT, in the builder.
+# inject.sh ROOT EPOCH: puts the runtime (a tar on stdin) into the unpacked image at ROOT, in the builder.
 # Every path is followed inside the image only, because it is followed in a chroot there; the one program that
 # runs in it is the busybox put there first. Nothing of the image is executed.
 set -eu
-root=$1 epoch=$2 gosu=${3-}
+root=$1 epoch=$2
 bb=/bin/busybox
 marker=$root.marker
 
@@ -12,12 +12,14 @@ marker=$root.marker
 "$bb" cp "$bb" "$root/busybox-lxd"
 "$bb" chmod 755 "$root/busybox-lxd"
 "$bb" rm -rf "$root/lxd-gosu"
-[ -z "$gosu" ] || "$bb" cp -p "$gosu" "$root/lxd-gosu"
+"$bb" cp /usr/bin/gosu "$root/lxd-gosu"
+"$bb" chmod 755 "$root/lxd-gosu"
 
 # shellcheck disable=SC2016 # for the shell inside
 "$bb" chroot "$root" /busybox-lxd sh -euc '
 bb=/busybox-lxd
-"$bb" rm -rf /lxd-image /lxd-realinit /lxd-prelaunch /lxd-udhcpc-default.script /lxd-udhcpc-default.script.real /.lxd-runtime
+"$bb" rm -rf /lxd-image /lxd-instance /lxd-lib /lxd-health /lxd-realinit /lxd-prelaunch \
+	/lxd-udhcpc-default.script /lxd-udhcpc-default.script.real /.lxd-runtime
 "$bb" mkdir /.lxd-runtime
 "$bb" tar -xf - -C /.lxd-runtime
 # /sbin may be a folder, a link (merged /usr) or absent; a link may lead nowhere yet.

@@ -11,37 +11,57 @@ import hashlib
 import io
 import lzma
 import shlex
+import signal
 import tarfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from lxdocker.errors import BuildError
 from lxdocker.oci import OciConfig
+from lxdocker.spec import Behaviour
 from lxdocker.values import Arch
 
 # Raised whenever what a build does changes in a way that images made before should be made again.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 HERE = Path(__file__).parent
 INIT = HERE / "init.sh"
+LIB = HERE / "lib"
+HEALTH = HERE / "health.sh"
 INJECT = HERE / "inject.sh"
 UDHCPC = HERE / "udhcpc.sh"
 UDHCPC_WRAPPER = HERE / "udhcpc-wrapper.sh"
 TEMPLATES = HERE / "templates"
 
-# signal(7), the numbers shared by all architectures that LXD runs on.
-_SIGNALS = (
-    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU "
-    "URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
-).split()
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The image's health check; times in seconds."""
+
+    command: tuple[str, ...]
+    interval: float
+    timeout: float
+    start_period: float
+    retries: int
+
+    def settings(self) -> list[str]:
+        """As health.sh reads them."""
+        return [
+            f"_health_interval={self.interval:g}",
+            f"_health_timeout={self.timeout:g}",
+            f"_health_start_period={self.start_period:.0f}",
+            f"_health_retries={self.retries}",
+        ]
 
 
 def runtime_hash() -> str:
     """Hex sha256 over every file that is injected or put into the metadata."""
     digest = hashlib.sha256()
-    for path in sorted([INIT, INJECT, UDHCPC, UDHCPC_WRAPPER, *TEMPLATES.iterdir()]):
+    for path in sorted([INIT, HEALTH, INJECT, UDHCPC, UDHCPC_WRAPPER, *LIB.iterdir(), *TEMPLATES.iterdir()]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -54,57 +74,115 @@ def signal_name(text: str | None) -> str:
     if not text:
         return "TERM"
     name = text.upper().removeprefix("SIG")
-    if name.isascii() and name.isdigit():
+    if name.isascii() and name.isdigit() and 1 <= int(name) <= 64:
         number = int(name)
-        if 1 <= number <= len(_SIGNALS):
-            return _SIGNALS[number - 1]
-        if 34 <= number <= 64:
-            return str(number)
-    elif name in _SIGNALS:
+        # busybox knows the standard ones by name, which reads better in messages, and real-time ones by number.
+        return signal.Signals(number).name.removeprefix("SIG") if number < 32 else name
+    if f"SIG{name}" in signal.Signals.__members__ and not name.startswith("RT"):
         return name
-    elif name.startswith("RTMIN"):
+    if name.startswith("RTMIN"):
         offset = name.removeprefix("RTMIN").removeprefix("+") or "0"
         if offset.isascii() and offset.isdigit() and int(offset) <= 30:
             return str(34 + int(offset))  # glibc's SIGRTMIN, which is what image authors mean
     raise BuildError(f"the image's stop signal {text[:40]!r} is no signal", resolution="tell the image's author")
 
 
-def render_config(config: OciConfig, *, supervise: bool) -> bytes:
-    """``/lxd-image``: the OCI config as shell that defines data and functions, and runs nothing."""
-    plain = [(name, value) for name, value in config.env if _is_shell_name(name)]
-    odd = [(name, value) for name, value in config.env if not _is_shell_name(name)]
+def render_config(config: OciConfig, behaviour: Behaviour, *, supervise: bool = True) -> bytes:
+    """``/lxd-image``: the OCI config and the spec as shell that defines data and functions, and runs nothing."""
+    odd = [f"{name}={value}" for name, value in config.env if not _is_shell_name(name)]
+    health = parse_healthcheck(config.healthcheck)
     lines = [
-        "# Made by lxdocker from the image's OCI config; read by /sbin/init.",
-        f"supervise={'yes' if supervise else 'no'}",
-        f"stop_signal={signal_name(config.stop_signal)}",
-        f"user={shlex.quote(config.user if needs_gosu(config) else '')}",
-        f"working_dir={shlex.quote(config.working_dir or '/')}",
-        f"odd_environment={'yes' if odd else 'no'}",
-        "image_environment() {",
-        "\t:",
-        *(f"\tfrom_image {name} {shlex.quote(value)}" for name, value in plain),
-        "}",
-        "exec_in_odd_environment() {",
-        "\t" + " ".join(['exec "$bb" env', *(shlex.quote(f"{k}={v}") for k, v in odd), '"$@"']),
-        "}",
-        "with_image_command() {",
-        "\t" + " ".join(['"$@"', *(shlex.quote(word) for word in config.argv)]),
-        "}",
+        "# Made by lxdocker from the image's OCI config and its spec; read by /sbin/init.",
+        f"_supervise={'yes' if supervise else 'no'}",
+        f"_stop_signal={signal_name(config.stop_signal)}",
+        f"_stop_grace={behaviour.stop_grace}",
+        f"_restart={shlex.quote(behaviour.restart)}",
+        f"_restart_unhealthy={'true' if behaviour.restart_unhealthy else 'false'}",
+        f"_prelaunch={shlex.quote(behaviour.prelaunch)}",
+        f"_user={shlex.quote(config.user or '0')}",
+        f"_working_dir={shlex.quote(config.working_dir or '/')}",
+        f"_odd_environment={'yes' if odd else 'no'}",
+        f"_health={'yes' if health else 'no'}",
+        *(health.settings() if health else ()),
+        *_function("image_environment", *(["from_image", k, v] for k, v in config.env)),
+        *_function("image_tmpfs", *(["mount_tmpfs", path, option] for path, option in tmpfs_mounts(config, behaviour))),
+        *_appending("with_image_entrypoint", config.entrypoint),
+        *_appending("with_image_cmd", config.cmd),
+        *_appending("with_health_command", health.command if health else ()),
+        # In front of the command, unlike the others.
+        "exec_in_odd_environment() { " + " ".join(['exec "$_bb" env', *map(shlex.quote, odd), '"$@"; }']),
+        'with_odd_environment() { _function=$1 _applet=$2; shift 2; "$_function" "$_applet" '
+        + " ".join([*map(shlex.quote, odd), '"$@"; }']),
         "",
     ]
-    # Bytes that are not UTF-8 come through JSON as lone surrogates at most.
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-def runtime_tar(config: OciConfig, *, supervise: bool) -> bytes:
+def tmpfs_mounts(config: OciConfig, behaviour: Behaviour) -> list[tuple[str, str]]:
+    """Where a tmpfs goes and its mount options; none where a volume of the image would lose its data in it."""
+    mounts = {"/dev/shm": "mode=1777", "/tmp": "mode=1777", "/run": "mode=755"}  # noqa: S108 - in the image
+    sizes = dict(behaviour.tmpfs)
+    for path, size in behaviour.tmpfs:
+        mounts.setdefault(path, "mode=1777")
+        if size == "off":
+            del mounts[path]
+        elif size != "on":
+            mounts[path] += f",size={size}"
+    volumes = [volume.rstrip("/") for volume in config.volumes]
+    return [
+        (path, options)
+        for path, options in mounts.items()
+        if path in sizes or not any(volume == path or volume.startswith(path + "/") for volume in volumes)
+    ]
+
+
+def parse_healthcheck(raw: Mapping[str, Any] | None) -> Health | None:
+    """Docker's HealthConfig (durations in nanoseconds); None where the image has none, or says NONE."""
+    test = (raw or {}).get("Test")
+    if not isinstance(test, list) or not all(isinstance(word, str) for word in test) or len(test) < 2:
+        return None
+    if test[0] == "CMD":
+        command = tuple(test[1:])
+    elif test[0] == "CMD-SHELL":
+        command = ("/bin/sh", "-c", test[1])
+    else:
+        return None
+
+    def seconds(key: str, default: float) -> float:
+        value = (raw or {}).get(key)
+        return value / 1e9 if isinstance(value, (int, float)) and 0 < value < 1e15 else default
+
+    retries = (raw or {}).get("Retries")
+    return Health(
+        command=command,
+        interval=seconds("Interval", 30),
+        timeout=seconds("Timeout", 30),
+        start_period=seconds("StartPeriod", 0),
+        retries=retries if isinstance(retries, int) and 0 < retries < 1000 else 3,
+    )
+
+
+def _function(name: str, *commands: list[str]) -> list[str]:
+    """A shell function of these commands, every word quoted."""
+    return [f"{name}() {{", "\t:", *("\t" + shlex.join(command) for command in commands), "}"]
+
+
+def _appending(name: str, words: tuple[str, ...]) -> list[str]:
+    """A shell function that calls its arguments with ``words`` behind them."""
+    return [f"{name}() {{ " + " ".join(['"$@"', *map(shlex.quote, words)]) + "; }"]
+
+
+def runtime_tar(config: OciConfig, behaviour: Behaviour, *, supervise: bool = True) -> bytes:
     """The tar that inject.sh unpacks; ``init`` goes to /sbin/init, the rest to /."""
     entries = [
         ("init", INIT.read_bytes(), 0o755),
-        ("lxd-image", render_config(config, supervise=supervise), 0o644),
+        ("lxd-health", HEALTH.read_bytes(), 0o755),
+        ("lxd-image", render_config(config, behaviour, supervise=supervise), 0o644),
         ("lxd-udhcpc-default.script", UDHCPC_WRAPPER.read_bytes(), 0o755),
         ("lxd-udhcpc-default.script.real", UDHCPC.read_bytes(), 0o755),
+        *((f"lxd-lib/{path.name}", path.read_bytes(), 0o755) for path in sorted(LIB.iterdir())),
     ]
-    return _tar(entries, config.created)
+    return _tar(entries, config.created, folders=("lxd-lib",))
 
 
 def image_metadata(arch: Arch, created: int, properties: Mapping[str, str], *, templates: bool = True) -> bytes:
@@ -120,6 +198,7 @@ def image_metadata(arch: Arch, created: int, properties: Mapping[str, str], *, t
         document["templates"] = {
             "/etc/hostname": {"when": ["create", "copy"], "template": "hostname.tpl"},
             "/etc/hosts": {"when": ["create", "copy"], "template": "hosts.tpl"},
+            "/lxd-instance": {"when": ["start"], "template": "instance.tpl"},
             "/lxd-prelaunch": {"when": ["start"], "template": "prelaunch.tpl"},
         }
         entries = [(f"templates/{path.name}", path.read_bytes(), 0o644) for path in sorted(TEMPLATES.iterdir())]
@@ -145,8 +224,3 @@ def _tar(entries: list[tuple[str, bytes, int]], mtime: int, folders: tuple[str, 
 
 def _is_shell_name(name: str) -> bool:
     return name.isascii() and name.isidentifier()
-
-
-def needs_gosu(config: OciConfig) -> bool:
-    """Whether the command runs as somebody else than root, which takes gosu in the image."""
-    return config.user not in {"", "0", "root", "0:0", "root:root"}

@@ -35,7 +35,9 @@ set_routes() {
 		done
 		return
 	fi
+	# The first interface is preferred; the kernel refuses two default routes of one metric.
 	metric=0
+	[ "$interface" = eth0 ] || metric=$("$bb" cat "/sys/class/net/$interface/ifindex")
 	for gateway in ${router-}; do
 		# A gateway outside the subnet (mask /32) needs a route to itself first.
 		"$bb" ip -4 route add default via "$gateway" dev "$interface" metric "$metric" 2>/dev/null || {
@@ -46,13 +48,20 @@ set_routes() {
 	done
 }
 
+# Each interface's servers and domains are kept apart; the resolver file has those of all, each once.
 set_dns() {
 	[ -z "${UDHCPC_NO_DNS-}" ] && [ -n "${dns-}" ] || return
-	"$bb" mkdir -p /etc 2>/dev/null
-	content=$(
-		[ -z "${search:-${domain-}}" ] || echo "search $(clean "${search:-$domain}")"
+	"$bb" mkdir -p /etc /dev/.lxd-dns 2>/dev/null
+	{
+		for domain in ${search:-${domain-}}; do echo "search $(clean "$domain")"; done
 		for server in $dns; do echo "nameserver $(clean "$server")"; done
-	)
+	} >"/dev/.lxd-dns/$interface"
+	# shellcheck disable=SC2016 # awk's own
+	content=$("$bb" awk '
+		seen[$0]++ { next }
+		$1 == "search" { domains = domains " " $2 }
+		$1 == "nameserver" { servers = servers $0 "\n" }
+		END { if (domains) print "search" domains; printf "%s", servers }' /dev/.lxd-dns/*)
 	# A link there points to a resolver that does not run here.
 	[ ! -L /etc/resolv.conf ] || "$bb" rm -f /etc/resolv.conf 2>/dev/null
 	# Whole or not at all; where the file is a mount of its own only writing into it works.
@@ -71,6 +80,6 @@ bound | renew)
 	set_address
 	set_routes
 	set_dns
-	: >/dev/.lxd-lease
 	;;
+dns) set_dns ;; # from the instance configuration, without a lease
 esac

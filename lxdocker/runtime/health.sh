@@ -1,0 +1,16 @@
+#!/busybox-lxd sh
+# shellcheck shell=dash
+# lxc exec NAME -- /lxd-health: the state of the image's health check. Exit status: 0 healthy, 1 unhealthy, 2 starting,
+# 3 the image has no health check.
+bb=/busybox-lxd
+[ -r /dev/.lxd-health ] || {
+	echo none
+	exit 3
+}
+"$bb" cat /dev/.lxd-health
+read -r state </dev/.lxd-health
+case $state in
+healthy) exit 0 ;;
+starting) exit 2 ;;
+*) exit 1 ;;
+esac

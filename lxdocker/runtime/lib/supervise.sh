@@ -1,0 +1,122 @@
+# shellcheck shell=dash disable=SC2154
+# Running the command as a child of PID 1: signals, stopping, starting again, and saying why it ended.
+
+# Docker's: from a tenth of a second, doubled each time, to a minute; as new after ten seconds of running.
+_first_delay=1    # tenths of a second
+_longest_delay=600
+_stable_seconds=10
+
+uptime_seconds() { "$_bb" cut -d. -f1 /proc/uptime; }
+
+supervise() {
+	_stopping=
+	_app=
+	_restarts=0
+	_delay=$_first_delay
+	# What `lxc stop` sends, and busybox's halt and poweroff.
+	trap 'on_stop poweroff' PWR USR1 USR2
+	# What a reboot from inside sends, and liblxc's own.
+	trap 'on_stop reboot' TERM INT
+	while :; do
+		run_app "$@"
+		if [ "$_status" -gt 128 ]; then
+			_ending="$1 was ended by signal $((_status - 128)) after $_lasted s"
+		else
+			_ending="$1 ended with status $_status after $_lasted s"
+		fi
+		[ -z "$_stopping" ] || break
+		should_restart || break
+		if [ "$_lasted" -ge "$_stable_seconds" ]; then
+			_delay=$_first_delay
+			_restarts=0
+		fi
+		_restarts=$((_restarts + 1))
+		say "$_ending; starting it again in $((_delay / 10)).$((_delay % 10)) s (restart $_restarts)"
+		pause "$((_delay / 10)).$((_delay % 10))"
+		[ -z "$_stopping" ] || break
+		_delay=$((_delay * 2))
+		[ "$_delay" -le "$_longest_delay" ] || _delay=$_longest_delay
+	done
+	say "$_ending"
+	if [ "$_stopping" = reboot ]; then
+		"$_bb" sync
+		"$_bb" reboot -f
+		"$_bb" sleep 5 # it does not come back, unless the kernel refuses
+	fi
+	exit "$_status"
+}
+
+# Runs the command once, to its real end. Sets status and lasted.
+run_app() {
+	_began=$(uptime_seconds)
+	_interrupted=
+	"$_bb" rm -f /dev/.lxd-unhealthy
+	# Job control needs a terminal. With it, the shell starts the command in a process group of its own and leaves
+	# SIGINT and SIGQUIT as they were; without, POSIX has it ignore both in the command.
+	exec 0<>/dev/console 2>&1
+	set -m
+	(
+		trap - PWR USR1 USR2 TERM INT
+		become "$@"
+	) </dev/null &
+	_app=$!
+	set +m
+	exec </dev/null
+	_checker=
+	if [ "$_health" = yes ]; then
+		watch_health "$_app" &
+		_checker=$!
+	fi
+	# It may have been asked to stop just before there was anything to stop.
+	[ -z "$_stopping" ] || on_stop "$_stopping"
+	wait "$_app"
+	_status=$?
+	# A trapped signal ends `wait` early: wait again until the command really has ended.
+	while [ -n "$_interrupted" ]; do
+		_interrupted=
+		wait "$_app"
+		_again=$?
+		# 127: the wait before had its end already.
+		[ "$_again" -eq 127 ] || _status=$_again
+	done
+	_lasted=$(($(uptime_seconds) - _began))
+	# What it left of its own process group; the rest of the instance (a shell that someone is using) stays.
+	"$_bb" kill -KILL "-$_app" 2>/dev/null
+	_app=
+	[ -z "$_checker" ] || "$_bb" kill "$_checker" 2>/dev/null
+	[ -z "${_killer-}" ] || "$_bb" kill "$_killer" 2>/dev/null
+	_killer=
+}
+
+on_stop() {
+	_interrupted=1
+	_stopping=$1
+	[ -n "$_app" ] || return
+	say "stopping with SIG$_stop_signal, and SIGKILL after $_stop_grace s"
+	end_app "$_app" &
+	_killer=$!
+}
+
+# Asks the application to end, and insists when the grace period is over.
+end_app() {
+	"$_bb" kill -s "$_stop_signal" "$1" 2>/dev/null
+	"$_bb" sleep "$_stop_grace"
+	say "it did not end within $_stop_grace s; killing it"
+	"$_bb" kill -KILL "-$1" 2>/dev/null || "$_bb" kill -KILL "$1" 2>/dev/null
+}
+
+should_restart() {
+	[ ! -e /dev/.lxd-unhealthy ] || return 0
+	case $_restart in
+	always) return 0 ;;
+	on-failure) [ "$_status" -ne 0 ] ;;
+	on-failure:*) [ "$_status" -ne 0 ] && [ "$_restarts" -lt "${_restart#on-failure:}" ] ;;
+	*) return 1 ;;
+	esac
+}
+
+# Sleeps, unless a signal asks to stop.
+pause() {
+	"$_bb" sleep "$1" &
+	wait $!
+}
