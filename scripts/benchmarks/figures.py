@@ -1,0 +1,219 @@
+"""The figures. To add one, write its function here: scripts/bench finds it by its decorator.
+
+A function gets the place to measure in and returns its samples, the median of which is the figure; it raises
+MeasurementError when what was done is not what it wants to have measured.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.place import SCRIPTS, Measured, MeasurementError, Place, say
+from benchmarks.proxy import slow_proxy
+from lxdocker.builder import placement
+from lxdocker.builder.instance import Workshop
+from lxdocker.lxd import Lxd
+
+Measure = Callable[[Place], Measured]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What is measured, and what it should be at most."""
+
+    name: str
+    what: str
+    unit: str
+    target: float
+    measure: Measure
+
+
+FIGURES: dict[str, Figure] = {}
+
+
+def figure(name: str, what: str, unit: str, target: float) -> Callable[[Measure], Measure]:
+    """Makes a function a figure."""
+
+    def register(measure: Measure) -> Measure:
+        FIGURES[name] = Figure(name, what, unit, target, measure)
+        return measure
+
+    return register
+
+
+# ---- building
+
+
+@figure("one-image", "cold sync of one image of 60 MB, against the same steps by hand", "x", 1.3)
+def one_image(place: Place) -> Measured:
+    return _cold(place, count=1, rounds=7)
+
+
+@figure("ten-images", "cold sync of ten images of 60 MB, against the same steps by hand ten times", "x", 1.1)
+def ten_images(place: Place) -> Measured:
+    return _cold(place, count=10, rounds=3)
+
+
+def _cold(place: Place, count: int, rounds: int) -> Measured:
+    """Whole runs of both by turns, so that what else the machine does meets both. The ratio of each pair."""
+    references = {f"usual-{number}": image for number, image in enumerate(place.images.usual(count))}
+    folder = place.folder("cold")
+    place.specs(folder, references)
+    by_lxdocker: list[float] = []
+    by_hand: list[float] = []
+
+    def once(number: int) -> float:
+        for mine in (True, False) if number % 2 else (False, True):
+            place.forget(folder)
+            if mine:
+                synced = place.sync(folder)
+                _all_are(synced.statuses, "built", count)
+                by_lxdocker.append(synced.seconds)
+            else:
+                steps = [place.by_hand(folder, image, f"hand-{name}") for name, image in references.items()]
+                by_hand.append(sum(steps))
+        say(f"  lxdocker {by_lxdocker[-1]:.2f} s, by hand {by_hand[-1]:.2f} s")
+        return by_lxdocker[-1] / by_hand[-1]
+
+    _ = place.builder
+    # The first of each finds nothing in the page cache: neither programs nor the registry's files.
+    once(0)
+    by_lxdocker.clear()
+    by_hand.clear()
+    samples = place.repeat(rounds, once)
+    place.forget(folder)
+    return Measured(samples, f"lxdocker {_median(by_lxdocker):.2f} s, by hand {_median(by_hand):.2f} s")
+
+
+@figure("start-dir", "a builder's start on a pool of driver dir, until a command has run in it", "s", 0.4)
+def start_dir(place: Place) -> Measured:
+    return _start(place, "plain")
+
+
+@figure("start-btrfs", "a builder's start on a pool of driver btrfs, until a command has run in it", "s", 0.4)
+def start_btrfs(place: Place) -> Measured:
+    return _start(place, "default")
+
+
+def _start(place: Place, pool: str) -> Measured:
+    lxd = Lxd()
+    placed = placement.prepare(lxd, replace(place.settings, pool=pool))
+    image = place.builder.fingerprint
+
+    def once(_: int) -> float:
+        workshop = Workshop(lxd, placed, image)
+        try:
+            began = time.monotonic()
+            with workshop.builder(None, network=True) as builder:
+                builder.run("a first command", ["/bin/busybox", "true"], timeout=30)
+                return time.monotonic() - began
+        finally:
+            workshop.close()
+
+    # The very first one on a pool unpacks the image there.
+    once(0)
+    place.settle()
+    return Measured(place.repeat(9, once), "with network")
+
+
+@figure("memory", "the most memory that lxdocker takes for an image of 1.5 GB", "MB", 120)
+def memory(place: Place) -> Measured:
+    folder = place.folder("memory")
+    place.specs(folder, {"big": place.images.big(1_500_000_000)})
+    _ = place.builder
+
+    def once(_: int) -> float:
+        place.forget(folder)
+        synced = place.sync(folder)
+        _all_are(synced.statuses, "built", 1)
+        size = sum(path.stat().st_size for path in folder.glob("tree/images/*/*/*/rootfs.squashfs"))
+        if size < 1_400_000_000:
+            raise MeasurementError(f"the image is only {size} bytes")
+        say(f"  {synced.peak:.0f} MB, {synced.seconds:.1f} s")
+        return synced.peak
+
+    samples = place.repeat(2, once)
+    place.forget(folder)
+    return Measured(samples)
+
+
+# ---- nothing to do
+
+UNCHANGED = 100
+UNCHANGED_PROJECT = "unchanged"
+
+
+@figure("unchanged", f"sync of {UNCHANGED} unchanged specs, registry on the loopback", "s", 1.5)
+def unchanged(place: Place) -> Measured:
+    folder = _hundred(place)
+    return Measured(place.repeat(7, lambda _: _unchanged_seconds(place, folder)))
+
+
+@figure("unchanged-far", f"sync of {UNCHANGED} unchanged specs, each answer of the registry 50 ms later", "s", 2.5)
+def unchanged_far(place: Place) -> Measured:
+    folder = _hundred(place)
+    port = int(place.registry.rsplit(":", 1)[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        behind = probe.getsockname()[1]
+    registry: list[str | Path] = [SCRIPTS / "registry-up", "--dir", place.run / "registry", "--port"]
+    # The proxy takes the registry's place, as the specs name it.
+    place.command(*registry, str(behind))
+    try:
+        with slow_proxy(port, behind, 0.05):
+            return Measured(place.repeat(7, lambda _: _unchanged_seconds(place, folder)))
+    finally:
+        place.command(*registry, str(port))
+
+
+@figure("manifest-gets", f"manifests fetched from the registry by a sync of {UNCHANGED} unchanged specs", "", 0)
+def manifest_gets(place: Place) -> Measured:
+    folder = _hundred(place)
+    log = place.run / "registry/registry.log"
+    start = log.stat().st_size
+    _unchanged_seconds(place, folder)
+    time.sleep(0.5)  # the registry logs a request when it is done with it
+    with log.open("rb") as entries:
+        entries.seek(start)
+        methods = re.findall(rb'"([A-Z]+) /v2/\S+/manifests/', entries.read())
+    if methods.count(b"HEAD") != UNCHANGED:
+        raise MeasurementError(f"{methods.count(b'HEAD')} manifests asked for by HEAD, not {UNCHANGED}")
+    return Measured([float(methods.count(b"GET"))], f"{UNCHANGED} by HEAD")
+
+
+def _hundred(place: Place) -> Path:
+    """Specs with all their images built, once for all figures; and synced again, to warm up."""
+    folder = place.run / "work/unchanged"
+    if not folder.exists():
+        place.folder(folder.name)
+        references = place.images.small(UNCHANGED)
+        place.specs(folder, {f"small-{number}": image for number, image in enumerate(references)})
+        _ = place.builder
+        place.command("lxc", "project", "create", UNCHANGED_PROJECT, "-c", "features.profiles=false")
+        say(f"  building {UNCHANGED} small images")
+        synced = place.sync(folder, UNCHANGED_PROJECT)
+        _all_are(synced.statuses, "built", UNCHANGED)
+        say(f"  {synced.seconds:.1f} s")
+    place.settle()
+    _unchanged_seconds(place, folder)
+    return folder
+
+
+def _unchanged_seconds(place: Place, folder: Path) -> float:
+    synced = place.sync(folder, UNCHANGED_PROJECT)
+    _all_are(synced.statuses, "unchanged", UNCHANGED)
+    return synced.seconds
+
+
+def _all_are(statuses: object, status: str, count: int) -> None:
+    if list(statuses if isinstance(statuses, list) else []) != [status] * count:
+        raise MeasurementError(f"not {count} images {status}: {statuses}")
+
+
+def _median(samples: list[float]) -> float:
+    return Measured(samples).value

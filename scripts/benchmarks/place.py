@@ -1,0 +1,198 @@
+"""Where measurements are made, and the commands they consist of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import images
+from benchmarks.images import Images
+from lxdocker.builder import image as builder_image
+from lxdocker.builder.image import BuilderImage
+from lxdocker.lxd import Lxd
+from lxdocker.settings import Settings, load
+
+SCRIPTS = Path(__file__).parent.parent
+PROJECT = "lxdocker"  # of the builders
+POLL_SECONDS = 0.01
+MEGABYTE = 1e6
+
+
+class MeasurementError(Exception):
+    """A figure could not be measured: what was done is not what should have been."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The samples of one figure; ``note`` says what else is worth knowing."""
+
+    samples: Sequence[float]
+    note: str = ""
+
+    @property
+    def value(self) -> float:
+        return statistics.median(self.samples)
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A finished ``lxdocker sync``."""
+
+    seconds: float
+    peak: float  # MB, the most that its process had in memory
+    statuses: Sequence[str]  # one per image
+
+
+@dataclass(frozen=True)
+class Place:
+    """A private LXD (pools ``default`` on btrfs and ``plain`` on dir), a registry, and where to write."""
+
+    run: Path
+    registry: str  # HOST:PORT
+    layouts: Path
+    rounds: int | None = None
+
+    # ---- what measurements begin with
+
+    @cached_property
+    def images(self) -> Images:
+        """The registry's content."""
+        return Images(self.registry, self.layouts, self.folder("images"))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """With what the commands here run, for what is measured without a command."""
+        return load({"config": self._config, "tree": self.run / "work/tree"}, {})
+
+    @cached_property
+    def builder(self) -> BuilderImage:
+        """The builder image, made when first asked for."""
+        say("making the builder image")
+        return builder_image.build(Lxd(), self.settings, lambda text: say(f"  {text}"))
+
+    @cached_property
+    def _config(self) -> Path:
+        path = self.run / "config.yaml"
+        path.write_text("builder_from: mmdebstrap\n")
+        return path
+
+    def folder(self, name: str) -> Path:
+        """An empty folder on the loop-mounted filesystem."""
+        folder = self.run / "work" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def specs(self, folder: Path, references: Mapping[str, str]) -> None:
+        """Writes specs into ``folder``: a name and the image it is made of each."""
+        (folder / "images.d").mkdir()
+        for name, reference in references.items():
+            (folder / "images.d" / f"{name}.yaml").write_text(yaml.safe_dump({"image": reference}))
+
+    # ---- commands
+
+    def command(self, *argv: str | Path) -> str:
+        """Runs a command that is not measured; returns what it prints."""
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise MeasurementError(f"{' '.join(map(str, argv))}: {done.stderr.strip()[-1000:]}")
+        return done.stdout
+
+    def timed(self, *argv: str | Path) -> float:
+        """Runs a command; returns how many seconds it took."""
+        began = time.monotonic()
+        self.command(*argv)
+        return time.monotonic() - began
+
+    def sync(self, folder: Path, project: str = "default") -> Synced:
+        """Runs ``lxdocker sync`` on ``folder``, and sees to it that it did well."""
+        program = Path(sys.executable).with_name("lxdocker")
+        argv: list[str | Path] = [program, "sync", "--json", "--config", self._config, "--project", project]
+        argv += ["--specs", folder / "images.d", "--tree", folder / "tree"]
+        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+            began = time.monotonic()
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            peak = 0.0
+            try:
+                while process.poll() is None:
+                    peak = max(peak, _peak(process.pid))
+                    time.sleep(POLL_SECONDS)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            seconds = time.monotonic() - began
+        if process.returncode != 0:
+            raise MeasurementError(f"lxdocker sync failed:\n{(folder / 'err').read_text()[-2000:]}")
+        report = json.loads((folder / "out").read_text())
+        return Synced(seconds, peak, [image["status"] for image in report["images"]])
+
+    def by_hand(self, folder: Path, reference: str, alias: str) -> float:
+        """The steps of a build without any container, as one would type them; returns the seconds they took."""
+        target = folder / alias
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        metadata = images.metadata(target)
+        script = f"""set -e; cd {target}
+skopeo copy --quiet --src-tls-verify=false docker://{reference} oci:oci:image
+umoci raw unpack --image oci:image rootfs
+mksquashfs rootfs rootfs.squashfs -comp zstd -Xcompression-level 3 -noappend -no-progress -quiet
+lxc image import {metadata.name} rootfs.squashfs --alias {alias}
+"""
+        return self.timed("/bin/sh", "-c", script)
+
+    # ---- in between
+
+    def forget(self, folder: Path, project: str = "default") -> None:
+        """Back to before any sync: no images, no published files, no cached layers; then waits for the disks."""
+        for path in ("tree", *(path.name for path in folder.glob("hand-*"))):
+            shutil.rmtree(folder / path, ignore_errors=True)
+        for url in json.loads(self.command("lxc", "query", f"/1.0/images?project={project}")):
+            self.command("lxc", "query", "-X", "DELETE", "--wait", f"{url.split('?')[0]}?project={project}")
+        self.forget_layers()
+        self.settle()
+
+    def forget_layers(self) -> None:
+        """Makes the layer cache empty."""
+        volumes = "/1.0/storage-pools/default/volumes/custom"
+        if any("/cache" in url for url in json.loads(self.command("lxc", "query", f"{volumes}?project={PROJECT}"))):
+            self.command("lxc", "storage", "volume", "delete", "default", "cache", "--project", PROJECT)
+        self.command("lxc", "storage", "volume", "create", "default", "cache", "--project", PROJECT)
+
+    def settle(self) -> None:
+        """Waits until what was deleted and written before is no longer anybody's work."""
+        pool = Path(os.environ["LXD_DIR"], "storage-pools/default")
+        for mounted in (pool, self.run / "work"):
+            self.command("btrfs", "subvolume", "sync", mounted)
+        self.command("sync", "--file-system", pool, self.run / "work", self.run / "plain", self.run)
+
+    def repeat(self, usual: int, once: Callable[[int], float]) -> list[float]:
+        """Calls ``once`` for as many rounds as are usual for a figure, or were asked for."""
+        return [once(number) for number in range(self.rounds or usual)]
+
+
+def say(text: str) -> None:
+    """A line on how it goes."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is a program's output
+
+
+def _peak(pid: int) -> float:
+    """VmHWM of a process in MB (proc(5)); 0 for one that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    lines: dict[str, Any] = dict(line.split(":", 1) for line in status.splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024 / MEGABYTE if "VmHWM" in lines else 0
