@@ -1,17 +1,20 @@
 #!/busybox-lxd sh
-# shellcheck shell=dash
+# shellcheck shell=dash disable=SC2034
+# (SC2034: read by the sourced parts.)
 # Run for every event of the kernel's: configures an interface that was added to the running instance.
-[ "${SUBSYSTEM-}" = net ] && [ "${ACTION-}" = add ] && [ -n "${INTERFACE-}" ] || exit 0
+[ "${SUBSYSTEM-}" = net ] && [ -n "${INTERFACE-}" ] || exit 0
+case ${ACTION-} in add | move) ;; *) exit 0 ;; esac
 _bb=/busybox-lxd
 _lib=/lxd-lib
 say() { printf 'lxdocker: %s\n' "$*" >/dev/console; }
+die() { exit "${2:-1}"; }
 # shellcheck source=/dev/null
 . "$_lib/environment.sh"
 # shellcheck source=/dev/null
 . "$_lib/network.sh"
-die() { exit "${2:-1}"; }
+# LXD adds an interface under a passing name and renames it at once: the name that stays has an event too.
+[ "$ACTION" = move ] || "$_bb" usleep 300000
+is_ethernet "$INTERFACE" || exit 0
+[ ! -e "/dev/.lxd-udhcpc.$INTERFACE" ] || "$_bb" kill "$("$_bb" cat "/dev/.lxd-udhcpc.$INTERFACE")" 2>/dev/null
 read_instance_settings /lxd-instance
-# LXD names and moves an interface in several steps, each with an event; the last name is the one that stays.
-[ -e "/sys/class/net/$INTERFACE" ] && is_ethernet "$INTERFACE" || exit 0
-[ ! -e "/dev/.lxd-udhcpc.$INTERFACE" ] || exit 0
 configure_interface "$INTERFACE" >/dev/console 2>&1 &

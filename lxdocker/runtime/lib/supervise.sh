@@ -69,12 +69,12 @@ run_app() {
 	fi
 	# It may have been asked to stop just before there was anything to stop.
 	[ -z "$_stopping" ] || on_stop "$_stopping"
-	wait "$_app"
+	wait "$_app" 2>/dev/null # where the shell would name the signal, in its own words
 	_status=$?
 	# A trapped signal ends `wait` early: wait again until the command really has ended.
 	while [ -n "$_interrupted" ]; do
 		_interrupted=
-		wait "$_app"
+		wait "$_app" 2>/dev/null
 		_again=$?
 		# 127: the wait before had its end already.
 		[ "$_again" -eq 127 ] || _status=$_again
