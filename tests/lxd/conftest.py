@@ -1,0 +1,101 @@
+"""Fixtures for the tests against a real LXD, which scripts/test starts beside any that is there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Instance, World
+
+NEEDED = ("LXD_DIR", "LXDOCKER_TEST_REGISTRY", "LXDOCKER_TEST_IMAGES")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.lxd)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parts() -> None:
+    """Fails, instead of skipping in silence or touching a user's own LXD."""
+    missing = [name for name in NEEDED if not os.environ.get(name)]
+    if missing:
+        pytest.fail(f"these tests need a private LXD and a registry ({', '.join(missing)} not set): run scripts/test")
+
+
+@pytest.fixture(scope="session")
+def builder_image(parts: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The fingerprint of the builder image that all tests share; made if there is none."""
+    folder = tmp_path_factory.mktemp("builder")
+
+    def lxdocker(*command: str) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("LXDOCKER_")}
+        return subprocess.run(
+            [*LXDOCKER, "builder", *command],
+            env={**environment, "HOME": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+
+    if '"stale": null' not in lxdocker("show", "--json").stdout:
+        made = lxdocker("build", "--from", "mmdebstrap")
+        assert made.returncode == 0, made.stderr
+    shown = lxdocker("show", "--json")
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+@pytest.fixture(scope="session")
+def registry(parts: None) -> str:
+    """HOST:PORT of an open registry."""
+    return os.environ["LXDOCKER_TEST_REGISTRY"]
+
+
+@pytest.fixture(scope="session")
+def layouts(parts: None) -> Path:
+    """The folder with OCI layouts of real applications."""
+    return Path(os.environ["LXDOCKER_TEST_IMAGES"])
+
+
+@pytest.fixture
+def world(tmp_path: Path, registry: str, builder_image: str) -> Iterator[World]:
+    """An empty world with an LXD project of its own."""
+    made = World(tmp_path / "world", registry)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory, registry: str, builder_image: str) -> Iterator[World]:
+    """A world for a whole module."""
+    made = World(tmp_path_factory.mktemp("module") / "world", registry)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def launch(request: pytest.FixtureRequest) -> Iterator[Callable[..., Instance]]:
+    """Launches instances of a world's images, and deletes them afterwards."""
+    launched: list[tuple[World, Instance]] = []
+
+    def launch(world: World, image: str, *options: str) -> Instance:
+        instance = Instance(world.lxc, image, *options)
+        launched.append((world, instance))
+        return instance
+
+    yield launch
+    for world, instance in launched:
+        if instance.name in world.lxc.instances():
+            world.lxc("delete", "--force", instance.name)

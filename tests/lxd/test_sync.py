@@ -1,0 +1,462 @@
+"""What a folder of specs becomes, in the store and in the tree, from one sync to the next."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, entry, image, layer, tiny
+from tests.registry_server import make_index, write_layout
+
+AMD = {"os": "linux", "architecture": "amd64"}
+ARM = {"os": "linux", "architecture": "arm64"}
+SETTLED = {"app": "unchanged", "other": "unchanged"}
+
+
+@pytest.fixture
+def pair(world: World) -> World:
+    """A world with two images, synced."""
+    world.wants("app", tiny("app"))
+    world.wants("other", tiny("other"))
+    assert world.sync().statuses == {"app": "built", "other": "built"}
+    return world
+
+
+def cached_layers() -> set[str]:
+    """Hex digests of the blobs in the layer cache."""
+    pool = next(iter(Lxc().query("/1.0/profiles/default")["devices"].items()))[1].get("pool", "default")
+    volume = f"/1.0/storage-pools/{pool}/volumes/custom/cache"
+    assert Lxc(BUILDER_PROJECT).query(volume)["name"] == "cache"
+    return {path.name for path in cache_folder().glob("blobs/sha256/*")}
+
+
+def cache_folder() -> Path:
+    """Where the layer cache lies on this host."""
+    import os
+
+    return Path(os.environ["LXD_DIR"], "storage-pools/default/custom", f"{BUILDER_PROJECT}_cache")
+
+
+# ---- nothing new
+
+
+def test_a_second_sync_changes_nothing(pair: World) -> None:
+    before = pair.state()
+    started = Lxc(BUILDER_PROJECT).query("/1.0/operations")
+    again = pair.sync()
+    assert again.statuses == SETTLED
+    assert again.err == ""  # no builder, no phase
+    assert pair.state() == before
+    assert Lxc(BUILDER_PROJECT).query("/1.0/operations") == started
+
+
+def test_store_and_tree_have_the_same_fingerprint(pair: World) -> None:
+    for name in ("app", "other"):
+        fingerprint = pair.lxc.aliases()[name]
+        assert pair.published_fingerprints(name) == [fingerprint]
+        pair.holds(name, fingerprint)
+
+
+def test_the_properties_say_what_the_image_is(world: World) -> None:
+    reference = world.wants(
+        "app",
+        tiny(Cmd=["/bin/app", "-x"], ExposedPorts={"80/tcp": {}}, User="1:1"),
+        properties={"description": "Ours", "team": "blue"},
+    )
+    done = world.sync()
+    properties = world.lxc.images()[done.fingerprint("app")]["properties"]
+    assert properties["description"] == "Ours"
+    assert properties["team"] == "blue"
+    assert properties["lxdocker.source"] == reference
+    assert properties["oci.entrypoint"] == "/bin/app -x"
+    assert properties["oci.ports"] == "80/tcp"
+
+
+# ---- something new
+
+
+def test_a_new_digest_under_the_same_tag(pair: World) -> None:
+    old = pair.lxc.aliases()
+    pair.lxc("image", "alias", "create", "mine", old["app"])
+    pair.push("app", tiny("newer"))
+    done = pair.sync()
+    assert done.statuses == {"app": "built", "other": "unchanged"}
+    new = done.fingerprint("app")
+    assert new != old["app"]
+    assert pair.lxc.aliases() == {"app": new, "mine": new, "other": old["other"]}  # the user's own alias follows
+    assert set(pair.lxc.images()) == {new, old["other"]}
+    assert pair.published_fingerprints("app") == [old["app"], new]  # clients may be downloading the old one
+    assert pair.sync().statuses == SETTLED
+
+
+def test_old_versions_stay_listed_up_to_a_limit_and_on_disk_for_a_while(world: World) -> None:
+    world.settings["keep_versions"] = 2
+    fingerprints = []
+    for text in ("one", "two", "three"):
+        world.wants("app", tiny(text))
+        fingerprints.append(world.sync().fingerprint("app"))
+    assert world.published_fingerprints("app") == fingerprints[1:]
+    files = sorted(world.tree.glob("images/app/*/*/rootfs.squashfs"))
+    assert len(files) == 3
+    world.settings["grace_hours"] = 0
+    world.sync()
+    assert sorted(world.tree.glob("images/app/*/*/rootfs.squashfs")) == files[1:]
+    assert world.published_fingerprints("app") == fingerprints[1:]
+
+
+@pytest.mark.parametrize("change", [{"disable_supervisor": True}, {"properties": {"team": "blue"}}])
+def test_a_changed_spec_builds_again(pair: World, change: dict[str, object]) -> None:
+    old = pair.lxc.aliases()["app"]
+    pair.spec("app", pair.ref("app"), **change)
+    done = pair.sync()
+    assert done.statuses == {"app": "built", "other": "unchanged"}
+    assert done.fingerprint("app") != old
+    pair.holds("app", done.fingerprint("app"))
+
+
+def test_another_tag_of_the_same_image_is_another_source(pair: World) -> None:
+    pair.spec("app", pair.push("app", tiny("app"), tag="v2"))
+    assert pair.sync().statuses == {"app": "built", "other": "unchanged"}
+    assert pair.sync().statuses == SETTLED
+
+
+def test_an_index_that_changes_around_the_same_image_costs_no_build(world: World) -> None:
+    first, second, foreign = tiny("a", arch="amd64"), tiny("b"), image(layer(entry("x", "y")), arch="arm64")
+    world.push("app", foreign, "arm")
+    world.push("app", first, "amd")
+    world.spec("app", world.push_index("app", make_index((first.manifest, AMD))))
+    built = world.sync()
+    assert built.statuses == {"app": "built"}
+    world.push_index("app", make_index((foreign.manifest, ARM), (first.manifest, AMD)))
+    moved = world.sync()
+    assert moved.statuses == {"app": "updated"}
+    assert moved.fingerprint("app") == built.fingerprint("app")
+    assert world.sync().statuses == {"app": "unchanged"}
+    # The bare manifest, under the same tag, is the same image again; another one is not.
+    world.push("app", first)
+    assert world.sync().statuses == {"app": "updated"}
+    world.push("app", second)
+    assert world.sync().statuses == {"app": "built"}
+
+
+def test_a_pinned_digest(world: World) -> None:
+    first = tiny("one")
+    world.push("app", first)
+    repository = world.ref("app").rpartition(":")[0]
+    world.spec("app", f"{repository}@{first.manifest.digest}")
+    built = world.sync()
+    world.push("app", tiny("two"))
+    assert world.sync().statuses == {"app": "unchanged"}
+    world.holds("app", built.fingerprint("app"))
+
+
+# ---- aliases
+
+
+def test_aliases_come_and_go_with_the_spec(pair: World) -> None:
+    fingerprint = pair.lxc.aliases()["app"]
+    pair.spec("app", pair.ref("app"), aliases=["web", "app/stable"])
+    done = pair.sync()
+    assert done.statuses == {"app": "updated", "other": "unchanged"}
+    assert {name for name, target in pair.lxc.aliases().items() if target == fingerprint} == {
+        "app",
+        "app/stable",
+        "web",
+    }
+    document = json.loads((pair.tree / "streams/v1/images.json").read_text())
+    assert document["products"]["app:current:default:amd64"]["aliases"] == "app,web,app/stable"
+    pair.lxc("image", "alias", "create", "mine", fingerprint)
+    pair.spec("app", pair.ref("app"), aliases=["web"])
+    assert pair.sync().statuses == {"app": "updated", "other": "unchanged"}
+    assert {name for name, target in pair.lxc.aliases().items() if target == fingerprint} == {"app", "mine", "web"}
+    assert pair.sync().statuses == SETTLED
+
+
+def test_an_alias_moves_with_its_spec_key_while_the_image_changes(world: World) -> None:
+    world.wants("app", tiny("one"), aliases=["old"])
+    world.sync()
+    world.wants("app", tiny("two"), aliases=["new"])
+    done = world.sync()
+    assert world.lxc.aliases() == dict.fromkeys(["app", "new"], done.fingerprint("app"))
+
+
+def test_an_alias_that_is_taken_is_left(world: World, tmp_path: Path) -> None:
+    foreign = import_foreign(world, tmp_path, "app", "app/stable")
+    world.wants("app", tiny())
+    world.wants("other", tiny("other"), aliases=["app/stable"])
+    world.wants("third", tiny("third"))
+    done = world.sync(expect=1)
+    assert done.statuses == {"app": "failed", "other": "failed", "third": "built"}
+    assert "lxdocker did not make" in done.error("app")
+    assert "lxc image alias delete app" in done.error("app")
+    assert "app/stable" in done.error("other")
+    assert world.lxc.aliases() == {"app": foreign, "app/stable": foreign, "third": done.fingerprint("third")}
+
+
+def import_foreign(world: World, folder: Path, *aliases: str) -> str:
+    """An image that somebody else made."""
+    (folder / "metadata.yaml").write_text("architecture: x86_64\ncreation_date: 1\n")
+    (folder / "rootfs").mkdir()
+    archive = folder / "foreign.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / "metadata.yaml", "metadata.yaml")
+        tar.add(folder / "rootfs", "rootfs")
+    options = [option for alias in aliases for option in ("--alias", alias)]
+    world.lxc("image", "import", str(archive), *options)
+    found = [fingerprint for fingerprint, one in world.lxc.images().items() if "lxdocker.name" not in one["properties"]]
+    return found[0]
+
+
+# ---- less
+
+
+def test_a_removed_spec_takes_its_image_along(pair: World, tmp_path: Path) -> None:
+    foreign = import_foreign(pair, tmp_path, "foreign")
+    app, other = pair.lxc.aliases()["app"], pair.lxc.aliases()["other"]
+    app_layers = {blob.digest.removeprefix("sha256:") for blob in tiny("app").layers}
+    other_layers = {blob.digest.removeprefix("sha256:") for blob in tiny("other").layers}
+    assert app_layers | other_layers <= cached_layers()
+    (pair.specs / "app.yaml").unlink()
+    done = pair.sync()
+    assert done.statuses == {"other": "unchanged", "app": "removed"}
+    assert pair.lxc.aliases() == {"other": other, "foreign": foreign}
+    assert set(pair.lxc.images()) == {other, foreign}
+    assert set(pair.published()) == {"other"}
+    assert not app_layers & cached_layers()
+    # Somebody may be in the middle of downloading it.
+    assert list(pair.tree.glob("images/app/*/*/rootfs.squashfs"))
+    pair.settings["grace_hours"] = 0
+    pair.sync()
+    assert not (pair.tree / "images/app").exists()
+    # And it comes back as it was.
+    pair.spec("app", pair.ref("app"))
+    assert pair.sync().fingerprint("app") == app
+
+
+def test_layers_that_another_image_needs_stay(world: World) -> None:
+    base = layer(entry("base", "shared"))
+    world.wants("app", image(base, layer(entry("x", "app"))))
+    world.wants("other", image(base, layer(entry("x", "other"))))
+    world.sync()
+    (world.specs / "app.yaml").unlink()
+    world.sync()
+    world.sync("--force")  # with what is in the cache and in the registry
+    shared = image(base).layers[0].digest.removeprefix("sha256:")
+    assert shared in cached_layers()
+
+
+def test_what_other_folders_made_stays(pair: World) -> None:
+    """Two folders of specs into one project and one tree."""
+    elsewhere = World(pair.folder / "elsewhere", pair.registry)
+    try:
+        elsewhere.wants("third", tiny("third"))
+        done = elsewhere.run("sync", "--json", "--tree", str(pair.tree), "--project", pair.project)
+    finally:
+        elsewhere.close()
+    assert done.statuses == {"third": "built"}
+    assert set(pair.lxc.aliases()) == {"app", "other", "third"}
+    assert pair.sync().statuses == SETTLED
+    assert set(pair.published()) == {"app", "other", "third"}
+
+
+def test_an_emptied_folder_of_specs_removes_nothing(pair: World) -> None:
+    before = pair.state()
+    for spec in pair.specs.iterdir():
+        spec.unlink()
+    for command in (["sync"], ["sync", "--dry-run"], ["prune"]):
+        refused = pair.run(*command, "--json", expect=2).error()
+        assert "app, other" in refused
+        assert "lxdocker prune --all" in refused
+        assert pair.state() == before
+    states = {row["name"]: row["state"] for row in pair.run("status", "--json").document["images"]}
+    assert states == dict.fromkeys(["app", "other"], "remove: no spec names it any more")
+    pair.specs.rmdir()
+    assert pair.run("prune", "--all", "--json").statuses == {"app": "removed", "other": "removed"}
+    assert pair.lxc.images() == {}
+    assert pair.published() == {}
+
+
+def test_an_empty_folder_of_specs_is_nothing_to_do(world: World) -> None:
+    assert world.sync().statuses == {}
+    assert world.published() == {}
+
+
+def test_prune_removes_what_sync_would(pair: World) -> None:
+    (pair.specs / "app.yaml").unlink()
+    assert pair.run("prune", "--json").statuses == {"app": "removed"}
+    assert set(pair.lxc.aliases()) == {"other"}
+    before = pair.state()
+    assert pair.run("prune", "--json").statuses == {}
+    assert pair.state() == before
+
+
+# ---- the same again
+
+
+def test_building_again_gives_the_same_image(pair: World) -> None:
+    before = {name: pair.lxc.aliases()[name] for name in ("app", "other")}
+    files = pair.state()
+    done = pair.sync("--force")
+    assert done.statuses == {"app": "built", "other": "built"}
+    assert {name: done.fingerprint(name) for name in before} == before
+    assert set(pair.store_state()) == set(files[0])
+    assert {path: content for path, (_, content) in pair.tree_state().items() if path.endswith(("xz", "squashfs"))} == {
+        path: content for path, (_, content) in files[1].items() if path.endswith(("xz", "squashfs"))
+    }
+
+
+def test_building_without_the_layer_cache_gives_the_same_image(pair: World) -> None:
+    before = pair.lxc.aliases()["app"]
+    Lxc(BUILDER_PROJECT)("storage", "volume", "delete", "default", "cache")
+    assert pair.sync("--force", "app").fingerprint("app") == before
+
+
+# ---- halves
+
+
+def test_what_is_lost_comes_back_without_a_build(pair: World) -> None:
+    fingerprint = pair.lxc.aliases()["app"]
+    rebuilt = (": start a builder", ": fetch")
+
+    pair.lxc("image", "alias", "delete", "app")
+    done = pair.sync()
+    assert done.statuses == {"app": "updated", "other": "unchanged"}
+    pair.holds("app", fingerprint)
+    assert not any(text in done.err for text in rebuilt)
+
+    pair.lxc("image", "delete", fingerprint)
+    done = pair.sync()
+    assert done.statuses == {"app": "restored", "other": "unchanged"}
+    pair.holds("app", fingerprint)
+    assert not any(text in done.err for text in rebuilt)
+
+    pair.rootfs("app").unlink()
+    done = pair.sync()
+    assert done.statuses == {"app": "restored", "other": "unchanged"}
+    pair.holds("app", fingerprint)
+    assert not any(text in done.err for text in rebuilt)
+
+    subprocess.run(["rm", "-r", str(pair.tree)], check=True)
+    done = pair.sync()
+    assert done.statuses == {"app": "restored", "other": "restored"}
+    pair.holds("app", fingerprint)
+    assert not any(text in done.err for text in rebuilt)
+
+    (pair.tree / "streams/v1/index.json").unlink()
+    assert pair.sync().statuses == SETTLED
+    pair.holds("app", fingerprint)
+    assert pair.sync().statuses == SETTLED
+
+
+def test_a_damaged_file_is_no_source_to_restore_from(pair: World) -> None:
+    fingerprint = pair.lxc.aliases()["app"]
+    damaged = pair.rootfs("app")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    pair.lxc("image", "delete", fingerprint)
+    done = pair.sync()
+    assert done.fingerprint("app") == fingerprint
+    assert pair.lxc.aliases()["app"] == fingerprint
+    assert pair.published_fingerprints("app")[-1] == fingerprint
+
+
+# ---- parts of it
+
+
+def test_sync_of_one_name_does_only_that(pair: World) -> None:
+    other = pair.lxc.aliases()["other"]
+    pair.push("app", tiny("app 2"))
+    pair.push("other", tiny("other 2"))
+    third = pair.wants("third", tiny("third"))
+    (pair.specs / "other.yaml").rename(pair.specs / "renamed.yaml")
+    assert pair.sync("app").statuses == {"app": "built"}
+    assert pair.lxc.aliases()["other"] == other
+    assert "third" not in pair.lxc.aliases()
+    assert third
+
+
+def test_dry_run_says_what_it_would_do_and_does_nothing(pair: World) -> None:
+    pair.push("app", tiny("app 2"))
+    pair.wants("third", tiny("third"))
+    (pair.specs / "other.yaml").unlink()
+    before = pair.state()
+    done = pair.run("sync", "--dry-run", "--json")
+    plan = {one["name"]: one["action"] for one in done.document["plan"]}
+    assert plan == {"app": "build", "third": "build", "other": "remove"}
+    words = pair.run("sync", "--dry-run").out
+    assert "would build app: image changed" in words
+    assert "would build third: new" in words
+    assert "would remove other" in words
+    assert pair.state() == before
+
+
+def test_dry_run_makes_not_even_the_tree(world: World) -> None:
+    world.wants("app", tiny())
+    world.run("sync", "--dry-run")
+    assert not world.tree.exists()
+
+
+def test_two_projects_and_trees_do_not_meet(pair: World, tmp_path: Path) -> None:
+    before = pair.state()
+    second = World(tmp_path / "second", pair.registry)
+    try:
+        second.spec("app", pair.ref("app"))
+        done = second.sync()
+        assert done.statuses == {"app": "built"}
+        # The same inputs: the same image, wherever it is made.
+        assert done.fingerprint("app") == pair.lxc.aliases()["app"]
+        second.spec("app", pair.push("app", tiny("elsewhere"), tag="v2"))
+        second.sync()
+        assert pair.state() == before
+    finally:
+        second.close()
+    assert pair.sync().statuses == SETTLED
+
+
+def test_status_tells_each_image_apart(pair: World) -> None:
+    pair.push("app", tiny("app 2"))
+    pair.wants("third", tiny("third"))
+    rows = {row["name"]: row for row in pair.run("status", "--json").document["images"]}
+    assert rows["app"]["state"].startswith("build: image changed")
+    assert rows["other"]["state"] == "up to date"
+    assert rows["third"]["state"] == "build: new"
+    assert rows["third"]["fingerprint"] is None
+    assert rows["other"]["fingerprint"] == pair.lxc.aliases()["other"]
+    assert rows["other"]["digest"] == tiny("other").manifest.digest
+    assert rows["other"]["built_at"]
+    assert "up to date" in pair.run("status").out
+
+
+# ---- images on disk
+
+
+def test_images_on_disk(world: World, registry: str) -> None:
+    made = tiny("from disk")
+    layout = write_layout(world.specs / "layout", [made], [(made.manifest, "v1")], [])
+    for kind, name in (("oci-archive", "image.tar"), ("docker-archive", "docker.tar")):
+        subprocess.run(
+            ["skopeo", "copy", "--quiet", f"oci:{layout}:v1", f"{kind}:{world.specs / name}:app:v1"],
+            check=True,
+            timeout=60,
+        )
+    world.spec("layout", "oci:layout:v1")
+    world.spec("archive", "oci-archive:image.tar")
+    world.spec("docker", "docker-archive:docker.tar")
+    done = world.sync()
+    assert done.statuses == {"layout": "built", "archive": "built", "docker": "built"}
+    for name in done.statuses:
+        world.holds(name, done.fingerprint(name))
+        listing = subprocess.run(
+            ["unsquashfs", "-cat", str(world.rootfs(name)), "etc/text"], check=True, capture_output=True, timeout=60
+        )
+        assert listing.stdout == b"from disk"
+    assert set(world.sync().statuses.values()) == {"unchanged"}
+    newer = tiny("newer on disk")
+    subprocess.run(["rm", "-r", str(layout)], check=True)
+    write_layout(layout, [newer], [(newer.manifest, "v1")], [])
+    assert world.sync().statuses == {"layout": "built", "archive": "unchanged", "docker": "unchanged"}
