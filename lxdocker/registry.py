@@ -268,17 +268,19 @@ class RegistryClient:
             if state.failure and time.monotonic() < state.failed_at + _REMEMBER_FAILURE:
                 raise _cannot_be_asked(state.name, ref, state.failure.details, state.failure.resolution)
             try:
-                answer = self._try_schemes(state, method, ref, path, headers, limit)
+                scheme, answer = self._try_schemes(state, method, ref, path, headers, limit)
             except RegistryError as error:
                 state.failure, state.failed_at = error, time.monotonic()
                 raise
             if answer.status == 401:
                 self._learn(state, ref, answer)
+            # Last, as it is what lets the others pass, and they shall know how to log in.
+            state.scheme = scheme
             return None if _is_worth_a_retry(answer.status) else answer
 
     def _try_schemes(
         self, state: _State, method: str, ref: RegistryRef, path: str, headers: Mapping[str, str], limit: int
-    ) -> _Answer:
+    ) -> tuple[str, _Answer]:
         for attempt in range(_TRIES):
             failures: list[tuple[str, _RequestError]] = []
             refused: _Answer | None = None
@@ -292,11 +294,9 @@ class RegistryClient:
                 if answer.status == 400 and scheme == "http" and scheme != state.schemes[-1]:
                     refused = answer
                     continue
-                state.scheme = scheme
-                return answer
+                return scheme, answer
             if refused:
-                state.scheme = "http"
-                return refused
+                return "http", refused
             final = all(failure.kind in _FINAL for _, failure in failures)
             if final or attempt == _TRIES - 1 or self._closed.wait(_PAUSES[attempt]):
                 break

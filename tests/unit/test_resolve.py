@@ -314,46 +314,43 @@ took = time.perf_counter() - started
 assert all(item is known for item in found), found
 heavy = [name for name in ("requests", "sh", "concurrent.futures", "asyncio") if name in sys.modules]
 peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-print(json.dumps([took, peak, heavy]))
+print(json.dumps([took, time.process_time(), peak, heavy]))
 """
 
 
-def timed(address: str) -> tuple[float, int, list[str]]:
-    """Seconds with all imports, peak memory in KiB, and what should not have been imported."""
+def timed(address: str) -> tuple[float, float, int, list[str]]:
+    """Seconds, and seconds of the processor, both with all imports; peak memory in KiB; needless imports."""
     image = make_image()
     argv = [sys.executable, "-c", TIMED, address, str(MANY), image.manifest.digest, image.config.digest]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env=_environ())
-    took, peak, heavy = json.loads(done.stdout)
-    return took, peak, heavy
+    took, busy, peak, heavy = json.loads(done.stdout)
+    return took, busy, peak, heavy
 
 
-@pytest.mark.parametrize(("delay", "limit"), [(0.0, 0.6), (0.05, 1.5)])
+@pytest.mark.parametrize("delay", [0.0, 0.05])
 @pytest.mark.parametrize("mode", ["open", "tokens"])
-def test_a_hundred_unchanged(
-    tmp_path: Path,
-    storage: Path,
-    record_property: Any,
-    mode: str,
-    delay: float,
-    limit: float,
-) -> None:
+def test_a_hundred_unchanged(tmp_path: Path, storage: Path, record_property: Any, mode: str, delay: float) -> None:
     with TokenService(Certificate.make(tmp_path / "c")) as tokens:
         tokens.everyone = "many/"
         closed = tokens if mode == "tokens" else None
         with registry(tmp_path / "r", storage=storage, tokens=closed) as server:
             with slow_proxy(server.port, delay) as port:
                 figures = [timed(f"127.0.0.1:{port}" if delay else server.address) for _ in range(3)]
-            extra = 1 if closed else 0
-            seen = server.requests(3 * (MANY + extra))
-            assert len(seen) == 3 * (MANY + extra)
-            assert {request.method for request in seen} == {"HEAD"}
-            took, peak, heavy = min(figures)
-            record_property("seconds", took)
-            record_property("peak_kib", peak)
-            assert heavy == []
-            assert peak < 60_000
-            # A hundred signatures by the test's own token service take their time too.
-            assert took < limit * (3 if closed else 1), figures
+            # With tokens, one more: the refusal that says where to get them.
+            count = 3 * (MANY + (1 if closed else 0))
+            seen = server.requests(count)
+    assert len(seen) == count
+    assert {request.method for request in seen} == {"HEAD"}
+    took, busy, peak, heavy = (min(column) for column in zip(*figures, strict=True))
+    for name, value in (("seconds", took), ("processor_seconds", busy), ("peak_kib", peak)):
+        record_property(name, value)
+    assert heavy == []
+    assert peak < 60_000
+    # The clock is for the benchmark, which has the machine to itself. What holds on a busy one too: little work,
+    # and one after the other a hundred slow answers would take 5 s.
+    assert busy < 0.6, figures
+    if delay:
+        assert took < 4, figures
 
 
 # On disk.
