@@ -125,11 +125,11 @@ wait_for() { # SECONDS COMMAND...
 # Pids of processes whose command line matches the glob PATTERN (all arguments, separated by spaces).
 # Not pgrep -f: that takes a regular expression, and a directory's name is none.
 pids_of() { # PATTERN
-    local file line
+    local file arguments
     for file in /proc/[0-9]*/cmdline; do
-        line=$({ tr '\0' ' ' <"$file"; } 2>/dev/null) || continue
+        { mapfile -d '' -t arguments <"$file"; } 2>/dev/null || continue
         # shellcheck disable=SC2053  # a pattern is wanted
-        [[ ${line% } == $1 ]] && file=${file#/proc/} && printf '%s\n' "${file%/cmdline}"
+        [[ "${arguments[*]}" == $1 ]] && file=${file#/proc/} && printf '%s\n' "${file%/cmdline}"
     done
     return 0
 }
