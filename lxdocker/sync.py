@@ -6,8 +6,9 @@ import contextlib
 import os
 import re
 import shlex
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -74,7 +75,9 @@ def sync(
         holdings, actions, removals = make_plan(context, specs, whole=whole, force=options.force)
         plan.refuse_to_empty(specs, removals, context.settings)
         with contextlib.ExitStack() as cleanup:
-            run = _Run(context, holdings, progress, _workshop(context, actions, options, cleanup, say))
+            run = _Run(context, holdings, progress, lambda: _open_workshop(context, options, cleanup, say))
+            if any(isinstance(action, Build) for action in actions):
+                run.need_workshop()
             outcomes = run.all(actions)
             outcomes += [prune.remove(context, removal) for removal in removals]
             pruned = prune.versions(context)
@@ -93,12 +96,10 @@ def _may_free_layers(holdings: Holdings, outcome: Outcome) -> bool:
     return outcome.status is Status.BUILT and holdings.stored(outcome.name) is not None
 
 
-def _workshop(
-    context: Context, actions: Iterable[PerSpec], options: Options, cleanup: contextlib.ExitStack, say: Say
-) -> Workshop | LxdockerError | None:
-    """Where builds happen, if there are any; or why there can be none."""
-    if not any(isinstance(action, Build) for action in actions):
-        return None
+def _open_workshop(
+    context: Context, options: Options, cleanup: contextlib.ExitStack, say: Say
+) -> Workshop | LxdockerError:
+    """Where builds happen; or why there can be none."""
     settings = context.settings
     placed = placement.prepare(context.lxd, settings)
     image = builder_image.find(context.lxd, placed.project)
@@ -127,14 +128,23 @@ class _Run:
         context: Context,
         holdings: Holdings,
         progress: Progress,
-        workshop: Workshop | LxdockerError | None,
+        open_workshop: Callable[[], Workshop | LxdockerError],
     ) -> None:
         self._context = context
         self._holdings = holdings
         self._progress = progress
-        self.workshop = workshop
+        self._open_workshop = open_workshop
+        self._opening = threading.Lock()
+        self.workshop: Workshop | LxdockerError | None = None
         self._folder = folder_id(context.settings.specs)
         self._environment = {name: os.environ[name] for name in PROXY_VARIABLES if os.environ.get(name)}
+
+    def need_workshop(self) -> Workshop | LxdockerError:
+        """Opens the workshop unless it is open."""
+        with self._opening:
+            if self.workshop is None:
+                self.workshop = self._open_workshop()
+            return self.workshop
 
     def all(self, actions: Sequence[PerSpec]) -> list[Outcome]:
         """Every action, ``jobs`` at a time; one outcome each, in the same order."""
@@ -205,10 +215,12 @@ class _Run:
             else:
                 raise AssertionError("a restore has one side")
             if finished.fingerprint != expected:
-                # The one copy there is has been damaged: nothing to restore from.
+                # The one copy there is has been damaged: nothing to restore from, and nothing to offer to others.
                 self._progress.phase(spec.name, "the copy is damaged; building again")
                 resolved = self._context.resolver.resolve(spec.image, None)
-                return self._build(Build(spec, resolved, "the only copy was damaged"))
+                if action.published is not None:
+                    self._context.tree.withdraw([action.published])
+                return self._build(Build(spec, resolved, "the only copy was damaged"), republish=True)
             self._deliver(spec, finished, provenance)
         return Outcome(spec.name, Status.RESTORED, action.reason, expected)
 
@@ -216,10 +228,11 @@ class _Run:
     def _copy(metadata: Path, rootfs: Path, folder: Path) -> Artifact:
         return artifact.write(folder, metadata.read_bytes(), artifact.read(rootfs))
 
-    def _build(self, action: Build) -> Outcome:
+    def _build(self, action: Build, *, republish: bool = False) -> Outcome:
         spec, resolved = action.spec, action.resolved
-        if not isinstance(self.workshop, Workshop):
-            raise self.workshop or HostError("no builder", "none was made for this run")
+        workshop = self.need_workshop()
+        if not isinstance(workshop, Workshop):
+            raise workshop
         settings = self._context.settings
         config = self._context.resolver.config(spec.image, resolved)
         provenance = Provenance(
@@ -255,21 +268,24 @@ class _Run:
 
         with self._context.tree.staging(spec.name) as folder:
             phase("start a builder")
-            with self.workshop.builder(registry, network=registry is not None) as builder:
+            with workshop.builder(registry, network=registry is not None) as builder:
                 finished = recipe.build_image(
                     builder, work, folder, phase, lambda amount: self._progress.count(spec.name, amount)
                 )
             phase("import")
-            self._deliver(spec, finished, provenance)
+            self._deliver(spec, finished, provenance, republish=republish)
         return Outcome(spec.name, Status.BUILT, action.reason, finished.fingerprint)
 
-    def _deliver(self, spec: ImageSpec, finished: Artifact, provenance: Provenance) -> None:
-        """Into the store, under its aliases, into the tree; then what it replaces goes. Safe to be killed anywhere."""
+    def _deliver(self, spec: ImageSpec, finished: Artifact, provenance: Provenance, *, republish: bool = False) -> None:
+        """Into the store, under its aliases, into the tree; then what it replaces goes. Safe to be killed anywhere.
+
+        ``republish``: also where the tree has this very image, whose files turned out to be damaged.
+        """
         context = self._context
         context.store.add(finished, provenance, lambda amount: self._progress.count(spec.name, amount))
         self._point_aliases(spec, finished.fingerprint)
         current = self._holdings.published(spec.name, context.arch)
-        if current is not None and current.fingerprint == finished.fingerprint:
+        if current is not None and current.fingerprint == finished.fingerprint and not republish:
             context.tree.update(current, provenance, spec.aliases)
         else:
             self._progress.phase(spec.name, "publish")
