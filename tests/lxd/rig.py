@@ -304,8 +304,9 @@ class World:
         return {**inherited, "HOME": str(self.folder / "home"), "LXDOCKER_CONFIG": str(config), "LC_ALL": "C.UTF-8"}
 
     def arguments(self, command: Sequence[str]) -> list[str]:
-        where = ["--specs", str(self.specs), "--tree", str(self.tree), "--project", self.project]
-        return [*LXDOCKER, *command, *where]
+        where = {"--specs": str(self.specs), "--tree": str(self.tree), "--project": self.project}
+        options = [word for option, value in where.items() if option not in command for word in (option, value)]
+        return [*LXDOCKER, *command, *options]
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None, expect: int = 0) -> Done:
         """Runs a command to its end; it must leave no builder, however it ends."""
