@@ -50,7 +50,7 @@ InsecureOption = Annotated[
     typer.Option("--insecure-registry", metavar="HOST:PORT", help="Registry that may be asked by plain http."),
 ]
 JobsOption = Annotated[int | None, typer.Option("--jobs", metavar="N", help="Images built side by side.")]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Specs; all if none is named.")]
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Specs; all if none is named.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -107,7 +107,7 @@ def sync(
 @app.command()
 def validate(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Specs; all if none is named.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="Specs; all if none is named.")
     ] = None,
     config: ConfigOption = None,
     specs: SpecsOption = None,
