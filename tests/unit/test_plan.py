@@ -397,19 +397,18 @@ def removals(specs: list[ImageSpec], found: Holdings) -> dict[str, str]:
 
 
 def test_only_what_this_folder_named_is_removed(tmp_path: Path) -> None:
-    other_folder = {"folder": ELSEWHERE}
     found = holdings(
         [
             stored(provenance(spec("gone")), content="1"),
             stored(provenance(spec("gone"), OLD), content="2"),
-            stored(provenance(spec("theirs"), **other_folder), content="3"),
+            stored(provenance(spec("theirs"), folder=ELSEWHERE), content="3"),
             stored(provenance(spec("kept")), content="4"),
         ],
         [
             published(tmp_path, provenance(spec("gone")), key="20260102_0304"),
             published(tmp_path, provenance(spec("gone")), key="20260102_0305", arch=Arch.AARCH64),
             published(tmp_path, provenance(spec("gone")), key="20260102_0306", withdrawn=1.0),
-            published(tmp_path, provenance(spec("theirs"), **other_folder)),
+            published(tmp_path, provenance(spec("theirs"), folder=ELSEWHERE)),
             published(tmp_path, provenance(spec("only-published"))),
             published(tmp_path, provenance(spec("kept"))),
         ],
