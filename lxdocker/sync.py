@@ -27,6 +27,7 @@ from lxdocker.oci import OciConfig
 from lxdocker.outcome import Outcome, Report, Status
 from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
 from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
+from lxdocker.registry import certs_dir
 from lxdocker.runtime.render import parse_healthcheck
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.spec import ImageSpec
@@ -259,6 +260,7 @@ class _Run:
             timeout=settings.build_timeout,
             verify_tls=registry is None or self._context.registry.verifies(registry.registry),
             authfile=self._context.credentials.authfile_json(registry) if registry else None,
+            certificates=certs_dir(registry.registry) if registry else None,
             gzip_layers=any(layer.media_type.endswith("zstd") for layer in resolved.layers or ()),
             environment=self._environment,
         )

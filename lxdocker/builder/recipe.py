@@ -25,7 +25,7 @@ CACHE = HERE / "cache.sh"
 BUSYBOX = "/bin/busybox"
 ROOTFS = "/work/rootfs"
 SQUASHFS = "/work/rootfs.squashfs"
-AUTHFILE = PurePath("/dev/lxdocker-auth.json")  # in memory, and gone before any layer is unpacked
+SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 TAG = "image"
 PACK_MEMORY = "512M"  # mksquashfs would size its buffers by the host's memory, not the builder's
 
@@ -48,6 +48,7 @@ class Recipe:
     timeout: float  # seconds, for each step
     verify_tls: bool
     authfile: str | None  # JSON; the login this source needs
+    certificates: Path | None  # folder with the registry's own CA and client certificates
     gzip_layers: bool  # some layer is in a format that umoci can't unpack
     environment: dict[str, str]  # proxies
 
@@ -77,10 +78,17 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
 def fetch(builder: Builder, recipe: Recipe) -> None:
     """Copies the image by digest into the layer cache; blobs that are there are not fetched again."""
     cache(builder, "open", recipe.name.value)
-    authfile = None
+    authfile = certificates = None
+    if recipe.authfile or recipe.certificates:
+        builder.run("preparing the login", [BUSYBOX, "mkdir", "-p", "-m", "700", str(SECRETS)], timeout=30)
     if recipe.authfile:
-        builder.push(str(AUTHFILE), recipe.authfile.encode())
-        authfile = AUTHFILE
+        authfile = SECRETS / "auth.json"
+        builder.push(str(authfile), recipe.authfile.encode())
+    if recipe.certificates:
+        certificates = SECRETS
+        for path in recipe.certificates.iterdir():
+            if path.suffix in {".crt", ".cert", ".key"}:
+                builder.push(str(SECRETS / path.name), path.read_bytes())
     if isinstance(recipe.source, DiskRef):
         source = _push_from_disk(builder, recipe.source)
     else:
@@ -92,14 +100,19 @@ def fetch(builder: Builder, recipe: Recipe) -> None:
                 source,
                 skopeo.disk_name(ArchiveKind.OCI_LAYOUT, PurePath("/cache/images", recipe.name.value), TAG),
                 recipe.arch,
-                skopeo.CopyOptions(authfile=authfile, tls_verify=recipe.verify_tls, gzip_layers=recipe.gzip_layers),
+                skopeo.CopyOptions(
+                    authfile=authfile,
+                    cert_dir=certificates,
+                    tls_verify=recipe.verify_tls,
+                    gzip_layers=recipe.gzip_layers,
+                ),
             ),
             environment=recipe.environment,
             timeout=recipe.timeout,
         )
     finally:
-        if authfile:
-            builder.try_run([BUSYBOX, "rm", "-f", str(AUTHFILE)], timeout=30)
+        if authfile or certificates:
+            builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], timeout=30)
 
 
 def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
