@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lxdocker import __version__
-from lxdocker.console import Console, error_document
+from lxdocker.console import Console, OutputError, error_document
 from lxdocker.errors import LxdockerError
 from lxdocker.settings import Settings, load
 
@@ -106,9 +107,7 @@ def sync(
 
 @app.command()
 def validate(
-    files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE", help="Specs; all if none is named.")
-    ] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Specs; all if none is named.")] = None,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     tree: TreeOption = None,
@@ -246,27 +245,30 @@ def builder_delete(
 
 def main() -> NoReturn:
     """The ``lxdocker`` program. Exit status: 0 all well, 1 some image failed, 2 usage, configuration or host."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale can say everything
     console = Console()
-    wants_json = "--json" in sys.argv[1:]
     try:
-        app()
-    except LxdockerError as error:
-        console.error(error)
-        if wants_json:
-            console.json({"error": error_document(error)})
-        _exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.note("stopped; what was finished stays, and the next run takes up from here")
-        _exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has had enough; nothing more may be written to it, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit(1)
-    _exit(0)
-
-
-def _exit(status: int) -> NoReturn:
-    raise SystemExit(status)
+        try:
+            app()
+        except LxdockerError as error:
+            if isinstance(error, OutputError):
+                raise
+            console.error(error)
+            if "--json" in sys.argv[1:]:
+                console.json({"error": error_document(error)})
+            raise SystemExit(error.exit_code) from None
+    except OutputError as error:
+        # Nothing more may be written there, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        if not error.reader_left:
+            console.error(error)
+        raise SystemExit(error.exit_code) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # what typer makes of KeyboardInterrupt
+            console.note("stopped; what was finished stays, and the next run takes up from here")
+        raise
+    raise SystemExit(0)
 
 
 def _settings(
@@ -289,7 +291,8 @@ def _cancellable() -> Iterator[threading.Event]:
 
     previous: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
     for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        previous.append((wanted, signal.signal(wanted, stop)))
+        if signal.getsignal(wanted) is not signal.SIG_IGN:  # as nohup has it, which then shall stay so
+            previous.append((wanted, signal.signal(wanted, stop)))
     try:
         yield cancelled
     finally:

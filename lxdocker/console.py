@@ -5,20 +5,21 @@ Results go to stdout, everything about how it goes to stderr.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from lxdocker.errors import LxdockerError
 from lxdocker.values import ImageName
 
-# What a registry, an image or a tool says may hold terminal control sequences.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What a registry, an image or a tool says may hold terminal control sequences; paths may be no text at all.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # More would say nothing about the image and hide the rest.
 REFRESH_PER_SECOND = 5
 
@@ -37,30 +38,42 @@ def human_size(size: float) -> str:
     raise AssertionError("unreachable")
 
 
+class OutputError(LxdockerError):
+    """The result could not be written to its end."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__("the result can't be written", str(error), "let it go elsewhere, or free space there")
+        self.reader_left = isinstance(error, BrokenPipeError)  # which is no fault: `| head` does
+
+
 class Console:
     """Where a command's words go."""
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
-        self._out = out or sys.stdout
-        self._err = err or sys.stderr
+        # Python has none where the caller closed them.
+        self._out = out or sys.stdout or io.StringIO()
+        self._err = err or sys.stderr or io.StringIO()
         self._lock = threading.Lock()
         self.live: Live | None = None
 
     def print(self, text: str = "") -> None:
         """A line of the result."""
-        print(printable(text), file=self._out)
+        self._write(printable(text))
 
     def json(self, document: Any) -> None:
         """The result as JSON."""
-        json.dump(document, self._out, indent=2, ensure_ascii=False)
-        print(file=self._out)
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        # JSON itself leaves DEL and the upper control characters as they are.
+        self._write(re.sub(r"[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
     def note(self, text: str) -> None:
         """A line on how it goes."""
         with self._lock:
             if self.live is not None:
                 self.live.above(printable(text))
-            else:
+                return
+            # Nobody may be reading it any more, which is no reason to stop in the middle of the work.
+            with suppress(OSError):
                 print(printable(text), file=self._err, flush=True)
 
     def error(self, error: LxdockerError) -> None:
@@ -77,7 +90,14 @@ class Console:
         widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
         for line in lines:
             padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            print("  ".join(padded).rstrip(), file=self._out)
+            self._write("  ".join(padded).rstrip())
+
+    def _write(self, text: str) -> None:
+        """At once, so that what goes wrong goes wrong here and not when the program ends."""
+        try:
+            print(text, file=self._out, flush=True)
+        except OSError as error:
+            raise OutputError(error) from error
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -138,7 +158,7 @@ class Live(Progress):
             TextColumn("{task.description}", markup=False),
             TextColumn("{task.fields[bytes]}", markup=False),
             TimeElapsedColumn(),
-            console=RichConsole(file=stream, highlight=False),
+            console=RichConsole(file=stream, highlight=False, emoji=False),
             refresh_per_second=REFRESH_PER_SECOND,
         )
         self._tasks: dict[ImageName, Any] = {}
@@ -154,7 +174,7 @@ class Live(Progress):
 
     def above(self, text: str) -> None:
         """Prints a line above the live ones."""
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(text, markup=False, soft_wrap=True)
 
     def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
         with self._lock:
