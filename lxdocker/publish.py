@@ -25,14 +25,15 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from lxdocker import simplestreams
+from lxdocker import page, simplestreams
 from lxdocker.artifact import Artifact
 from lxdocker.errors import TreeError
 from lxdocker.provenance import Provenance
@@ -55,6 +56,7 @@ class Published:
     key: str
     fingerprint: Fingerprint
     aliases: tuple[str, ...]
+    properties: Mapping[str, str]  # the image's own, for the catalogue page
     metadata_size: int  # bytes
     metadata_sha256: str
     rootfs_size: int
@@ -150,7 +152,14 @@ class Tree:
 
     # ---- changing
 
-    def publish(self, artifact: Artifact, provenance: Provenance, arch: Arch, aliases: tuple[str, ...]) -> Published:
+    def publish(
+        self,
+        artifact: Artifact,
+        provenance: Provenance,
+        arch: Arch,
+        aliases: tuple[str, ...],
+        properties: Mapping[str, str] = MappingProxyType({}),
+    ) -> Published:
         """Makes the artifact (staged in this tree) the newest version of its product."""
         with self._changing, self._explained(f"publishing {provenance.name} in"):
             parent = self.root / "images" / provenance.name.value / arch.value
@@ -164,6 +173,7 @@ class Tree:
                 key=key,
                 fingerprint=artifact.fingerprint,
                 aliases=aliases,
+                properties=properties,
                 metadata_size=artifact.metadata_size,
                 metadata_sha256=artifact.metadata_sha256,
                 rootfs_size=artifact.rootfs_size,
@@ -257,6 +267,22 @@ class Tree:
             self._make_folder(self.root / "streams/v1")
             self._replace_json(simplestreams.IMAGES_PATH, simplestreams.images_document(products, now))
             self._replace_json(simplestreams.INDEX_PATH, simplestreams.index_document(products, now))
+            self._write_page()
+
+    def _write_page(self) -> None:
+        """The catalogue; last, because it is only for people."""
+        newest: dict[ImageName, list[Published]] = {}
+        for (name, _), group in groupby(self._listed(), key=lambda one: (one.name, one.arch)):
+            newest.setdefault(name, []).append(list(group)[-1])
+        text = page.render([_page_entry(versions) for versions in newest.values()]).encode()
+        path = self.root / page.PAGE_FILE
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == text:
+                return
+        temporary = self._staging / f"{page.PAGE_FILE}.{os.getpid()}.{threading.get_ident()}"
+        temporary.write_bytes(text)
+        temporary.chmod(0o644)
+        temporary.rename(path)
 
     def _products(self) -> list[Product]:
         products = []
@@ -326,6 +352,7 @@ def _sidecar_document(published: Published) -> dict[str, Any]:
         "arch": published.arch.value,
         "fingerprint": published.fingerprint.value,
         "aliases": list(published.aliases),
+        "properties": dict(published.properties),
         "files": {
             METADATA_FILE: {"size": published.metadata_size, "sha256": published.metadata_sha256},
             ROOTFS_FILE: {"size": published.rootfs_size, "sha256": published.rootfs_sha256},
@@ -355,14 +382,35 @@ def _read_sidecar(path: Path) -> Published | None:
             key=folder.name,
             fingerprint=Fingerprint.parse(document["fingerprint"]),
             aliases=tuple(map(str, document["aliases"])),
+            properties={str(key): str(value) for key, value in document.get("properties", {}).items()},
             metadata_size=int(files[METADATA_FILE]["size"]),
             metadata_sha256=str(files[METADATA_FILE]["sha256"]),
             rootfs_size=int(files[ROOTFS_FILE]["size"]),
             rootfs_sha256=str(files[ROOTFS_FILE]["sha256"]),
             withdrawn=withdrawn,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _page_entry(versions: Sequence[Published]) -> page.Entry:
+    """The newest version of an image for each architecture, as the catalogue shows it."""
+    latest = max(versions, key=lambda one: one.key)
+    description = latest.properties.get("description", "")
+    return page.Entry(
+        name=latest.name.value,
+        aliases=latest.aliases,
+        # What sync itself puts there says nothing that the other lines don't.
+        description="" if description.endswith(f"({latest.provenance.source})") else description,
+        source=latest.provenance.source,
+        digest=latest.provenance.source_digest.value,
+        version=latest.key,
+        built_at=latest.provenance.built_at,
+        size=latest.size,
+        architectures=tuple(sorted(one.arch.debian for one in versions)),
+        ports=latest.properties.get("oci.ports", ""),
+        volumes=latest.properties.get("oci.volumes", ""),
+    )
 
 
 def _without_times(document: Any) -> Any:

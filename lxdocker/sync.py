@@ -202,12 +202,12 @@ class _Run:
         with self._context.tree.staging(spec.name) as folder:
             self._progress.phase(spec.name, f"restore: {action.reason}")
             if action.published is not None:
-                provenance = action.published.provenance
+                provenance, properties = action.published.provenance, action.published.properties
                 source = action.published.folder
                 finished = self._copy(source / METADATA_FILE, source / ROOTFS_FILE, folder)
                 expected = action.published.fingerprint
             elif action.stored is not None:
-                provenance = action.stored.provenance
+                provenance, properties = action.stored.provenance, action.stored.image.properties
                 exported = self._context.lxd.export_image(
                     self._context.store.project, action.stored.fingerprint, folder
                 )
@@ -222,7 +222,7 @@ class _Run:
                 if action.published is not None:
                     self._context.tree.withdraw([action.published])
                 return self._build(Build(spec, resolved, "the only copy was damaged"), republish=True)
-            self._deliver(spec, finished, provenance)
+            self._deliver(spec, finished, provenance, properties)
         return Outcome(spec.name, Status.RESTORED, action.reason, expected)
 
     @staticmethod
@@ -246,6 +246,7 @@ class _Run:
             folder=self._folder,
             built_at=datetime.now(UTC).replace(microsecond=0).isoformat(),
         )
+        properties = image_properties(spec, config, provenance, self._context)
         registry = spec.image if isinstance(spec.image, RegistryRef) else None
         download = sum(layer.size for layer in resolved.layers) if resolved.layers else None
         work = recipe.Recipe(
@@ -255,7 +256,7 @@ class _Run:
             supervise=not spec.disable_supervisor,
             behaviour=spec.behaviour,
             arch=self._context.arch,
-            properties=tuple(sorted(image_properties(spec, config, provenance, self._context).items())),
+            properties=tuple(sorted(properties.items())),
             compression_level=settings.compression_level,
             timeout=settings.build_timeout,
             verify_tls=registry is None or self._context.registry.verifies(registry.registry),
@@ -275,10 +276,18 @@ class _Run:
                     builder, work, folder, phase, lambda amount: self._progress.count(spec.name, amount)
                 )
             phase("import")
-            self._deliver(spec, finished, provenance, republish=republish)
+            self._deliver(spec, finished, provenance, properties, republish=republish)
         return Outcome(spec.name, Status.BUILT, action.reason, finished.fingerprint)
 
-    def _deliver(self, spec: ImageSpec, finished: Artifact, provenance: Provenance, *, republish: bool = False) -> None:
+    def _deliver(
+        self,
+        spec: ImageSpec,
+        finished: Artifact,
+        provenance: Provenance,
+        properties: Mapping[str, str],
+        *,
+        republish: bool = False,
+    ) -> None:
         """Into the store, under its aliases, into the tree; then what it replaces goes. Safe to be killed anywhere.
 
         ``republish``: also where the tree has this very image, whose files turned out to be damaged.
@@ -291,7 +300,7 @@ class _Run:
             context.tree.update(current, provenance, spec.aliases)
         else:
             self._progress.phase(spec.name, "publish")
-            context.tree.publish(finished, provenance, context.arch, spec.aliases)
+            context.tree.publish(finished, provenance, context.arch, spec.aliases, properties)
         for stored in self._superseded(spec, finished.fingerprint):
             context.store.remove(stored)
 

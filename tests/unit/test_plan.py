@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,8 @@ from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.spec import ImageSpec
 from lxdocker.store import Stored, StoreView
 from lxdocker.values import Arch
-from tests.examples import SETTINGS, digest, fingerprint, provenance, resolved, spec, stored
+from tests import examples
+from tests.examples import SETTINGS, digest, fingerprint, lay_down, provenance, resolved, spec, stored
 
 WEB = spec()
 TODAY = resolved()
@@ -40,34 +42,9 @@ CURRENT = provenance()
 ELSEWHERE = Path("/elsewhere")
 
 
-def published(
-    folder: Path,
-    made_from: Provenance = CURRENT,
-    content: str = "image",
-    *,
-    key: str = "20260102_0304",
-    arch: Arch = Arch.X86_64,
-    aliases: tuple[str, ...] = (),
-    withdrawn: float | None = None,
-) -> Published:
+def published(folder: Path, *arguments: Any, **named: Any) -> Published:
     """A version whose two files really lie below ``folder``."""
-    version = folder / "images" / made_from.name.value / arch.value / key
-    version.mkdir(parents=True)
-    (version / METADATA_FILE).write_bytes(b"m" * 10)
-    (version / ROOTFS_FILE).write_bytes(b"r" * 20)
-    return Published(
-        folder=version,
-        provenance=made_from,
-        arch=arch,
-        key=key,
-        fingerprint=fingerprint(content),
-        aliases=aliases,
-        metadata_size=10,
-        metadata_sha256="0" * 64,
-        rootfs_size=20,
-        rootfs_sha256="1" * 64,
-        withdrawn=withdrawn,
-    )
+    return lay_down(examples.published(folder, *arguments, **named))
 
 
 def holdings(
