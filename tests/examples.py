@@ -15,6 +15,7 @@ from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
 from lxdocker.publish import Published, Tree
 from lxdocker.resolve import ResolvedImage
 from lxdocker.settings import Settings
+from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.spec import ImageSpec
 from lxdocker.store import Stored
 from lxdocker.values import Arch, Digest, Fingerprint, ImageName, parse_image_ref
@@ -96,3 +97,39 @@ def publish(
     made_from = made_from or provenance()
     with tree.staging(made_from.name) as folder:
         return tree.publish(make_artifact(folder, content, size=size), made_from, arch, aliases)
+
+
+def published(
+    folder: Path,
+    made_from: Provenance | None = None,
+    content: str = "image",
+    *,
+    key: str = "20260102_0304",
+    arch: Arch = Arch.X86_64,
+    aliases: tuple[str, ...] = (),
+    withdrawn: float | None = None,
+) -> Published:
+    """A version that would lie in the tree ``folder``, without its files; see lay_down()."""
+    made_from = made_from or provenance()
+    return Published(
+        folder=folder / "images" / made_from.name.value / arch.value / key,
+        provenance=made_from,
+        arch=arch,
+        key=key,
+        fingerprint=fingerprint(content),
+        aliases=aliases,
+        properties={},
+        metadata_size=10,
+        metadata_sha256="0" * 64,
+        rootfs_size=20,
+        rootfs_sha256="1" * 64,
+        withdrawn=withdrawn,
+    )
+
+
+def lay_down(version: Published) -> Published:
+    """Writes the two files of a version, of the right sizes."""
+    version.folder.mkdir(parents=True)
+    (version.folder / METADATA_FILE).write_bytes(bytes(version.metadata_size))
+    (version.folder / ROOTFS_FILE).write_bytes(bytes(version.rootfs_size))
+    return version
