@@ -261,6 +261,7 @@ class _Run:
             timeout=settings.build_timeout,
             verify_tls=registry is None or self._context.registry.verifies(registry.registry),
             authfile=self._context.credentials.authfile_json(registry) if registry else None,
+            layers=tuple(layer.digest.hex for layer in resolved.layers or ()),
             certificates=certs_dir(registry.registry) if registry else None,
             gzip_layers=any(layer.media_type.endswith("zstd") for layer in resolved.layers or ()),
             environment=self._environment,

@@ -5,7 +5,7 @@
 #   cache.sh open NAME           makes NAME's layout ready to be written to
 #   cache.sh keep NAME…          deletes every other layout, and each blob that no kept one refers to
 #   cache.sh forget NAME         deletes NAME's blobs: one of them turned out to be damaged
-#   cache.sh size                prints the bytes in the cache
+#   cache.sh fetched NAME HEX…   prints how many bytes of these blobs are there, those on their way to NAME included
 set -eu
 bb=/bin/busybox
 command=$1
@@ -43,5 +43,10 @@ forget)
 	for blob in $(blobs_of "$1"); do "$bb" rm -f "/cache/blobs/sha256/$blob"; done
 	"$bb" rm -rf "/cache/images/$1"
 	;;
-size) "$bb" du -sk /cache/images/"${1-}" /cache/blobs | "$bb" awk '{ sum += $1 } END { print sum * 1024 }' ;;
+fetched)
+	name=$1
+	shift
+	for blob; do echo "/cache/blobs/sha256/$blob"; done | "$bb" xargs "$bb" stat -c %s "/cache/images/$name"/oci-put-blob* 2>/dev/null |
+		"$bb" awk '{ sum += $1 } END { print sum + 0 }'
+	;;
 esac

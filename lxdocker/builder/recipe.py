@@ -48,6 +48,7 @@ class Recipe:
     timeout: float  # seconds, for each step
     verify_tls: bool
     authfile: str | None  # JSON; the login this source needs
+    layers: tuple[str, ...]  # hex digests, as far as they are known
     certificates: Path | None  # folder with the registry's own CA and client certificates
     gzip_layers: bool  # some layer is in a format that umoci can't unpack
     environment: dict[str, str]  # proxies
@@ -60,12 +61,12 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
     tool's own words.
     """
     phase("fetch")
-    fetch(builder, recipe)
+    fetch(builder, recipe, count)
     phase("unpack")
     if not unpack(builder, recipe):
         # A blob in the shared cache is not what its name says. It is fetched again, once.
         forget(builder, recipe)
-        fetch(builder, recipe)
+        fetch(builder, recipe, count)
         unpack(builder, recipe, final=True)
     phase("inject")
     inject(builder, recipe)
@@ -75,7 +76,7 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
     return read_out(builder, recipe, folder, count)
 
 
-def fetch(builder: Builder, recipe: Recipe) -> None:
+def fetch(builder: Builder, recipe: Recipe, count: Bytes) -> None:
     """Copies the image by digest into the layer cache; blobs that are there are not fetched again."""
     cache(builder, "open", recipe.name.value)
     authfile = certificates = None
@@ -109,10 +110,26 @@ def fetch(builder: Builder, recipe: Recipe) -> None:
             ),
             environment=recipe.environment,
             timeout=recipe.timeout,
+            tick=_fetch_watch(builder, recipe, count),
         )
     finally:
         if authfile or certificates:
             builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], timeout=30)
+
+
+def _fetch_watch(builder: Builder, recipe: Recipe, count: Bytes) -> Callable[[], None]:
+    """Looks about once a second how far the fetching is: skopeo itself tells only a terminal."""
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        argv = [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", "fetched", recipe.name.value, *recipe.layers]
+        there = builder.try_run(argv, timeout=30).stdout.strip()
+        if there.isdigit():
+            count(max(0, int(there) - seen))
+            seen = max(seen, int(there))
+
+    return look
 
 
 def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
