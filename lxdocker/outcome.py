@@ -39,6 +39,7 @@ class Report:
     outcomes: tuple[Outcome, ...]
     pruned: tuple[str, ...]  # in words
     kept_builders: tuple[str, ...]
+    builder_project: str = "lxdocker"  # where they are
 
     @property
     def failed(self) -> bool:

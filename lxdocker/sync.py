@@ -87,7 +87,7 @@ def sync(
                 prune.layers(context, workshop)
             kept = tuple(workshop.kept) if workshop else ()
         context.tree.write_index()
-    return Report(tuple(outcomes), tuple(pruned), kept)
+    return Report(tuple(outcomes), tuple(pruned), kept, context.settings.builder_project)
 
 
 def _may_free_layers(holdings: Holdings, outcome: Outcome) -> bool:

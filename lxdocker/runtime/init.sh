@@ -22,6 +22,10 @@ for _part in environment mounts network command health supervise; do
 done
 
 start() {
+	# For as long as there is no application: the kernel discards signals that PID 1 has no handler for, and whoever
+	# sent one would wait in vain.
+	trap 'die "stopped before the application was started" 0' PWR USR1 USR2
+	trap 'say "restarted before the application was started"; "$_bb" reboot -f; exit 0' TERM INT
 	# shellcheck source=/dev/null
 	. /lxd-image
 	read_instance_settings /lxd-instance
