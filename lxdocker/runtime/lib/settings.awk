@@ -9,9 +9,12 @@ BEGIN {
 	quote = sprintf("%c", 39)
 }
 
-function quoted(text) {
-	gsub(quote, quote "\\" quote quote, text)
-	return quote text quote
+# Not with gsub: what a backslash in its replacement means differs from awk to awk, and from busybox to busybox.
+function quoted(text,    parts, count, at, out) {
+	count = split(text, parts, quote)
+	out = parts[1]
+	for (at = 2; at <= count; at++) out = out quote "\\" quote quote parts[at]
+	return quote out quote
 }
 
 function urldecoded(text,    out, at) {
