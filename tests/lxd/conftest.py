@@ -86,16 +86,15 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, registry: str, builde
 
 
 @pytest.fixture
-def launch(request: pytest.FixtureRequest) -> Iterator[Callable[..., Instance]]:
+def launch() -> Iterator[Callable[..., Instance]]:
     """Launches instances of a world's images, and deletes them afterwards."""
-    launched: list[tuple[World, Instance]] = []
+    launched: list[Instance] = []
 
     def launch(world: World, image: str, *options: str) -> Instance:
         instance = Instance(world.lxc, image, *options)
-        launched.append((world, instance))
+        launched.append(instance)
         return instance
 
     yield launch
-    for world, instance in launched:
-        if instance.name in world.lxc.instances():
-            world.lxc("delete", "--force", instance.name)
+    for instance in launched:
+        instance.delete()

@@ -21,7 +21,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,11 +125,19 @@ class Instance:
 
     def log_with(self, text: str) -> str:
         """The console log once it has ``text``."""
+        log = ""
+
+        def probe() -> bool:
+            nonlocal log
+            with suppress(AssertionError):  # LXD has none to show while the instance is just ending
+                log = self.log()
+            return text in log
+
         try:
-            wait_until(repr(text), lambda: text in self.log())
+            wait_until(repr(text), probe)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.log()}") from None
-        return self.log()
+            raise AssertionError(f"{error}\n{log}") from None
+        return log
 
     def shell(self, script: str) -> str:
         """Runs a script with the busybox that every image has been given."""
@@ -141,6 +149,16 @@ class Instance:
 
     def start(self) -> None:
         self._lxc("start", self.name)
+
+    def delete(self) -> None:
+        """Even in the middle of something."""
+
+        def probe() -> bool:
+            with suppress(AssertionError):
+                self._lxc("delete", "--force", self.name)
+            return self.name not in self._lxc.instances()
+
+        wait_until(f"the end of {self.name}", probe)
 
 
 def fetch(url: str) -> str:
