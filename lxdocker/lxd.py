@@ -493,6 +493,7 @@ def _stored_image(image: Mapping[str, Any]) -> StoredImage:
 def _connect(socket: Path) -> pylxd.Client:
     import pylxd
     from pylxd import exceptions
+    from requests import RequestException
 
     install = "install LXD (snap install lxd, or apt install lxd), then run: lxd init --minimal"
     try:
@@ -514,6 +515,12 @@ def _connect(socket: Path) -> pylxd.Client:
             f"nothing answers on {socket}",
             "start it: systemctl start lxd, or snap start lxd",
         ) from None
+    except (exceptions.LXDAPIException, RequestException, ValueError, KeyError, TypeError) as error:
+        raise HostError(
+            "LXD does not answer as LXD does",
+            f"{socket}: {error!r}",
+            "see what its log says, and whether LXD_DIR names LXD's folder",
+        ) from error
 
 
 def _translate(what: str, message: str) -> LxdError:
