@@ -1,0 +1,263 @@
+"""Builders, as far as they can be tested without one: failures explained, owners told apart, devices, versions."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lxdocker.builder import image, instance, recipe
+from lxdocker.builder.placement import Placement
+from lxdocker.errors import BuildError, HostError
+from lxdocker.lxd import ExecResult, StoredImage
+from lxdocker.values import RegistryRef, parse_image_ref
+from tests.examples import fingerprint
+
+# ---- what a failed command means
+
+
+@pytest.mark.parametrize(
+    ("stderr", "advice"),
+    [
+        ("write /work/rootfs/x: no space left on device", "the builder's storage pool is full"),
+        ("Disk quota exceeded", "the builder's storage pool is full"),
+        ("unpack: layer digest mismatch: sha256:…", "the image is damaged where it comes from"),
+        ("unexpected EOF", "the image is damaged where it comes from"),
+        ("dial tcp 10.0.0.1:443: connect: connection refused", "could not reach the registry"),
+        ("lookup registry.example: no such host", "could not reach the registry"),
+        ("unauthorized: authentication required", "skopeo login"),
+        ("requested access to the resource is denied", "skopeo login"),
+        ("lchown /etc/shadow: invalid argument", "/etc/subuid"),
+        ("something else", "--keep-builder"),
+    ],
+)
+def test_the_usual_failures_come_with_advice(stderr: str, advice: str) -> None:
+    error = instance.explain("fetching nginx", ExecResult(1, "", f"time=… level=fatal msg={stderr!r}\n"))
+    assert isinstance(error, BuildError)
+    assert error.brief == "fetching nginx failed"
+    assert stderr in error.details
+    assert advice in error.resolution
+
+
+@pytest.mark.parametrize("status", [137, -9])
+@pytest.mark.parametrize(("said", "details"), [("", "it was killed"), ("half a sentence", "half a sentence")])
+def test_a_killed_command_wants_memory(status: int, said: str, details: str) -> None:
+    error = instance.explain("packing nginx", ExecResult(status, "", said))
+    assert error.details == details
+    assert "builder_memory" in error.resolution
+
+
+def test_the_last_words_are_kept() -> None:
+    error = instance.explain("x", ExecResult(1, "", "first words " + "x" * 5000 + " last words"))
+    assert error.details.endswith("last words")
+    assert len(error.details) <= 2000
+    assert instance.explain("x", ExecResult(1, "on stdout", "")).details == "on stdout"
+    assert instance.explain("x", ExecResult(3, "", "")).details == "exit status 3"
+
+
+# ---- whose builder it is
+
+
+def test_our_own_builders_are_alive() -> None:
+    assert instance.owner() == instance.owner()
+    assert instance._is_alive(instance.owner())
+
+
+def test_the_builders_of_another_running_process_are_alive_until_it_ends() -> None:
+    script = "from lxdocker.builder.instance import owner; print(owner(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        mark = other.stdout.readline().strip()
+        assert mark != instance.owner()
+        assert instance._is_alive(mark)
+        other.kill()
+    assert not instance._is_alive(mark)
+
+
+def test_a_process_id_that_came_again_or_another_boot_is_somebody_else() -> None:
+    boot, pid, start = instance.owner().split()
+    assert instance._is_alive(f"{boot} {pid} {start}")
+    assert not instance._is_alive(f"{boot} {pid} {int(start) - 1}")
+    assert not instance._is_alive(f"00000000-0000-0000-0000-000000000000 {pid} {start}")
+    assert not instance._is_alive(f"{boot} {2**30} {start}")
+
+
+@pytest.mark.parametrize("mark", ["", "x", "a b", "a b c", "a b c d", "- - -"])
+def test_a_mark_that_says_nothing_is_nobody_s(mark: str) -> None:
+    assert not instance._is_alive(mark)
+
+
+def test_programs_may_be_called_anything(tmp_path: Path) -> None:
+    """Field 2 of /proc/PID/stat is the program's name, with whatever is in it."""
+    odd = tmp_path / "a) b (c"
+    odd.symlink_to("/bin/sleep")
+    with subprocess.Popen([str(odd), "60"]) as process:
+        start = instance._start_time(process.pid)
+        assert int(start) >= int(instance._start_time(os.getpid()))
+        process.kill()
+
+
+# ---- devices
+
+
+def registry(text: str) -> RegistryRef:
+    ref = parse_image_ref(text, Path("/"))
+    assert isinstance(ref, RegistryRef)
+    return ref
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("localhost/a", "tcp:127.0.0.1:443"),
+        ("localhost:5000/a", "tcp:127.0.0.1:5000"),
+        ("127.0.0.2:80/a", "tcp:127.0.0.2:80"),
+        ("[::1]:5000/a", "tcp:[::1]:5000"),
+        ("[::1]/a", "tcp:[::1]:443"),
+    ],
+)
+def test_a_registry_on_this_host_is_at_the_same_address_in_the_builder(text: str, address: str) -> None:
+    assert instance._loopback_device(registry(text)) == {
+        "type": "proxy",
+        "bind": "instance",
+        "listen": address,
+        "connect": address,
+    }
+
+
+NIC = {"type": "nic", "network": "lxdbr0"}
+
+
+def test_a_builder_has_only_the_devices_it_needs() -> None:
+    root = {"type": "disk", "path": "/", "pool": "p"}
+    cache = {"type": "disk", "pool": "p", "source": "cache", "path": "/cache"}
+    placement = Placement("lxdocker", "p", NIC)
+    assert placement.devices(network=False, cache=False) == {"root": root}
+    assert placement.devices(network=False, cache=True) == {"root": root, "cache": cache}
+    assert placement.devices(network=True, cache=True) == {
+        "root": root,
+        "cache": cache,
+        "eth0": {**NIC, "name": "eth0"},
+    }
+
+
+def test_a_network_is_only_missed_by_who_needs_it() -> None:
+    placement = Placement("lxdocker", "p", None)
+    assert set(placement.devices(network=False, cache=True)) == {"root", "cache"}
+    with pytest.raises(HostError) as caught:
+        placement.devices(network=True, cache=True)
+    assert "lxc network create" in caught.value.resolution
+
+
+# ---- the builder image's records
+
+
+def stored_builder(**properties: str) -> StoredImage:
+    return StoredImage(fingerprint("builder"), properties, ("builder",), 12_000_000, "")
+
+
+def test_a_builder_image_is_read_from_its_properties() -> None:
+    found = image._parse(
+        stored_builder(
+            description="lxdocker builder",
+            **{
+                "lxdocker.builder.built_at": "2026-01-02T03:04:05+00:00",
+                "lxdocker.builder.base": "server debian/13",
+                "lxdocker.builder.recipe": "abc",
+                "lxdocker.builder.skopeo": "1.18.0",
+            },
+        )
+    )
+    assert found is not None
+    assert found.built_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert (found.base, found.recipe, found.size) == ("server debian/13", "abc", 12_000_000)
+    assert found.versions == {"skopeo": "1.18.0"}
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {},
+        {"lxdocker.builder.built_at": "2026-01-02T03:04:05+00:00", "lxdocker.builder.base": "x"},
+        {"lxdocker.builder.built_at": "now", "lxdocker.builder.base": "x", "lxdocker.builder.recipe": "y"},
+    ],
+)
+def test_an_image_that_lacks_its_records_is_no_builder(properties: dict[str, str]) -> None:
+    assert image._parse(stored_builder(**properties)) is None
+
+
+@pytest.mark.parametrize(("age", "stale"), [(29.9, False), (31, True)])
+def test_a_builder_image_becomes_stale(age: float, stale: bool) -> None:
+    made = image.BuilderImage(
+        fingerprint("b"), datetime.now(UTC) - timedelta(days=age), "base", image.recipe_hash(), {}, 1
+    )
+    assert (made.stale_reason(30) is not None) == stale
+
+
+def test_versions_come_from_a_container_and_are_not_trusted() -> None:
+    text = (
+        "skopeo=1.18.0+ds1-1\numoci=0.4.7\nevil=$(reboot)\nempty=\nno line\nlong=" + "x" * 200 + "\nbusybox=v1.37.0\n"
+    )
+    assert image._parse_versions(text) == {"skopeo": "1.18.0+ds1-1", "umoci": "0.4.7", "busybox": "v1.37.0"}
+
+
+# ---- images on this host's disk
+
+
+def make_layout(folder: Path) -> Path:
+    (folder / "blobs/sha256").mkdir(parents=True)
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (folder / "index.json").write_text("{}")
+    (folder / "blobs/sha256/aa").write_bytes(os.urandom(3_000_000))
+    return folder
+
+
+def unpacked(stream: Iterator[bytes]) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+        return {member.name: source.read() for member in tar if member.isfile() and (source := tar.extractfile(member))}
+
+
+def test_a_layout_goes_to_the_builder_whole_and_nothing_else_of_its_folder(tmp_path: Path) -> None:
+    layout = make_layout(tmp_path / "layout")
+    (layout / "secret.txt").write_text("not part of it")
+    found = unpacked(recipe._layout_as_tar(layout))
+    assert found == {name: (layout / name).read_bytes() for name in ("oci-layout", "index.json", "blobs/sha256/aa")}
+
+
+def test_blobs_may_be_linked_to_from_a_shared_folder(tmp_path: Path) -> None:
+    layout = make_layout(tmp_path / "layout")
+    (layout / "blobs").rename(tmp_path / "shared")
+    (layout / "blobs").symlink_to("../shared")
+    assert "blobs/sha256/aa" in unpacked(recipe._layout_as_tar(layout))
+
+
+@pytest.mark.parametrize("missing", ["oci-layout", "index.json", "blobs"])
+def test_a_folder_that_is_no_layout_is_told_from_one(tmp_path: Path, missing: str) -> None:
+    layout = make_layout(tmp_path / "layout")
+    (layout / missing).rename(tmp_path / "away")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FileNotFoundError, match=f"has no {missing}: it is no OCI layout"):
+        list(recipe._layout_as_tar(layout))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_blob_that_can_t_be_read_ends_the_stream_with_its_error(tmp_path: Path) -> None:
+    layout = make_layout(tmp_path / "layout")
+    (layout / "blobs/sha256/bb").symlink_to("nowhere")
+    with pytest.raises(BuildError, match="reading the layout"):
+        list(recipe._layout_as_tar(layout))
+
+
+def test_whoever_reads_a_layout_may_stop_in_the_middle(tmp_path: Path) -> None:
+    stream = recipe._layout_as_tar(make_layout(tmp_path / "layout"))
+    assert next(stream)
+    stream.close()  # type: ignore[attr-defined]
