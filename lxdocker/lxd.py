@@ -359,6 +359,12 @@ class Lxd:
         start = {"action": "start", "timeout": 60}
         self.wait(self.request("put", ("instances", name, "state"), what, project=project, json=start), what)
 
+    def add_device(self, project: str, name: str, device: str, config: Mapping[str, str]) -> None:
+        """Adds a device to a running instance."""
+        what = f"adding device {device} to {name}"
+        body = {"devices": {device: dict(config)}}
+        self.wait(self.request("patch", ("instances", name), what, project=project, json=body), what)
+
     def delete_instance(self, project: str, name: str) -> None:
         """Stops and deletes an instance, whatever state it is in; one that is gone already is fine.
 

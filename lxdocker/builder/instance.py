@@ -6,7 +6,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lxdocker.lxd import ExecResult, Lxd
 from lxdocker.values import Fingerprint, RegistryRef
 
 OWNER_KEY = "user.lxdocker.owner"
-NETWORK_SECONDS = 15  # how long a builder may take to get a lease
+NETWORK_SECONDS = 15  # how long a builder may take to get a lease, or its way to a registry on this host
 
 
 class Builder:
@@ -73,14 +73,14 @@ class Workshop:
         self._placement = placement
         self._image = image
         self._keep = keep
-        self._cleaners = ThreadPoolExecutor(max_workers=8, thread_name_prefix="cleaner")
+        self._helpers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="builder")
         self._cleanings: list[Future[None]] = []
         self._changing = threading.Lock()
         self.kept: list[str] = []
 
     def close(self) -> None:
         """Waits until every builder is gone. Raises LxdError if one would not go."""
-        self._cleaners.shutdown(wait=True)
+        self._helpers.shutdown(wait=True)
         for cleaning in self._cleanings:
             cleaning.result()
 
@@ -90,8 +90,6 @@ class Workshop:
         name = f"builder-{secrets.token_hex(4)}"
         loopback = registry is not None and registry.is_loopback
         devices = self._placement.devices(network=network and not loopback, cache=cache)
-        if registry is not None and loopback:
-            devices["registry"] = _loopback_device(registry)
         body = {
             "name": name,
             "ephemeral": True,
@@ -101,23 +99,50 @@ class Workshop:
             "source": {"type": "image", "fingerprint": self._image.value},
         }
         builder = Builder(self._lxd, self._placement.project, name)
+        adding: Future[None] | None = None
         failed = True
         try:
             self._lxd.create_instance(self._placement.project, body)
+            if registry is not None and loopback:
+                # LXD sleeps for a second after starting such a proxy, which by then has long been of use.
+                device = _loopback_device(registry)
+                adding = self._helpers.submit(self._lxd.add_device, builder.project, name, "registry", device)
+                self._await_registry(builder, device, adding)
             if "eth0" in devices:
                 self._await_network(builder)
             yield builder
             failed = False
         finally:
-            self._dispose(name, failed)
+            self._dispose(name, failed, adding)
 
-    def _dispose(self, name: str, failed: bool) -> None:
+    def _dispose(self, name: str, failed: bool, adding: Future[None] | None) -> None:
         with self._changing:
             if self._keep and failed:
                 self.kept.append(name)
                 return
-            task = self._cleaners.submit(self._lxd.delete_instance, self._placement.project, name)
-            self._cleanings.append(task)
+            self._cleanings.append(self._helpers.submit(self._remove, name, adding))
+
+    def _remove(self, name: str, adding: Future[None] | None) -> None:
+        if adding is not None:
+            wait([adding])  # LXD does not stop an instance that it is changing
+        self._lxd.delete_instance(self._placement.project, name)
+
+    @staticmethod
+    def _await_registry(builder: Builder, device: Mapping[str, str], adding: Future[None]) -> None:
+        port = int(device["listen"].rsplit(":", 1)[1])
+        # In proc(5)'s tables: listening is state 0A, and no peer has port 0.
+        script = (
+            f"i=0; until /bin/busybox grep -qs ':{port:04X} 0*:0000 0A' /proc/net/tcp /proc/net/tcp6; do "
+            f"i=$((i + 1)); [ $i -le {NETWORK_SECONDS * 50} ] || exit 1; /bin/busybox usleep 20000; done"
+        )
+        result = builder.try_run(["/bin/busybox", "sh", "-c", script], timeout=NETWORK_SECONDS + 15)
+        if result.status != 0:
+            adding.result()
+            raise BuildError(
+                "the builder has no way to the registry on this host",
+                f"LXD's proxy does not listen after {NETWORK_SECONDS} s",
+                "run the same command again; if it persists, look at LXD's log",
+            )
 
     @staticmethod
     def _await_network(builder: Builder) -> None:
