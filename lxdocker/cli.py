@@ -17,7 +17,7 @@ import typer
 
 from lxdocker import __version__
 from lxdocker.console import Console, OutputError, error_document
-from lxdocker.errors import LxdockerError
+from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.settings import Settings, load
 
 INTERRUPTED = 130  # as a shell reports a program ended by SIGINT
@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 builder_app = typer.Typer(help="The image that ephemeral builders start from.", no_args_is_help=True)
 app.add_typer(builder_app, name="builder")
+publish_app = typer.Typer(help="The published tree.", no_args_is_help=True)
+app.add_typer(publish_app, name="publish")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
 SpecsOption = Annotated[
@@ -241,6 +243,45 @@ def builder_delete(
         console.json({"deleted": gone.fingerprint.value if gone else None})
     else:
         console.print(f"deleted builder image {gone.fingerprint.short}" if gone else "there is no builder image")
+
+
+@publish_app.command("rollback")
+def publish_rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The image.")],
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="VERSION", help="The version to go back to; the one before if none is named."),
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Publish again what was rolled back.")] = False,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make an older version current again; clients follow. It stays so until the image is really another one."""
+    settings = _settings(config, specs, tree, None)
+    from lxdocker import report
+    from lxdocker.publish import Tree
+    from lxdocker.values import ImageName
+
+    if undo and version:
+        raise UsageError("--undo takes no version", "", "give one or the other")
+    try:
+        image = ImageName.parse(name)
+    except ValueError as error:
+        raise UsageError("there is no such image", str(error), "lxdocker status names them") from None
+    console = Console()
+    published = Tree(settings.tree)
+    with _cancellable() as cancelled, published.lock(console.note, cancelled):
+        if undo:
+            undone = published.undo_rollback(image)
+            listed = [one for one in published.versions() if one.name == image and one.withdrawn is None]
+        else:
+            done = published.rollback(image, version)
+    if undo:
+        report.print_undone(console, undone, listed, json=json)
+    else:
+        report.print_rollback(console, done, json=json)
 
 
 def main() -> NoReturn:

@@ -37,7 +37,7 @@ class Context:
 
     def look(self) -> Holdings:
         """What the store and the tree hold now."""
-        return Holdings(self.store.view(), tuple(self.tree.versions()))
+        return Holdings(self.store.view(), tuple(self.tree.versions()), tuple(self.tree.withheld()))
 
     def resolve(self, specs: Sequence[ImageSpec], holdings: Holdings) -> dict[ImageName, ResolvedImage | LxdockerError]:
         """Which image each spec names now: one HEAD for each that has not changed."""

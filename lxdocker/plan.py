@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.provenance import Provenance, folder_id, inputs_hash
-from lxdocker.publish import Published
+from lxdocker.publish import Published, Withheld
 from lxdocker.resolve import ResolvedImage
 from lxdocker.settings import Settings
 from lxdocker.spec import ImageSpec
 from lxdocker.store import Stored, StoreView
-from lxdocker.values import Arch, Fingerprint, ImageName
+from lxdocker.values import Arch, Digest, Fingerprint, ImageName
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,12 @@ class Restore:
     stored: Stored | None
     published: Published | None
 
+    rolled_back: bool = False
+
     @property
     def reason(self) -> str:
+        if self.rolled_back:
+            return "rolled back in the published tree"
         return "missing in the local store" if self.stored is None else "missing in the published tree"
 
 
@@ -54,6 +58,11 @@ class Keep:
 
     spec: ImageSpec
     stored: Stored
+    rolled_back: bool = False
+
+    @property
+    def reason(self) -> str:
+        return "rolled back; the registry still has what was withdrawn" if self.rolled_back else "up to date"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +92,30 @@ class Holdings:
 
     store: StoreView
     tree: tuple[Published, ...]
+    withheld: tuple[Withheld, ...] = ()
 
     def known(self, name: ImageName, source: str, arch: Arch) -> ResolvedImage | None:
         """What was recorded when this source was last resolved for this image and architecture."""
-        for one in (self.stored(name), self.published(name, arch)):
+        for one in (self.rolled_back(name, arch), self.stored(name), self.published(name, arch)):
             if one is not None and one.provenance.source == source:
                 return one.provenance.resolved
         return None
+
+    def rolled_back(self, name: ImageName, arch: Arch) -> Withheld | None:
+        """The newest version that was rolled back, as long as nothing newer than it has been published."""
+        newest = max(
+            (one for one in self.withheld if (one.provenance.name, one.arch) == (name, arch)),
+            key=lambda one: one.key,
+            default=None,
+        )
+        current = self.published(name, arch)
+        return None if newest and current and current.key > newest.key else newest
+
+    def withholds(self, name: ImageName, arch: Arch, inputs: str) -> bool:
+        """Whether what is made from these inputs was rolled back."""
+        return any(
+            (one.provenance.name, one.arch, one.provenance.inputs) == (name, arch, inputs) for one in self.withheld
+        )
 
     def stored(self, name: ImageName) -> Stored | None:
         """The image that the alias ``name`` points to, or the newest one made for it."""
@@ -171,6 +197,8 @@ def _for_spec(
     wanted = inputs_hash(spec, resolution, arch, settings.compression_level)
     stored = holdings.stored(spec.name)
     published = holdings.published(spec.name, arch)
+    if holdings.withholds(spec.name, arch, wanted) and (published is None or published.provenance.inputs != wanted):
+        return _rolled_back(spec, stored, published, holdings, arch, folder)
     if force:
         return Build(spec, resolution, "forced")
     has_stored = stored is not None and stored.provenance.inputs == wanted
@@ -178,7 +206,7 @@ def _for_spec(
     if has_stored and has_published and stored and published:
         if stored.fingerprint != published.fingerprint:
             return Restore(spec, stored, None)  # a forced build that was cut short: the store is the newer one
-        return _touch_or_keep(spec, resolution, stored, published, holdings, folder)
+        return _touch_or_keep(spec, resolution.source_digest, stored, published, holdings, folder)
     if has_stored and stored:
         return Restore(spec, stored, None)
     if has_published and published:
@@ -186,15 +214,36 @@ def _for_spec(
     return Build(spec, resolution, _build_reason(resolution, stored or published))
 
 
+def _rolled_back(
+    spec: ImageSpec, stored: Stored | None, published: Published | None, holdings: Holdings, arch: Arch, folder: str
+) -> PerSpec:
+    """The registry still has what was rolled back: the store follows the tree, and nothing is built, forced or not."""
+    if published is not None:
+        if stored is None or stored.fingerprint != published.fingerprint:
+            return Restore(spec, None, published, rolled_back=True)
+        action = _touch_or_keep(spec, published.provenance.source_digest, stored, published, holdings, folder)
+        return replace(action, rolled_back=True) if isinstance(action, Keep) else action
+    if stored is not None and not holdings.withholds(spec.name, arch, stored.provenance.inputs):
+        return Restore(spec, stored, None)
+    return Fail(
+        spec,
+        UsageError(
+            f"{spec.name}: the image was rolled back, and no other version of it is left",
+            "the registry still has the one that is not to be published again",
+            f"lxdocker publish rollback {spec.name} --undo, or name another image in {spec.path.name}",
+        ),
+    )
+
+
 def _touch_or_keep(
     spec: ImageSpec,
-    resolution: ResolvedImage,
+    source_digest: Digest,
     stored: Stored,
     published: Published,
     holdings: Holdings,
     folder: str,
 ) -> Touch | Keep:
-    provenance = stored.provenance.seen_as(resolution.source_digest, folder)
+    provenance = stored.provenance.seen_as(source_digest, folder)
     wrong = [
         alias for alias in all_aliases(spec) if holdings.store.aliases.get(alias) != stored.fingerprint
     ] + surplus_aliases(spec, stored, published)
@@ -203,7 +252,7 @@ def _touch_or_keep(
     if published.aliases != spec.aliases:
         return Touch(spec, stored, published, provenance, "published aliases to set right")
     before = (stored.provenance, published.provenance)
-    if any(one.source_digest != resolution.source_digest for one in before):
+    if any(one.source_digest != source_digest for one in before):
         return Touch(spec, stored, published, provenance, "the tag names a new index with the same image for this host")
     if any(one.folder != folder for one in before):
         return Touch(spec, stored, published, provenance, "another folder of specs has it now")

@@ -60,8 +60,8 @@ def versions(context: Context) -> list[str]:
     """Withdraws surplus versions and deletes what has been withdrawn long enough. Returns what it did, in words."""
     settings = context.settings
     done = [
-        f"withdrew {one.name} {one.key} from the tree: it has {settings.keep_versions} newer versions"
-        for one in context.tree.retire(settings.keep_versions)
+        f"withdrew {one.name} {one.key} from the tree: there are {settings.keep_versions} newer versions"
+        for one in context.tree.retire(settings.keep_versions, settings.keep_days * 86400)
     ]
     done += [f"deleted {one.name} {one.key} from the tree" for one in context.tree.sweep(settings.grace_hours * 3600)]
     return done

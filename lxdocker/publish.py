@@ -5,8 +5,11 @@
     streams/v1/index.json, images.json         derived from what lies below images/
     images/NAME/ARCH/VERSION/lxd.tar.xz        immutable once there
                              rootfs.squashfs
+                             BASE.vcdiff       rootfs.squashfs as a difference from version BASE's (optional)
                              lxdocker.json     what the version is (the sidecar)
                              withdrawn         there once it has left the index; its age is the grace period's
+    images/NAME/ARCH/withheld.json             versions that were rolled back, never to be published again
+    .mirror/                                   there if the tree is another server's mirror, which nobody publishes in
     .staging/                                  work in progress; whoever holds the lock empties it
     .lock
 
@@ -25,8 +28,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -35,15 +38,50 @@ from typing import Any
 
 from lxdocker import page, simplestreams
 from lxdocker.artifact import Artifact
-from lxdocker.errors import TreeError
+from lxdocker.errors import TreeError, UsageError
 from lxdocker.provenance import Provenance
-from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, File, Product, Version
+from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, DeltaFile, File, Product, Version
 from lxdocker.values import Arch, Fingerprint, ImageName
 
 SIDECAR = "lxdocker.json"
 WITHDRAWN = "withdrawn"
+WITHHELD = "withheld.json"
+LOCK = ".lock"
+MIRROR = ".mirror"
 RELEASE = "current"
 LOCK_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What turns an older version's rootfs.squashfs into this one's: a VCDIFF file beside it."""
+
+    base: str  # the older version's key
+    size: int  # bytes
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.base}.vcdiff"
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A version that was rolled back. What was made from the same inputs is not published again."""
+
+    key: str
+    fingerprint: Fingerprint
+    provenance: Provenance
+    arch: Arch
+    since: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """One product's way back."""
+
+    current: Published  # what clients get from now on
+    withheld: tuple[Withheld, ...]  # what they got instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +100,7 @@ class Published:
     rootfs_size: int
     rootfs_sha256: str
     withdrawn: float | None  # when it left the index, seconds since the epoch
+    deltas: tuple[Delta, ...] = ()
 
     @property
     def name(self) -> ImageName:
@@ -74,21 +113,32 @@ class Published:
 
     def is_whole(self) -> bool:
         """Whether both files are there with their sizes (hashes are not read: that is what clients do)."""
-        try:
-            return (self.folder / METADATA_FILE).stat().st_size == self.metadata_size and (
-                self.folder / ROOTFS_FILE
-            ).stat().st_size == self.rootfs_size
-        except OSError:
-            return False
+        return (
+            _size(self.folder / METADATA_FILE) == self.metadata_size
+            and _size(self.folder / ROOTFS_FILE) == self.rootfs_size
+        )
 
-    def version(self, tree: Path) -> Version:
-        """As the index lists it."""
+    def files(self) -> tuple[File, ...]:
+        """All that was published with it; paths relative to its folder."""
+        return (
+            File(METADATA_FILE, self.metadata_size, self.metadata_sha256),
+            File(ROOTFS_FILE, self.rootfs_size, self.rootfs_sha256),
+            *(File(delta.file, delta.size, delta.sha256) for delta in self.deltas),
+        )
+
+    def version(self, tree: Path, bases: Collection[str] = ()) -> Version:
+        """As the index lists it, with deltas from those versions that are listed, too."""
         relative = self.folder.relative_to(tree).as_posix()
         return Version(
             key=self.key,
             metadata=File(f"{relative}/{METADATA_FILE}", self.metadata_size, self.metadata_sha256),
             rootfs=File(f"{relative}/{ROOTFS_FILE}", self.rootfs_size, self.rootfs_sha256),
             fingerprint=self.fingerprint,
+            deltas=tuple(
+                DeltaFile(delta.base, File(f"{relative}/{delta.file}", delta.size, delta.sha256))
+                for delta in self.deltas
+                if delta.base in bases and _size(self.folder / delta.file) == delta.size
+            ),
         )
 
 
@@ -98,6 +148,7 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._changing = threading.RLock()
+        self._sidecars: dict[str, tuple[tuple[int, int, int], Published | None]] = {}  # as last read
 
     @contextlib.contextmanager
     def lock(self, say: Callable[[str], None], cancelled: threading.Event) -> Iterator[None]:
@@ -108,25 +159,39 @@ class Tree:
         with self._explained("preparing"):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             self._make_folder(self.root)
-            handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            told = False
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not told:
-                        say(f"another lxdocker is at work on {self.root}; waiting for it")
-                        told = True
-                    if cancelled.wait(LOCK_POLL_SECONDS):
-                        raise TreeError("stopped", "interrupted while waiting for the tree") from None
+            self._wait_for(handle, fcntl.LOCK_EX, say, cancelled)
             with self._explained("clearing the staging area of"):
                 shutil.rmtree(self._staging, ignore_errors=True)
                 self._staging.mkdir(exist_ok=True)
             yield
         finally:
             os.close(handle)
+
+    @contextlib.contextmanager
+    def reading(self, say: Callable[[str], None], cancelled: threading.Event) -> Iterator[None]:
+        """Keeps others from changing the tree meanwhile; needs no right to write in it."""
+        with self._explained("reading"), contextlib.ExitStack() as cleanup:
+            os.stat(self.root)  # noqa: PTH116 - a tree that is not there is not the same as an empty one
+            with contextlib.suppress(FileNotFoundError):  # a copy of a tree, which nobody publishes in
+                handle = os.open(self.root / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+                cleanup.callback(os.close, handle)
+                self._wait_for(handle, fcntl.LOCK_SH, say, cancelled)
+            yield
+
+    def _wait_for(self, handle: int, kind: int, say: Callable[[str], None], cancelled: threading.Event) -> None:
+        told = False
+        while True:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if not told:
+                    say(f"another lxdocker is at work on {self.root}; waiting for it")
+                    told = True
+                if cancelled.wait(LOCK_POLL_SECONDS):
+                    raise TreeError("stopped", "interrupted while waiting for the tree") from None
 
     @contextlib.contextmanager
     def staging(self, name: ImageName) -> Iterator[Path]:
@@ -143,12 +208,40 @@ class Tree:
 
     def versions(self) -> list[Published]:
         """Every version that lies in the tree with a readable sidecar, by name, architecture and key."""
-        found = []
-        for sidecar in self.root.glob(f"images/*/*/*/{SIDECAR}"):
-            published = _read_sidecar(sidecar)
-            if published:
-                found.append(published)
-        return sorted(found, key=lambda one: (one.name, one.arch.value, one.key))
+        with self._changing:
+            found = []
+            for product in self._product_folders():
+                withheld = {one.key: one.since for one in read_withheld(product)}
+                for folder in _subfolders(product):
+                    published = self._read(folder)
+                    if published:
+                        withdrawn = _withdrawn_at(folder)
+                        # Whoever rolled it back may have been killed before marking it.
+                        since = withheld.get(published.key) if withdrawn is None else withdrawn
+                        found.append(published if since is None else replace(published, withdrawn=since))
+            return sorted(found, key=lambda one: (one.name, one.arch.value, one.key))
+
+    def withheld(self) -> list[Withheld]:
+        """Every version that was rolled back, by name, architecture and key."""
+        found = [one for product in self._product_folders() for one in read_withheld(product)]
+        return sorted(found, key=lambda one: (one.provenance.name, one.arch.value, one.key))
+
+    def _product_folders(self) -> Iterator[Path]:
+        for name in _subfolders(self.root / "images"):
+            yield from _subfolders(name)
+
+    def _read(self, folder: Path) -> Published | None:
+        """A folder's sidecar; parsed only when it has changed, since a tree may have thousands."""
+        sidecar = folder / SIDECAR
+        try:
+            status = os.stat(sidecar)  # noqa: PTH116 - as above
+        except OSError:
+            return None
+        signature = (status.st_mtime_ns, status.st_ino, status.st_size)
+        known = self._sidecars.get(str(folder))
+        if known is None or known[0] != signature:
+            known = self._sidecars[str(folder)] = (signature, read_sidecar(sidecar))
+        return known[1]
 
     # ---- changing
 
@@ -159,9 +252,11 @@ class Tree:
         arch: Arch,
         aliases: tuple[str, ...],
         properties: Mapping[str, str] = MappingProxyType({}),
+        deltas: Mapping[Delta, Path] = MappingProxyType({}),
     ) -> Published:
-        """Makes the artifact (staged in this tree) the newest version of its product."""
+        """Makes the artifact (staged in this tree, as the deltas are) the newest version of its product."""
         with self._changing, self._explained(f"publishing {provenance.name} in"):
+            self._refuse_mirror()
             parent = self.root / "images" / provenance.name.value / arch.value
             self._make_folder(parent)
             taken = [entry.name for entry in parent.iterdir() if simplestreams.is_version_key(entry.name)]
@@ -179,21 +274,42 @@ class Tree:
                 rootfs_size=artifact.rootfs_size,
                 rootfs_sha256=artifact.rootfs_sha256,
                 withdrawn=None,
+                deltas=tuple(deltas),
             )
-            # mkdtemp's folders are private; this one is about to be served.
-            folder = Path(tempfile.mkdtemp(prefix="publish.", dir=self._staging))
-            for source in (artifact.metadata, artifact.rootfs):
-                target = folder / source.name
-                os.link(source, target)
-                target.chmod(0o644)
-                _sync(target)
-            _write_file(folder / SIDECAR, _sidecar_document(published))
-            folder.chmod(0o755)
-            _sync(folder)
-            folder.rename(published.folder)
-            _sync(parent)
+            sources = {METADATA_FILE: artifact.metadata, ROOTFS_FILE: artifact.rootfs}
+            self._put(published, {**sources, **{delta.file: path for delta, path in deltas.items()}})
             self.write_index()
             return published
+
+    def adopt(self, published: Published, files: Mapping[str, Path]) -> None:
+        """Puts a version of another tree into this one, or mends it; the index is for the caller to write.
+
+        ``files``: by name, whole and on this tree's filesystem; what is not among them is right where it is.
+        """
+        with self._changing, self._explained(f"putting {published.name} into"):
+            self._make_folder(published.folder.parent)
+            if not published.folder.exists():
+                self._put(published, files)
+                return
+            for name, source in files.items():
+                temporary = self._temporary(name)
+                _link(source, temporary)
+                temporary.rename(published.folder / name)
+            _sync(published.folder)
+            self._replace_json(published.folder / SIDECAR, _sidecar_document(published))
+            (published.folder / WITHDRAWN).unlink(missing_ok=True)
+
+    def _put(self, published: Published, files: Mapping[str, Path]) -> None:
+        """Makes a version appear with all its files at once."""
+        # mkdtemp's folders are private; this one is about to be served.
+        folder = Path(tempfile.mkdtemp(prefix="publish.", dir=self._staging))
+        for name, source in files.items():
+            _link(source, folder / name)
+        _write_file(folder / SIDECAR, _sidecar_document(published))
+        folder.chmod(0o755)
+        _sync(folder)
+        folder.rename(published.folder)
+        _sync(published.folder.parent)
 
     def update(self, published: Published, provenance: Provenance, aliases: tuple[str, ...]) -> None:
         """Records something new about a version whose files stay the same."""
@@ -203,7 +319,7 @@ class Tree:
                 "provenance": provenance.to_properties(),
                 "aliases": list(aliases),
             }
-            self._replace(published.folder / SIDECAR, document)
+            self._replace(published.folder / SIDECAR, _readable(document))
             self.write_index()
 
     def withdraw(self, versions: list[Published]) -> None:
@@ -214,19 +330,90 @@ class Tree:
             if versions:
                 self.write_index()
 
-    def retire(self, keep: int) -> list[Published]:
-        """Withdraws all but the newest ``keep`` versions of each product."""
+    def retire(self, keep: int, younger_than: float = 0) -> list[Published]:
+        """Withdraws all but the newest ``keep`` versions of each product and those of the last ``younger_than``
+        seconds.
+        """
         with self._changing:
             surplus = []
-            for _, group in groupby(self._listed(), key=lambda one: (one.name, one.arch)):
-                surplus += list(group)[:-keep]
+            for _, group in groupby(self._listed(), key=_product_key):
+                surplus += [one for one in list(group)[:-keep] if not younger_than or _age(one) >= younger_than]
             self.withdraw(surplus)
             return surplus
+
+    def rollback(self, name: ImageName, key: str | None = None) -> list[Rollback]:
+        """Makes an older version of each of the image's products the newest that is listed: ``key``, or else the one
+        before. What was newer is withdrawn, and withheld from being published again. Raises UsageError if there
+        is no such version.
+        """
+        with self._changing, self._explained(f"rolling back {name} in"):
+            self._refuse_mirror()
+            done = []
+            for target, newer in self._ways_back(name, key):
+                product = target.folder.parent
+                now = time.time()
+                withheld = {one.key: one for one in read_withheld(product) if one.key != target.key}
+                for one in newer:
+                    withheld[one.key] = Withheld(one.key, one.fingerprint, one.provenance, one.arch, now)
+                # In this order a kill leaves the newer versions listed, or the older one: never neither.
+                (target.folder / WITHDRAWN).unlink(missing_ok=True)
+                self._replace(product / WITHHELD, _readable(_withheld_document(withheld.values())))
+                done.append(Rollback(replace(target, withdrawn=None), tuple(withheld[one.key] for one in newer)))
+            self.write_index()
+            return done
+
+    def _ways_back(self, name: ImageName, key: str | None) -> list[tuple[Published, list[Published]]]:
+        """For each product that can go back: where to, and what is listed of newer versions."""
+        ours = [one for one in self.versions() if one.name == name]
+        if not ours:
+            raise UsageError(f"there is no image {name} in the tree {self.root}", "", "lxdocker status shows what is")
+        ways = []
+        for _, group in groupby(ours, key=_product_key):
+            versions = [one for one in group if one.is_whole()]
+            listed = [one for one in versions if one.withdrawn is None]
+            if key is not None:
+                target = next((one for one in versions if one.key == key), None)
+            elif listed:
+                withheld = {one.key for one in read_withheld(listed[0].folder.parent)}
+                older = [one for one in versions if one.key < listed[-1].key and one.key not in withheld]
+                older = [one for one in older if one.fingerprint != listed[-1].fingerprint]
+                # What retention has withdrawn is only second best: it may hold what is wrong, too.
+                best = [one for one in older if one.withdrawn is None] or older
+                target = best[-1] if best else None
+            else:
+                target = None
+            if target:
+                ways.append((target, [one for one in listed if one.key > target.key]))
+        if not ways:
+            there = ", ".join(one.key + (" (damaged)" if not one.is_whole() else "") for one in ours)
+            what = f"no version {key}" if key else "no older version"
+            raise UsageError(
+                f"{name} can't be rolled back: the tree has {what}",
+                f"its versions: {there}",
+                "name one of these; keep_versions and grace_hours say how long old ones stay",
+            )
+        return ways
+
+    def undo_rollback(self, name: ImageName) -> list[Withheld]:
+        """Withholds nothing of this image any more, and lists again what there still is of it."""
+        with self._changing, self._explained(f"undoing the rollback of {name} in"):
+            undone = []
+            for product in _subfolders(self.root / "images" / name.value):
+                withheld = read_withheld(product)
+                for one in withheld:
+                    (product / one.key / WITHDRAWN).unlink(missing_ok=True)
+                (product / WITHHELD).unlink(missing_ok=True)  # only from here on they count as listed
+                _sync(product)
+                undone += withheld
+            if not undone:
+                raise UsageError(f"{name} is not rolled back", f"the tree {self.root} withholds no version of it")
+            self.write_index()
+            return undone
 
     def sweep(self, grace_seconds: float) -> list[Published]:
         """Deletes versions that left the index at least ``grace_seconds`` ago. Returns them."""
         with self._changing, self._explained("deleting withdrawn versions from"):
-            self._begin_grace()
+            self.write_index()  # what leaves the index only now has all of its grace period before it
             now = time.time()
             gone = [
                 one for one in self.versions() if one.withdrawn is not None and now - one.withdrawn >= grace_seconds
@@ -235,20 +422,19 @@ class Tree:
                 doomed = self._staging / f"{published.name}.{published.arch.value}.{published.key}"
                 published.folder.rename(doomed)  # whole or not at all, also for whoever reads the tree meanwhile
                 shutil.rmtree(doomed)
-                for parent in (published.folder.parent, published.folder.parent.parent):
-                    with contextlib.suppress(OSError):
-                        parent.rmdir()
+            self._drop_deltas()
+            for product in {one.folder.parent for one in gone}:
+                _remove_empty(product)
             return gone
 
-    def _begin_grace(self) -> None:
-        """Marks what leaves the index only now: damaged versions, and those whose withdrawal was cut short."""
-        indexed = self._indexed_paths()
+    def _drop_deltas(self) -> None:
+        """Deletes deltas whose base is gone: it left the index long ago, and so did they."""
         for one in self.versions():
-            if (one.withdrawn is None and not one.is_whole()) or (
-                one.withdrawn is not None and one.version(self.root).rootfs.path in indexed
-            ):
-                (one.folder / WITHDRAWN).touch()
-        self.write_index()
+            left = tuple(delta for delta in one.deltas if (one.folder.parent / delta.base).exists())
+            if left != one.deltas:
+                for delta in set(one.deltas) - set(left):
+                    (one.folder / delta.file).unlink(missing_ok=True)
+                self._replace(one.folder / SIDECAR, _readable(_sidecar_document(replace(one, deltas=left))))
 
     def _indexed_paths(self) -> set[str]:
         """Every file that images.json names at this moment."""
@@ -262,46 +448,80 @@ class Tree:
     def write_index(self) -> None:
         """images.json and index.json from what lies in the tree; untouched when nothing changed."""
         with self._changing, self._explained("writing the index of"):
-            products = self._products()
+            listed = self._begin_grace()
+            products = self._products(listed)
             now = datetime.now(UTC)
             self._make_folder(self.root / "streams/v1")
-            self._replace_json(simplestreams.IMAGES_PATH, simplestreams.images_document(products, now))
-            self._replace_json(simplestreams.INDEX_PATH, simplestreams.index_document(products, now))
-            self._write_page()
+            self._replace_json(self.root / simplestreams.IMAGES_PATH, simplestreams.images_document(products, now))
+            self._replace_json(self.root / simplestreams.INDEX_PATH, simplestreams.index_document(products, now))
+            self._write_page(listed)
 
-    def _write_page(self) -> None:
+    def documents(self) -> dict[str, Mapping[str, Any]]:
+        """What the index should say, by path."""
+        products = self._products(self._listed())
+        now = datetime.now(UTC)
+        return {
+            simplestreams.IMAGES_PATH: simplestreams.images_document(products, now),
+            simplestreams.INDEX_PATH: simplestreams.index_document(products, now),
+        }
+
+    def _begin_grace(self) -> list[Published]:
+        """Marks what is about to leave the index: withdrawn, damaged, or rolled back. Returns what is listed."""
+        versions = self.versions()
+        listed = [one for one in versions if one.withdrawn is None and one.is_whole()]
+        if len(listed) < len(versions):
+            indexed = self._indexed_paths()
+            stays = {one.folder for one in listed}
+            for one in versions:
+                if one.folder in stays:
+                    continue
+                if _withdrawn_at(one.folder) is None or one.version(self.root).rootfs.path in indexed:
+                    (one.folder / WITHDRAWN).touch()
+        return listed
+
+    def _write_page(self, listed: Sequence[Published]) -> None:
         """The catalogue; last, because it is only for people."""
         newest: dict[ImageName, list[Published]] = {}
-        for (name, _), group in groupby(self._listed(), key=lambda one: (one.name, one.arch)):
-            newest.setdefault(name, []).append(list(group)[-1])
+        for _, group in groupby(listed, key=_product_key):
+            latest = list(group)[-1]
+            newest.setdefault(latest.name, []).append(latest)
         text = page.render([_page_entry(versions) for versions in newest.values()]).encode()
         path = self.root / page.PAGE_FILE
         with contextlib.suppress(OSError):
             if path.read_bytes() == text:
                 return
-        temporary = self._staging / f"{page.PAGE_FILE}.{os.getpid()}.{threading.get_ident()}"
+        temporary = self._temporary(page.PAGE_FILE)
         temporary.write_bytes(text)
         temporary.chmod(0o644)
         temporary.rename(path)
 
-    def _products(self) -> list[Product]:
+    def _products(self, listed: Sequence[Published]) -> list[Product]:
         products = []
-        for (name, arch), group in groupby(self._listed(), key=lambda one: (one.name, one.arch)):
+        for _, group in groupby(listed, key=_product_key):
             versions = list(group)
+            keys = {one.key for one in versions}
             products.append(
                 Product(
-                    name=name,
-                    arch=arch,
-                    aliases=(name.value, *versions[-1].aliases),
+                    name=versions[-1].name,
+                    arch=versions[-1].arch,
+                    aliases=(versions[-1].name.value, *versions[-1].aliases),
                     title=versions[-1].provenance.source,
                     release=RELEASE,
-                    versions=tuple(one.version(self.root) for one in versions),
+                    versions=tuple(one.version(self.root, keys) for one in versions),
                 )
             )
         return products
 
     def _listed(self) -> list[Published]:
         return [one for one in self.versions() if one.withdrawn is None and one.is_whole()]
+
+    def _refuse_mirror(self) -> None:
+        if (self.root / MIRROR).exists():
+            raise TreeError(
+                f"the tree {self.root} is a mirror",
+                "what is published in it would be withdrawn when it is mirrored again",
+                "publish in another folder: --tree DIR",
+            )
 
     @property
     def _staging(self) -> Path:
@@ -315,17 +535,20 @@ class Tree:
             folder.chmod(0o755)
             _sync(folder.parent)
 
-    def _replace_json(self, relative: str, document: Mapping[str, Any]) -> None:
-        """Writes a document unless only its time of writing would differ."""
-        path = self.root / relative
-        with contextlib.suppress(OSError, ValueError):
-            if _without_times(json.loads(path.read_bytes())) == _without_times(document):
-                return
-        self._replace(path, document)
+    def _temporary(self, name: str) -> Path:
+        return self._staging / f"{name}.{os.getpid()}.{threading.get_ident()}"
 
-    def _replace(self, path: Path, document: Mapping[str, Any]) -> None:
-        temporary = self._staging / f"{path.name}.{os.getpid()}.{threading.get_ident()}"
-        _write_file(temporary, document)
+    def _replace_json(self, path: Path, document: Mapping[str, Any]) -> None:
+        """Writes a document unless only its time of writing would differ."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            if without_times(json.loads(path.read_bytes())) == without_times(document):
+                return
+        # On one line: that is several times faster for a large tree, and smaller for every client.
+        self._replace(path, json.dumps(document, sort_keys=True, separators=(",", ":")))
+
+    def _replace(self, path: Path, text: str) -> None:
+        temporary = self._temporary(path.name)
+        _write_text(temporary, text)
         temporary.rename(path)
         _sync(path.parent)
 
@@ -357,24 +580,32 @@ def _sidecar_document(published: Published) -> dict[str, Any]:
             METADATA_FILE: {"size": published.metadata_size, "sha256": published.metadata_sha256},
             ROOTFS_FILE: {"size": published.rootfs_size, "sha256": published.rootfs_sha256},
         },
+        **(
+            {"deltas": {one.base: {"size": one.size, "sha256": one.sha256} for one in published.deltas}}
+            if published.deltas
+            else {}
+        ),
     }
 
 
-def _read_sidecar(path: Path) -> Published | None:
-    """None for a folder that lxdocker did not write: such are left alone."""
-    folder = path.parent
+def read_sidecar(path: Path) -> Published | None:
+    """What lies in a folder, as if it were listed. None if lxdocker did not write it: such are left alone."""
     try:
-        document = json.loads(path.read_bytes())
+        return parse_sidecar(path.parent, path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_sidecar(folder: Path, text: bytes) -> Published | None:
+    """A version in ``folder`` from its sidecar; None if that is not one."""
+    try:
+        document = json.loads(text)
         provenance = Provenance.from_properties(document["provenance"])
         if provenance is None or not simplestreams.is_version_key(folder.name):
             return None
         if (folder.parent.parent.name, folder.parent.name) != (provenance.name.value, document["arch"]):
             return None  # a copy of another one
         files = document["files"]
-        try:
-            withdrawn: float | None = (folder / WITHDRAWN).stat().st_mtime
-        except FileNotFoundError:
-            withdrawn = None
         return Published(
             folder=folder,
             provenance=provenance,
@@ -387,10 +618,86 @@ def _read_sidecar(path: Path) -> Published | None:
             metadata_sha256=str(files[METADATA_FILE]["sha256"]),
             rootfs_size=int(files[ROOTFS_FILE]["size"]),
             rootfs_sha256=str(files[ROOTFS_FILE]["sha256"]),
-            withdrawn=withdrawn,
+            withdrawn=None,
+            deltas=tuple(
+                Delta(base, int(delta["size"]), str(delta["sha256"]))
+                for base, delta in sorted(document.get("deltas", {}).items())
+                if simplestreams.is_version_key(base)  # it becomes a file's name
+            ),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def read_withheld(product: Path) -> list[Withheld]:
+    """What was rolled back of the product in this folder."""
+    try:
+        document = json.loads((product / WITHHELD).read_bytes())
+        found = []
+        for key, one in sorted(document["withheld"].items()):
+            provenance = Provenance.from_properties(one["provenance"])
+            if not simplestreams.is_version_key(key):
+                continue
+            if provenance is not None and provenance.name.value == product.parent.name:
+                fingerprint = Fingerprint.parse(one["fingerprint"])
+                found.append(Withheld(key, fingerprint, provenance, Arch(product.name), float(one["since"])))
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _withheld_document(withheld: Iterable[Withheld]) -> dict[str, Any]:
+    return {
+        "withheld": {
+            one.key: {
+                "fingerprint": one.fingerprint.value,
+                "provenance": one.provenance.to_properties(),
+                "since": one.since,
+            }
+            for one in withheld
+        }
+    }
+
+
+def _product_key(published: Published) -> tuple[ImageName, Arch]:
+    return published.name, published.arch
+
+
+def _age(published: Published) -> float:
+    """Seconds since it was published."""
+    return (datetime.now(UTC) - simplestreams.version_time(published.key)).total_seconds()
+
+
+def _size(path: Path) -> int | None:
+    """A file's size in bytes; None if there is no such file."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - Path.stat() is slower, and a tree has thousands
+    except OSError:
+        return None
+
+
+def _withdrawn_at(folder: Path) -> float | None:
+    try:
+        return os.stat(folder / WITHDRAWN).st_mtime  # noqa: PTH116 - as above
+    except OSError:
+        return None
+
+
+def _subfolders(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            return [path / entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _remove_empty(product: Path) -> None:
+    """Removes the folders of a product that has no version left, and what is withheld of it."""
+    with contextlib.suppress(OSError):
+        if [entry.name for entry in product.iterdir()] == [WITHHELD]:
+            (product / WITHHELD).unlink()
+        product.rmdir()
+        product.parent.rmdir()
 
 
 def _page_entry(versions: Sequence[Published]) -> page.Entry:
@@ -413,23 +720,38 @@ def _page_entry(versions: Sequence[Published]) -> page.Entry:
     )
 
 
-def _without_times(document: Any) -> Any:
+def without_times(document: Any) -> Any:
+    """A document of the index as far as it says what there is."""
     if not isinstance(document, dict):
         return document
     stripped = {key: value for key, value in document.items() if key != "updated"}
     index = stripped.get("index")
     if isinstance(index, dict):
-        stripped["index"] = {name: _without_times(entry) for name, entry in index.items()}
+        stripped["index"] = {name: without_times(entry) for name, entry in index.items()}
     return stripped
 
 
+def _readable(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
 def _write_file(path: Path, document: Mapping[str, Any]) -> None:
+    _write_text(path, _readable(document))
+
+
+def _write_text(path: Path, text: str) -> None:
     with path.open("w", encoding="utf-8") as output:
-        json.dump(document, output, indent=1, sort_keys=True)
-        output.write("\n")
+        output.write(text)
         output.flush()
         os.fchmod(output.fileno(), 0o644)
         os.fsync(output.fileno())
+
+
+def _link(source: Path, target: Path) -> None:
+    """A file's content under another name, on stable storage, for everybody to read."""
+    os.link(source, target)
+    target.chmod(0o644)
+    _sync(target)
 
 
 def _sync(path: Path) -> None:

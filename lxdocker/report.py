@@ -10,6 +10,7 @@ from lxdocker.console import Console, error_document, human_size
 from lxdocker.outcome import Outcome, Report, Status
 from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
 from lxdocker.provenance import source_label
+from lxdocker.publish import Published, Rollback, Withheld
 from lxdocker.settings import Settings
 from lxdocker.spec import ImageSpec
 
@@ -88,7 +89,7 @@ def _in_words(action: PerSpec) -> tuple[str, str]:
         case Touch():
             return "update", action.reason
         case Keep():
-            return "keep", "up to date"
+            return "keep", action.reason
         case Fail():
             return "fail at", str(action.error)
 
@@ -115,7 +116,7 @@ def print_status(
     rows: list[dict[str, str | None]] = []
     for action in actions:
         held = holdings.stored(action.spec.name) or holdings.published(action.spec.name)
-        state = "up to date" if isinstance(action, Keep) else ": ".join(_in_words(action))
+        state = action.reason if isinstance(action, Keep) else ": ".join(_in_words(action))
         rows.append(
             {
                 "name": action.spec.name.value,
@@ -181,3 +182,43 @@ def print_builder(console: Console, image: BuilderImage, settings: Settings, *, 
         ["state", f"stale: {stale}" if stale else "current"],
     ]
     console.table(["BUILDER", ""], rows)
+
+
+def print_rollback(console: Console, done: Sequence[Rollback], *, json: bool) -> None:
+    """What clients get from now on, and what no more."""
+    if json:
+        console.json(
+            {
+                "rolled_back": [
+                    {
+                        "name": one.current.name.value,
+                        "arch": one.current.arch.value,
+                        "version": one.current.key,
+                        "fingerprint": one.current.fingerprint.value,
+                        "withheld": [gone.key for gone in one.withheld],
+                    }
+                    for one in done
+                ]
+            }
+        )
+        return
+    for one in done:
+        instead = f" instead of {', '.join(gone.key for gone in one.withheld)}" if one.withheld else ""
+        console.print(
+            f"{one.current.name} for {one.current.arch.value} is now {one.current.key} "
+            f"({one.current.fingerprint.short}){instead}"
+        )
+    name = done[0].current.name
+    console.print(f"the local LXD follows with the next sync; to undo: lxdocker publish rollback {name} --undo")
+
+
+def print_undone(console: Console, undone: Sequence[Withheld], listed: Sequence[Published], *, json: bool) -> None:
+    """What may be published again, and what of it is."""
+    keys = {(one.arch, one.key) for one in listed}
+    again = [one for one in undone if (one.arch, one.key) in keys]
+    if json:
+        console.json({"undone": [one.key for one in undone], "published": [one.key for one in again]})
+        return
+    for one in undone:
+        how = "is published again" if one in again else "is gone; the next sync makes it again if it is still wanted"
+        console.print(f"{one.provenance.name} {one.key} for {one.arch.value} {how}")

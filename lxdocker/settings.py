@@ -48,7 +48,9 @@ class Settings:
     compression_level: int = 3  # zstd, 1 to 22
     insecure_registries: tuple[str, ...] = ()  # HOST or HOST:PORT
     keep_versions: int = 3  # per image, in the published tree
+    keep_days: float = 0  # younger versions stay, too
     grace_hours: float = 48
+    deltas: bool = False  # publish differences between versions
     builder_from: Literal["image", "mmdebstrap"] = "image"
     builder_server: str = "https://images.lxd.canonical.com"
     builder_base: str = "debian/13"  # alias on builder_server

@@ -30,6 +30,14 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class DeltaFile:
+    """The rootfs as a difference from an older version's, for clients that have that and xdelta3."""
+
+    base: str  # the older version's key
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One version of a product: the two halves of a split image."""
 
@@ -37,6 +45,7 @@ class Version:
     metadata: File
     rootfs: File
     fingerprint: Fingerprint
+    deltas: tuple[DeltaFile, ...] = ()
 
     def items(self) -> dict[str, Any]:
         """The version's ``items`` as LXD and Incus read them."""
@@ -60,6 +69,16 @@ class Version:
             "lxd.tar.xz": metadata("lxd.tar.xz"),
             "incus.tar.xz": metadata("incus.tar.xz"),
             "root.squashfs": rootfs,
+            **{
+                f"root.{delta.base}.vcdiff": {
+                    "ftype": "squashfs.vcdiff",
+                    "path": delta.file.path,
+                    "size": delta.file.size,
+                    "sha256": delta.file.sha256,
+                    "delta_base": delta.base,
+                }
+                for delta in self.deltas
+            },
         }
 
 
@@ -136,6 +155,11 @@ def is_version_key(text: str) -> bool:
         return datetime.strptime(text, _VERSION_FORMAT).replace(tzinfo=UTC).strftime(_VERSION_FORMAT) == text
     except ValueError:
         return False
+
+
+def version_time(key: str) -> datetime:
+    """When a version with this key was published."""
+    return datetime.strptime(key, _VERSION_FORMAT).replace(tzinfo=UTC)
 
 
 def _timestamp(moment: datetime) -> str:

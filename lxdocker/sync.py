@@ -21,7 +21,7 @@ from lxdocker.builder import placement, recipe
 from lxdocker.builder.instance import Workshop
 from lxdocker.console import Progress
 from lxdocker.context import Context
-from lxdocker.errors import HostError, LxdockerError
+from lxdocker.errors import HostError, LxdockerError, TreeError
 from lxdocker.lxd import Cancelled
 from lxdocker.oci import OciConfig
 from lxdocker.outcome import Outcome, Report, Status
@@ -177,7 +177,7 @@ class _Run:
     def _carry_out(self, action: PerSpec) -> Outcome:
         match action:
             case Keep():
-                return Outcome(action.spec.name, Status.UNCHANGED, "up to date", action.stored.fingerprint)
+                return Outcome(action.spec.name, Status.UNCHANGED, action.reason, action.stored.fingerprint)
             case Fail():
                 raise action.error
             case Touch():
@@ -217,6 +217,13 @@ class _Run:
                 raise AssertionError("a restore has one side")
             if finished.fingerprint != expected:
                 # The one copy there is has been damaged: nothing to restore from, and nothing to offer to others.
+                if action.rolled_back and action.published is not None:
+                    self._context.tree.withdraw([action.published])
+                    raise TreeError(
+                        f"the version of {spec.name} that was rolled back to is damaged",
+                        f"{action.published.folder}: its files are not those that were published",
+                        f"lxdocker publish rollback {spec.name} VERSION names another one, --undo ends the rollback",
+                    )
                 self._progress.phase(spec.name, "the copy is damaged; building again")
                 resolved = self._context.resolver.resolve(spec.image, None)
                 if action.published is not None:

@@ -26,7 +26,7 @@ from lxdocker.plan import (
     surplus_aliases,
 )
 from lxdocker.provenance import Provenance
-from lxdocker.publish import Published
+from lxdocker.publish import Published, Withheld
 from lxdocker.resolve import ResolvedImage
 from lxdocker.settings import Settings
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
@@ -343,6 +343,98 @@ def test_surplus_aliases(
 ) -> None:
     here, there = stored(CURRENT, aliases=in_store), published(tmp_path, aliases=in_tree)
     assert surplus_aliases(spec(aliases=wanted), here, there) == surplus
+
+
+# ---- rolled back
+
+
+def withheld(made_from: Provenance, key: str = "20260102_0305", arch: Arch = Arch.X86_64) -> Withheld:
+    return Withheld(key, fingerprint("bad"), made_from, arch, 1.0)
+
+
+def after_rollback(
+    folder: Path, in_store: Sequence[Stored], *, good: Provenance | None, bad: Provenance = CURRENT
+) -> Holdings:
+    """``good`` was published first and is current again; ``bad`` came after it."""
+    versions = [published(folder, good, "good", key="20260102_0304")] if good else []
+    versions.append(published(folder, bad, "bad", key="20260102_0305", withdrawn=1.0))
+    return replace(holdings(in_store, versions), withheld=(withheld(bad),))
+
+
+GOOD = provenance(at=OLD)
+BAD_STORED = stored(CURRENT, content="bad", aliases=("web",))
+GOOD_STORED = stored(GOOD, content="good", aliases=("web",))
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("in_store", [[BAD_STORED], []], ids=["bad", "none"])
+def test_after_a_rollback_the_store_follows_the_tree(tmp_path: Path, in_store: list[Stored], force: bool) -> None:
+    found = after_rollback(tmp_path, in_store, good=GOOD)
+    action = decide(found, force=force)
+    assert action == Restore(WEB, None, found.tree[0], rolled_back=True)
+    assert action.reason == "rolled back in the published tree"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_once_it_has_followed_nothing_is_to_do(tmp_path: Path, force: bool) -> None:
+    found = after_rollback(tmp_path, [GOOD_STORED], good=GOOD)
+    action = decide(found, force=force)
+    assert action == Keep(WEB, GOOD_STORED, rolled_back=True)
+    assert action.reason == "rolled back; the registry still has what was withdrawn"
+
+
+def test_aliases_are_set_right_after_a_rollback_too(tmp_path: Path) -> None:
+    found = after_rollback(tmp_path, [replace(GOOD_STORED, image=replace(GOOD_STORED.image, aliases=()))], good=GOOD)
+    action = decide(found)
+    assert said(action) == "touch: aliases to set right: web"
+    assert isinstance(action, Touch)
+    assert action.provenance == GOOD  # and not what the tag names now
+
+
+def test_a_really_new_image_ends_a_rollback(tmp_path: Path) -> None:
+    newer = resolved("newer")
+    found = after_rollback(tmp_path, [GOOD_STORED], good=GOOD)
+    assert said(decide(found, resolution=newer)).startswith("build: image changed")
+    assert said(decide(found, spec(image="nginx:2"))).startswith("build: ")
+    # Once that is published, the tag may go back to what was bad: it stays withheld.
+    best = published(tmp_path, provenance(at=newer), "newer", key="20260102_0306")
+    found = replace(found, tree=(*found.tree, best))
+    assert decide(found) == Restore(WEB, None, best, rolled_back=True)
+
+
+def test_what_was_rolled_back_to_may_be_wanted_again(tmp_path: Path) -> None:
+    """The tag names the old image again, as the tree does."""
+    found = after_rollback(tmp_path, [GOOD_STORED], good=GOOD)
+    assert decide(found, resolution=OLD) == Keep(WEB, GOOD_STORED)
+
+
+def test_the_version_rolled_back_to_is_restored_from_the_store(tmp_path: Path) -> None:
+    found = after_rollback(tmp_path, [GOOD_STORED], good=None)
+    assert decide(found) == Restore(WEB, GOOD_STORED, None)
+
+
+@pytest.mark.parametrize("in_store", [[], [BAD_STORED]], ids=["nothing", "what is withheld"])
+def test_no_version_is_left_to_be_rolled_back_to(tmp_path: Path, in_store: list[Stored]) -> None:
+    action = decide(after_rollback(tmp_path, in_store, good=None))
+    assert isinstance(action, Fail)
+    assert isinstance(action.error, UsageError)
+    assert "was rolled back, and no other version of it is left" in action.error.brief
+    assert "lxdocker publish rollback web --undo" in action.error.resolution
+
+
+def test_a_rollback_is_its_image_s_and_architecture_s_own(tmp_path: Path) -> None:
+    found = after_rollback(tmp_path, [BAD_STORED], good=GOOD)
+    elsewhere = [withheld(CURRENT, arch=Arch.AARCH64), withheld(provenance(spec("other")))]
+    found = replace(found, withheld=tuple(elsewhere))
+    assert said(decide(found)) == "restore: missing in the published tree"
+
+
+def test_the_registry_is_not_asked_more_often_after_a_rollback(tmp_path: Path) -> None:
+    found = after_rollback(tmp_path, [GOOD_STORED], good=GOOD)
+    assert found.known(WEB.name, CURRENT.source, Arch.X86_64) == TODAY
+    best = published(tmp_path, provenance(at=resolved("newer")), "newer", key="20260102_0306")
+    found = replace(found, store=StoreView((), {}), tree=(*found.tree, best))
+    assert found.known(WEB.name, CURRENT.source, Arch.X86_64) == resolved("newer")
 
 
 # ---- what is known without asking

@@ -15,14 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lxdocker.errors import TreeError
-from lxdocker.publish import SIDECAR, WITHDRAWN, Published, Tree
+from lxdocker.errors import TreeError, UsageError
+from lxdocker.provenance import Provenance
+from lxdocker.publish import SIDECAR, WITHDRAWN, WITHHELD, Published, Tree
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.values import Arch, ImageName
 from tests.examples import make_artifact, provenance, publish, resolved, spec
@@ -221,6 +223,28 @@ def test_only_the_newest_versions_of_each_product_are_kept(tree: Tree) -> None:
     assert tree.retire(2) == []
 
 
+def test_young_versions_stay_however_many_there_are(tree: Tree) -> None:
+    keys = [publish(tree, content=str(number)).key for number in range(4)]
+    assert tree.retire(1, 3600) == []
+    old = grown_old(tree, keys[0], timedelta(hours=2))
+    older = grown_old(tree, keys[1], timedelta(hours=3))
+    tree.write_index()
+    assert [one.key for one in tree.retire(2, 3600)] == [older, old]
+    # The last one stays, whatever its age.
+    last = grown_old(tree, keys[3], timedelta(days=900))
+    tree.withdraw([one for one in tree.versions() if one.key == keys[2]])
+    assert tree.retire(1, 3600) == []
+    assert listed(tree) == [last]
+
+
+def grown_old(tree: Tree, key: str, age: timedelta) -> str:
+    """Renames a version as if it had been published that long ago. Returns its new key."""
+    (folder,) = tree.root.glob(f"images/*/*/{key}")
+    earlier = (datetime.now(UTC) - age).strftime("%Y%m%d_%H%M")
+    folder.rename(folder.parent / earlier)
+    return earlier
+
+
 def test_damaged_versions_do_not_count_among_those_that_are_kept(tree: Tree) -> None:
     first, second, third = (publish(tree, content=str(number)) for number in range(3))
     (third.folder / ROOTFS_FILE).write_bytes(b"cut short")
@@ -279,6 +303,137 @@ def test_the_grace_period_begins_when_the_index_forgets_a_version(tree: Tree) ->
     assert listed(tree) == [second.key]
     set_back(first, 61)
     assert [one.key for one in tree.sweep(60)] == [first.key]
+
+
+def test_the_grace_period_begins_with_the_index_whoever_writes_that(tree: Tree) -> None:
+    first = publish(tree, content="1")
+    publish(tree, content="2")
+    (first.folder / WITHDRAWN).touch()  # and killed
+    set_back(first, 1000)
+    publish(tree, content="3")
+    assert first.key not in listed(tree)
+    assert tree.sweep(60) == []
+
+
+# ---- rolling back
+
+
+def of_image(number: int) -> Provenance:
+    return provenance(at=resolved(f"manifest {number}"))
+
+
+def publish_three(tree: Tree) -> list[Published]:
+    return [publish(tree, of_image(number), str(number)) for number in range(3)]
+
+
+def test_a_rollback_makes_the_one_before_current(tree: Tree) -> None:
+    first, second, third = publish_three(tree)
+    (done,) = tree.rollback(ImageName("web"))
+    assert done.current == second
+    assert [one.key for one in done.withheld] == [third.key]
+    assert listed(tree) == [first.key, second.key]
+    (withheld,) = tree.withheld()
+    assert (withheld.key, withheld.provenance, withheld.fingerprint) == (third.key, of_image(2), third.fingerprint)
+    assert third.folder.exists()  # clients may be in the middle of it
+    assert tree.sweep(60) == []
+    set_back(third, 61)
+    assert [one.key for one in tree.sweep(60)] == [third.key]
+    assert tree.withheld() == [withheld]  # which is to be remembered for as long as there is something to go back to
+
+
+def test_a_rollback_to_a_version_by_name_and_further_back(tree: Tree) -> None:
+    first, second, third = publish_three(tree)
+    tree.rollback(ImageName("web"))
+    (done,) = tree.rollback(ImageName("web"))
+    assert done.current == first
+    assert listed(tree) == [first.key]
+    assert [one.key for one in tree.withheld()] == [second.key, third.key]
+    (done,) = tree.rollback(ImageName("web"), second.key)
+    assert done.current == second
+    assert listed(tree) == [first.key, second.key]
+    assert [one.key for one in tree.withheld()] == [third.key]
+    assert tree.rollback(ImageName("web"), second.key)[0].withheld == ()
+
+
+def test_a_version_that_retention_withdrew_can_be_had_back(tree: Tree) -> None:
+    first, *_ = publish_three(tree)
+    tree.retire(1)
+    assert tree.rollback(ImageName("web"), first.key)[0].current.key == first.key
+    assert listed(tree) == [first.key]
+    tree.retire(1)
+    tree.sweep(0)
+    assert listed(tree) == [first.key]
+
+
+def test_the_same_image_again_is_no_way_back(tree: Tree) -> None:
+    publish(tree, of_image(0), "good")
+    good = publish(tree, of_image(0), "good")
+    publish(tree, of_image(1), "bad")
+    publish(tree, of_image(1), "bad")
+    assert tree.rollback(ImageName("web"))[0].current == good
+
+
+def test_a_rollback_can_be_undone(tree: Tree) -> None:
+    keys = [one.key for one in publish_three(tree)]
+    before = products(tree)
+    tree.rollback(ImageName("web"), keys[0])
+    assert [one.key for one in tree.undo_rollback(ImageName("web"))] == keys[1:]
+    assert products(tree) == before
+    assert tree.withheld() == []
+    with pytest.raises(UsageError, match="web is not rolled back"):
+        tree.undo_rollback(ImageName("web"))
+
+
+def test_a_version_after_a_rollback_is_listed(tree: Tree) -> None:
+    first, second, third = publish_three(tree)
+    tree.rollback(ImageName("web"))
+    fourth = publish(tree, of_image(3), "4")
+    assert listed(tree) == [first.key, second.key, fourth.key]
+    tree.undo_rollback(ImageName("web"))
+    assert listed(tree) == [first.key, second.key, third.key, fourth.key]
+
+
+def test_every_architecture_is_rolled_back(tree: Tree) -> None:
+    for arch in (Arch.X86_64, Arch.AARCH64):
+        for number in range(2):
+            publish(tree, of_image(number), f"{arch} {number}", arch=arch)
+    assert {one.current.arch for one in tree.rollback(ImageName("web"))} == {Arch.X86_64, Arch.AARCH64}
+    assert [len(product["versions"]) for product in products(tree).values()] == [1, 1]
+
+
+def test_where_there_is_no_way_back(tree: Tree) -> None:
+    with pytest.raises(UsageError, match="no image web in the tree"):
+        tree.rollback(ImageName("web"))
+    only = publish(tree)
+    with pytest.raises(UsageError, match="no older version") as caught:
+        tree.rollback(ImageName("web"))
+    assert only.key in caught.value.details
+    damaged, current = publish(tree, content="2"), publish(tree, content="3")
+    (damaged.folder / ROOTFS_FILE).unlink()
+    with pytest.raises(UsageError, match=f"no version {damaged.key}") as caught:
+        tree.rollback(ImageName("web"), damaged.key)
+    assert f"{damaged.key} (damaged)" in caught.value.details
+    assert tree.rollback(ImageName("web"))[0].current == only
+    assert listed(tree) == [only.key]
+    assert current.folder.exists()
+
+
+def test_what_is_withheld_goes_with_the_last_version(tree: Tree) -> None:
+    publish_three(tree)
+    tree.rollback(ImageName("web"))
+    tree.withdraw(tree.versions())
+    assert len(tree.sweep(0)) == 3
+    assert tree.withheld() == []
+    assert list((tree.root / "images").iterdir()) == []
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b'{"withheld": 3}', b'{"withheld": {"../x": {}, "y": 3}}'])
+def test_a_ruined_list_of_what_is_withheld_withholds_nothing(tree: Tree, garbage: bytes) -> None:
+    published = publish(tree)
+    (published.folder.parent / WITHHELD).write_bytes(garbage)
+    assert tree.withheld() == []
+    tree.write_index()
+    assert listed(tree) == [published.key]
 
 
 # ---- the index
@@ -539,7 +694,17 @@ def _sweep(tree: Tree) -> None:
     tree.sweep(0)
 
 
-CHANGES: list[Change] = [_publish_new, _publish_another, _update, _withdraw, _retire, _sweep]
+def _rollback(tree: Tree) -> None:
+    oldest = next(one for one in tree.versions() if one.name.value == "web")  # which is withdrawn
+    tree.rollback(oldest.name, oldest.key)
+
+
+def _undo_rollback(tree: Tree) -> None:
+    with contextlib.suppress(UsageError):  # it had been, but for the index
+        tree.undo_rollback(ImageName("web"))
+
+
+CHANGES: list[Change] = [_publish_new, _publish_another, _update, _withdraw, _retire, _sweep, _rollback]
 
 
 class Steps:
@@ -579,6 +744,12 @@ def _prepared(root: Path) -> Path:
     return root
 
 
+def _rolled_back(root: Path) -> Path:
+    with locked(Tree(_prepared(root))) as tree:
+        _rollback(tree)
+    return root
+
+
 def _settled(tree: Tree) -> dict[str, Any]:
     """What the tree comes to once all is done, without times and version keys."""
     tree.write_index()
@@ -600,7 +771,11 @@ def _empty(root: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("prepare", "change"),
-    [(_empty, _publish_new), *((_prepared, change) for change in CHANGES)],
+    [
+        (_empty, _publish_new),
+        *((_prepared, change) for change in CHANGES),
+        *((_rolled_back, change) for change in (_undo_rollback, _publish_new, _sweep)),
+    ],
     ids=lambda function: function.__name__.strip("_"),
 )
 def test_killed_at_any_step_clients_find_a_sound_tree_and_the_next_run_heals_it(
