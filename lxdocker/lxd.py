@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -437,8 +437,11 @@ class Lxd:
                 tail = (tail + chunk)[-(1 << 16) :]
         return tail.decode("utf-8", "replace")
 
-    def pull(self, project: str, name: str, path: str) -> Iterator[bytes]:
-        """Streams a file out of an instance, a MiB at a time."""
+    def pull(self, project: str, name: str, path: str) -> Generator[bytes, None, None]:
+        """Streams a file out of an instance, a MiB at a time.
+
+        Close it where it is not read to its end: until then LXD has the instance busy, and would not stop it.
+        """
         what = f"reading {path} from {name}"
         response = self.request(
             "get",

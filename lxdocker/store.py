@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lxdocker.artifact import Artifact
-from lxdocker.lxd import Lxd, Progress, StoredImage
+from lxdocker.errors import HostError
+from lxdocker.lxd import Lxd, NotFoundError, Progress, StoredImage
 from lxdocker.provenance import Provenance
 from lxdocker.values import Fingerprint
 
@@ -39,15 +40,25 @@ class Store:
         self.project = project
 
     def view(self) -> StoreView:
-        """What is there now, in one request."""
+        """What is there now, in one request. Raises HostError where there is no such project."""
         ours = []
         aliases: dict[str, Fingerprint] = {}
-        for image in self._lxd.images(self.project):
+        for image in self._images():
             aliases.update(dict.fromkeys(image.aliases, image.fingerprint))
             if provenance := Provenance.from_properties(image.properties):
                 ours.append(Stored(image, provenance))
         ours.sort(key=lambda one: (one.provenance.name, one.image.uploaded_at))
         return StoreView(tuple(ours), aliases)
+
+    def _images(self) -> list[StoredImage]:
+        try:
+            return self._lxd.images(self.project)
+        except NotFoundError as error:
+            raise HostError(
+                f"LXD has no project {self.project}",
+                error.details,
+                f"make it (lxc project create {self.project}), or name another with --project",
+            ) from error
 
     def add(self, artifact: Artifact, provenance: Provenance, progress: Progress | None = None) -> None:
         """Imports an artifact; no alias points to it yet."""

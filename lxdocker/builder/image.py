@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -226,7 +226,7 @@ def _from_base_image(
     collect = 'exec /bin/busybox sh -c "$1" collect /out </root/builder-init'
     base.run("collecting the builder's files", ["/bin/sh", "-c", collect, "sh", COLLECT.read_text()], timeout=120)
     versions = _parse_versions(b"".join(base.pull("/out/versions")).decode("utf-8", "replace"))
-    return versions, base.pull("/out/rootfs.squashfs")
+    return versions, cleanup.enter_context(closing(base.pull("/out/rootfs.squashfs")))
 
 
 def _parse_versions(text: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,8 +53,8 @@ class Builder:
         """Runs a command to its end, whatever that is."""
         return self._lxd.execute(self.project, self.name, argv, environment=environment, timeout=timeout, tick=tick)
 
-    def pull(self, path: str) -> Iterator[bytes]:
-        """Streams a file out."""
+    def pull(self, path: str) -> Generator[bytes, None, None]:
+        """Streams a file out. Close it where it is not read to its end."""
         return self._lxd.pull(self.project, self.name, path)
 
     def push(self, path: str, content: bytes | Iterator[bytes]) -> None:

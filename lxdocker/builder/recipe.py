@@ -7,6 +7,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO
@@ -185,7 +186,8 @@ def pack(builder: Builder, recipe: Recipe) -> None:
 def read_out(builder: Builder, recipe: Recipe, folder: Path, count: Bytes) -> Artifact:
     """Streams the squashfs to this host, beside its metadata."""
     metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
-    return artifact.write(folder, metadata, builder.pull(SQUASHFS), count)
+    with closing(builder.pull(SQUASHFS)) as squashfs:
+        return artifact.write(folder, metadata, squashfs, count)
 
 
 def forget(builder: Builder, recipe: Recipe) -> None:
