@@ -84,7 +84,9 @@ def signal_name(text: str | None) -> str:
         offset = name.removeprefix("RTMIN").removeprefix("+") or "0"
         if offset.isascii() and offset.isdigit() and int(offset) <= 30:
             return str(34 + int(offset))  # glibc's SIGRTMIN, which is what image authors mean
-    raise BuildError(f"the image's stop signal {text[:40]!r} is no signal", resolution="tell the image's author")
+    raise BuildError(
+        "the image's stop signal can't be used", f"{text[:40]!r} is no signal on Linux", "tell the image's author"
+    )
 
 
 def render_config(config: OciConfig, behaviour: Behaviour, *, supervise: bool = True) -> bytes:
