@@ -11,19 +11,19 @@ uptime_seconds() { "$_bb" cut -d. -f1 /proc/uptime; }
 supervise() {
 	_stopping=
 	_app=
+	_killer=
 	_restarts=0
 	_delay=$_first_delay
 	# What `lxc stop` sends, and busybox's halt and poweroff.
 	trap 'on_stop poweroff' PWR USR1 USR2
 	# What a reboot from inside sends, and liblxc's own.
 	trap 'on_stop reboot' TERM INT
+	# The console is PID 1's terminal: without this, a Ctrl-C of someone who looks at it would be a reboot, and a
+	# Ctrl-S would hold up whatever the application prints.
+	"$_bb" stty -isig -ixon </dev/console 2>/dev/null
 	while :; do
 		run_app "$@"
-		if [ "$_status" -gt 128 ]; then
-			_ending="$1 was ended by signal $((_status - 128)) after $_lasted s"
-		else
-			_ending="$1 ended with status $_status after $_lasted s"
-		fi
+		_ending="$1 $(say_status "$_status") after $_lasted s"
 		[ -z "$_stopping" ] || break
 		should_restart || break
 		if [ "$_lasted" -ge "$_stable_seconds" ]; then
@@ -44,6 +44,17 @@ supervise() {
 		"$_bb" sleep 5 # it does not come back, unless the kernel refuses
 	fi
 	exit "$_status"
+}
+
+# A shell has one number for both; what is above 192 can't have been a signal.
+say_status() {
+	if [ "$1" -gt 128 ] && [ "$1" -le 192 ]; then
+		_name=$(kill -l $(($1 - 128)) 2>/dev/null)
+		case "$_name" in [A-Z]*) _name=" ($_name)" ;; *) _name= ;; esac
+		printf '%s' "was ended by signal $(($1 - 128))$_name"
+	else
+		printf '%s' "ended with status $1"
+	fi
 }
 
 # Runs the command once, to its real end. Sets status and lasted.
@@ -84,14 +95,15 @@ run_app() {
 	"$_bb" kill -KILL "-$_app" 2>/dev/null
 	_app=
 	[ -z "$_checker" ] || "$_bb" kill "$_checker" 2>/dev/null
-	[ -z "${_killer-}" ] || "$_bb" kill "$_killer" 2>/dev/null
+	[ -z "$_killer" ] || "$_bb" kill "$_killer" 2>/dev/null
 	_killer=
 }
 
 on_stop() {
 	_interrupted=1
 	_stopping=$1
-	[ -n "$_app" ] || return
+	# Once is enough: some applications take a second signal for impatience and leave everything as it is.
+	[ -n "$_app" ] && [ -z "$_killer" ] || return
 	say "stopping with SIG$_stop_signal, and SIGKILL after $_stop_grace s"
 	end_app "$_app" &
 	_killer=$!
