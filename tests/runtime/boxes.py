@@ -1,0 +1,263 @@
+"""What the runtime's tests are made of: tiny images, and instances of them that each test gives its own command.
+
+``Box`` is an instance; ``IMAGES`` are the images, all of busybox and a few files, which one sync builds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lxd.rig import Instance, Lxc, entry, image, layer, symlink, wait_until
+from tests.registry_server import Image
+
+BUSYBOX = Path("/bin/busybox")
+APP_UID = 1000
+SECOND = 1_000_000_000  # Docker's durations are in nanoseconds
+
+# ---- images
+
+
+def box(*more: Any, **config: Any) -> Image:
+    """An image of busybox, with two users, and things in /tmp and /run that a tmpfs could hide."""
+    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    base = layer(
+        entry("bin"),
+        entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
+        *(symlink(f"bin/{applet}", "busybox") for applet in applets if applet != "busybox"),
+        entry("etc"),
+        entry("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n"),
+        entry("etc/group", "root:x:0:\napp:x:1000:\n"),
+        entry("root", mode=0o700),
+        entry("tmp", mode=0o1777),
+        entry("tmp/kept", "from the image", uid=APP_UID, gid=APP_UID, mode=0o640),
+        entry("run"),
+        entry("run/app", uid=APP_UID, gid=APP_UID, mode=0o750),
+        entry("run/app/socket.d", uid=APP_UID, gid=APP_UID, mode=0o700),
+    )
+    change = [layer(*more)] if more else []
+    return image(base, *change, **{"Cmd": ["/bin/sleep", "1000000"], **config})
+
+
+def healthcheck(*test: str, **times: Any) -> dict[str, Any]:
+    """In Docker's format; times in seconds."""
+    durations = {key: int(value * SECOND) if key != "Retries" else value for key, value in times.items()}
+    return {"Healthcheck": {"Test": list(test), **durations}}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image and its spec's keys."""
+
+    image: Image
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+QUICK = {"Interval": 0.3, "Timeout": 1, "StartPeriod": 0.1, "Retries": 2}
+IMAGES = {
+    "box": Wanted(box()),
+    "settled": Wanted(
+        box(Entrypoint=["/bin/sh", "-c", "echo a run; exit 3"], Cmd=[]),
+        {
+            "restart": "on-failure:2",
+            "stop_grace": 1,
+            "prelaunch": "required",
+            "tmpfs": {"/dev/shm": "3m", "/tmp": "off", "/run": "2m", "/var/cache/app": "on", "/var/cache": "1m"},
+        },
+    ),
+    # Volumes with data that Docker would keep, by all names that lead to /run, and one that the image does not have.
+    "volumes": Wanted(
+        box(symlink("var/run", "/run"), Volumes={"/var/run/state": {}, "/tmp/keep/": {}, "/data/db": {}}),
+    ),
+    # Empty folders, which are not root's alone.
+    "empty": Wanted(
+        box(
+            *(entry(f"{folder}/.wh..wh..opq", b"") for folder in ("run", "tmp")),
+            entry("run", uid=APP_UID, gid=APP_UID, mode=0o770),
+            entry("tmp", gid=APP_UID, mode=0o1770),
+        ),
+    ),
+    "healthy": Wanted(box(**healthcheck("CMD", "/bin/cat", "/dev/shm/fine", **QUICK), User="app")),
+    "healthy-shell": Wanted(box(**healthcheck("CMD-SHELL", 'echo $((20 + 3)) "$(id -u)"', **QUICK), User="app")),
+    "hanging": Wanted(
+        box(**healthcheck("CMD-SHELL", "echo stuck; sleep 7654; true", **QUICK)), {"restart_unhealthy": True}
+    ),
+    "slow-start": Wanted(box(**healthcheck("CMD", "/bin/cat", "/dev/shm/fine", **{**QUICK, "StartPeriod": 60}))),
+    "unchecked": Wanted(box(**healthcheck("NONE"))),
+    "nobody": Wanted(box(User="ghost")),
+    "no-program": Wanted(box(Entrypoint=["/opt/missing", "x"])),
+    "linked-resolver": Wanted(box(symlink("etc/resolv.conf", "../run/resolve/stub.conf"))),
+}
+
+
+# ---- instances
+
+
+def shell(script: str) -> dict[str, str]:
+    """Configuration of an instance whose command is ``script``."""
+    return {"user.lxdocker.entrypoint": json.dumps(["/bin/sh", "-c", script])}
+
+
+class Box(Instance):
+    """An instance with the configuration and devices of its test; without any profile, so also without network."""
+
+    def __init__(
+        self,
+        lxc: Lxc,
+        image: str,
+        script: str | None = None,
+        *,
+        config: Mapping[str, str] | None = None,
+        devices: Mapping[str, Mapping[str, str]] | None = None,
+        start: bool = True,
+    ) -> None:
+        self._lxc = lxc
+        self._said = self._newest = ""
+        self.name = f"t-{uuid.uuid4().hex[:8]}"
+        body = {
+            "name": self.name,
+            "source": {"type": "image", "alias": image},
+            "profiles": [],
+            "config": {**(shell(script) if script is not None else {}), **(config or {})},
+            "devices": {"root": {"type": "disk", "path": "/", "pool": "default"}, **(devices or {})},
+        }
+        lxc.query("/1.0/instances", "-X", "POST", "--wait", "-d", json.dumps(body))
+        if start:
+            self.start()
+
+    def __call__(self, *arguments: str, timeout: float = 60) -> str:
+        """``lxc VERB NAME ARGUMENT…``"""
+        return self._lxc(arguments[0], self.name, *arguments[1:], timeout=timeout)
+
+    def set(self, **config: str) -> None:
+        """Configuration keys; ``__`` is a dot."""
+        for key, value in config.items():
+            self._lxc("config", "set", self.name, f"{key.replace('__', '.')}={value}")
+
+    def device(self, *arguments: str) -> None:
+        self._lxc("config", "device", arguments[0], self.name, *arguments[1:])
+
+    @property
+    def status(self) -> str:
+        return str(self.state()["status"])
+
+    @property
+    def pid(self) -> int:
+        """PID 1, as the host numbers it."""
+        return int(self.state()["pid"])
+
+    def ended(self, seconds: float = 30) -> str:
+        """The console log once the instance has stopped by itself."""
+
+        def probe() -> bool:
+            # LXD says so a little before it has done with it.
+            return self.status == "Stopped" and self._idle()
+
+        try:
+            wait_until(f"the end of {self.name}", probe, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+        return self.log()
+
+    def _idle(self) -> bool:
+        try:
+            self.set(user__touched="1")
+        except AssertionError:
+            return False
+        return True
+
+    def delete(self) -> None:
+        command = ["lxc", "--project", self._lxc.project, "delete", "--force", self.name]
+
+        def probe() -> bool:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0 or "busy" in done.stderr, done.stderr
+            return done.returncode == 0
+
+        wait_until(f"the end of {self.name}", probe)
+
+    def exec(self, *command: str) -> tuple[int, str]:
+        """Exit status and output of a command in the instance."""
+        done = subprocess.run(
+            ["lxc", "--project", self._lxc.project, "exec", self.name, "--", *command],
+            capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    def runs(self, script: str) -> bool:
+        """Whether a script with LXD's busybox in the instance succeeds."""
+        return self.exec("/busybox-lxd", "sh", "-c", script)[0] == 0
+
+    def file(self, path: str) -> str:
+        return self.shell(f"cat '{path}'")
+
+    def log(self) -> str:
+        """All that it has said on its console so far, over all its runs.
+
+        What a running instance has said, LXD tells once: then its buffer is empty, which is an error to it. Of one that
+        has stopped it has the rest in a file, and tells it again and again.
+        """
+        done = subprocess.run(
+            ["lxc", "--project", self._lxc.project, "console", self.name, "--show-log"],
+            capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        text = done.stdout.decode(errors="replace").replace("\r", "").partition("Console log:\n\n")[2]
+        if text and not (text == self._newest and self.status == "Stopped"):
+            self._newest = text
+            self._said += text.removesuffix("\n")
+        return self._said
+
+    def host_status(self, pid: int | None = None) -> dict[str, str]:
+        """/proc/PID/status, read from outside."""
+        text = Path(f"/proc/{pid or self.pid}/status").read_text()
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+    def tmpfs(self) -> dict[str, str]:
+        """Mount point -> options of what is a tmpfs; below /dev only what is there for the application."""
+        found = {}
+        for line in self.file("/proc/self/mountinfo").splitlines():
+            words = line.split()
+            kind = words[words.index("-") + 1]
+            if kind == "tmpfs" and (words[4] == "/dev/shm" or not words[4].startswith("/dev")):
+                found[words[4]] = words[5] + "," + words[-1]
+        return found
+
+    def address_on(self, interface: str = "eth0") -> str | None:
+        """Its IPv4 address there now, if it has one."""
+        state = (self.state()["network"] or {}).get(interface) or {"addresses": []}
+        found = [one["address"] for one in state["addresses"] if one["family"] == "inet"]
+        return str(found[0]) if found else None
+
+    def app_pid(self) -> int | None:
+        """The application's process, inside: the child of PID 1 that is none of the runtime's."""
+        script = 'for p in /proc/[0-9]*; do echo ${p#/proc/} $(cut -d" " -f4 $p/stat) $(tr "\\0" " " <$p/cmdline); done'
+        for line in self.shell(f"{{ {script}; }} 2>/dev/null").splitlines():
+            pid, parent, command = [*line.split(" ", 2), "", ""][:3]
+            if parent == "1" and command and not re.search("busybox-lxd|lxd-gosu", command):
+                return int(pid)
+        return None
+
+
+def lines(log: str, pattern: str) -> list[str]:
+    """The log's lines that match."""
+    return [line for line in log.splitlines() if re.search(pattern, line)]
+
+
+def all_of(boxes: Sequence[Box], text: str) -> list[str]:
+    return [one.log_with(text) for one in boxes]
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
