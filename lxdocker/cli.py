@@ -245,6 +245,40 @@ def builder_delete(
         console.print(f"deleted builder image {gone.fingerprint.short}" if gone else "there is no builder image")
 
 
+@publish_app.command("verify")
+def publish_verify(
+    deep: Annotated[bool, typer.Option("--deep", help="Read every file, and compare its hash.")] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Withdraw what is damaged, and write the index anew. Deletes nothing."),
+    ] = False,
+    jobs: JobsOption = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check that everything listed is there, as it was published, and that nothing else lies around."""
+    settings = _settings(config, specs, tree, None, jobs=jobs)
+    from lxdocker import report
+    from lxdocker.publish import Tree
+    from lxdocker.verify import verify
+
+    console = Console()
+    with _cancellable() as cancelled, console.progress() as progress:
+        found = verify(
+            Tree(settings.tree),
+            deep=deep,
+            repair=repair,
+            jobs=settings.jobs,
+            progress=progress,
+            say=console.note,
+            cancelled=cancelled,
+        )
+    report.print_verified(console, found, settings.tree, json=json)
+    raise typer.Exit(0 if found.clean else 1)
+
+
 @publish_app.command("rollback")
 def publish_rollback(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The image.")],

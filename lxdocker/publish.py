@@ -330,6 +330,11 @@ class Tree:
             if versions:
                 self.write_index()
 
+    def drop_delta(self, published: Published, delta: Delta) -> None:
+        """Takes a delta that is not what it should be away from its version."""
+        with self._changing, self._explained("removing a delta from"):
+            self._drop_deltas_of(published, {delta})
+
     def retire(self, keep: int, younger_than: float = 0) -> list[Published]:
         """Withdraws all but the newest ``keep`` versions of each product and those of the last ``younger_than``
         seconds.
@@ -423,18 +428,23 @@ class Tree:
                 published.folder.rename(doomed)  # whole or not at all, also for whoever reads the tree meanwhile
                 shutil.rmtree(doomed)
             self._drop_deltas()
-            for product in {one.folder.parent for one in gone}:
-                _remove_empty(product)
+            for product in self._product_folders():
+                if not _subfolders(product):
+                    _remove_empty(product)
             return gone
 
     def _drop_deltas(self) -> None:
         """Deletes deltas whose base is gone: it left the index long ago, and so did they."""
         for one in self.versions():
-            left = tuple(delta for delta in one.deltas if (one.folder.parent / delta.base).exists())
-            if left != one.deltas:
-                for delta in set(one.deltas) - set(left):
-                    (one.folder / delta.file).unlink(missing_ok=True)
-                self._replace(one.folder / SIDECAR, _readable(_sidecar_document(replace(one, deltas=left))))
+            self._drop_deltas_of(one, {delta for delta in one.deltas if not (one.folder.parent / delta.base).exists()})
+
+    def _drop_deltas_of(self, published: Published, gone: Collection[Delta]) -> None:
+        if not gone:
+            return
+        for delta in gone:
+            (published.folder / delta.file).unlink(missing_ok=True)
+        left = replace(published, deltas=tuple(delta for delta in published.deltas if delta not in gone))
+        self._replace(published.folder / SIDECAR, _readable(_sidecar_document(left)))
 
     def _indexed_paths(self) -> set[str]:
         """Every file that images.json names at this moment."""
@@ -442,7 +452,7 @@ class Tree:
             products = json.loads((self.root / simplestreams.IMAGES_PATH).read_bytes())["products"].values()
             versions = [version for product in products for version in product["versions"].values()]
             return {item["path"] for version in versions for item in version["items"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or it is not ours
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # none yet, or not ours
             return set()
 
     def write_index(self) -> None:

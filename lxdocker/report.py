@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lxdocker.builder.image import BuilderImage
@@ -13,6 +14,7 @@ from lxdocker.provenance import source_label
 from lxdocker.publish import Published, Rollback, Withheld
 from lxdocker.settings import Settings
 from lxdocker.spec import ImageSpec
+from lxdocker.verify import Kind, Verified
 
 
 def print_sync(console: Console, result: Report, *, json: bool) -> None:
@@ -222,3 +224,27 @@ def print_undone(console: Console, undone: Sequence[Withheld], listed: Sequence[
     for one in undone:
         how = "is published again" if one in again else "is gone; the next sync makes it again if it is still wanted"
         console.print(f"{one.provenance.name} {one.key} for {one.arch.value} {how}")
+
+
+def print_verified(console: Console, found: Verified, tree: Path, *, json: bool) -> None:
+    """What is wrong in the tree, and what has been done about it."""
+    if json:
+        findings = [
+            {"kind": one.kind.value, "path": one.path, "problem": one.problem, "repaired": one.repaired or None}
+            for one in found.findings
+        ]
+        console.json({"clean": found.clean, "versions": found.versions, "size": found.size, "findings": findings})
+        return
+    for one in found.findings:
+        console.print(f"{one.path}: {one.problem}" + (f" ({one.repaired})" if one.repaired else ""))
+    left = [one for one in found.findings if not one.repaired]
+    if any(one.kind is not Kind.STRAY for one in left):
+        console.print("to withdraw what is damaged and write the index anew: lxdocker publish verify --repair")
+    if any(one.kind is Kind.STRAY for one in left):
+        console.print("what lxdocker does not know it leaves alone: move or delete it yourself")
+    amount = f"{found.versions} versions, {human_size(found.size)}"
+    console.print(f"{tree}: {amount}, {_problems(len(left))}")
+
+
+def _problems(count: int) -> str:
+    return {0: "all well", 1: "1 problem"}.get(count, f"{count} problems")

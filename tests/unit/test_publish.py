@@ -22,11 +22,13 @@ from typing import Any
 
 import pytest
 
+from lxdocker.console import Progress
 from lxdocker.errors import TreeError, UsageError
 from lxdocker.provenance import Provenance
 from lxdocker.publish import SIDECAR, WITHDRAWN, WITHHELD, Published, Tree
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.values import Arch, ImageName
+from lxdocker.verify import verify
 from tests.examples import make_artifact, provenance, publish, resolved, spec
 from tests.forked import NOBODY, die, in_child
 
@@ -759,6 +761,12 @@ def _settled(tree: Tree) -> dict[str, Any]:
     }
 
 
+def findings(root: Path) -> list[tuple[str, str]]:
+    """What `publish verify --deep` has to say."""
+    found = verify(Tree(root), deep=True, repair=False, jobs=1, progress=Progress(), say=print, cancelled=NEVER)
+    return [(one.path, one.problem) for one in found.findings]
+
+
 def items_hash(version: dict[str, Any]) -> str:
     found: str = version["items"]["lxd.tar.xz"]["combined_squashfs_sha256"]
     return found
@@ -802,6 +810,7 @@ def test_killed_at_any_step_clients_find_a_sound_tree_and_the_next_run_heals_it(
                 tree.sweep(0)
             assert _settled(tree) == wanted
             assert_sound(root)
+        assert findings(root) == []
         assert names_below(root) == expected_names
         shutil.rmtree(root)
         if survived:
