@@ -3,6 +3,7 @@
 # Configures address, routes and DNS from a DHCP lease. Called by udhcpc with the event as $1 and the
 # lease in variables (ip, mask, router, dns, search, domain, staticroutes …): see busybox's udhcpc.
 bb=/busybox-lxd
+set -f # a `*` in a lease must not become the names of files
 
 # Addresses and names come from a server on the network: only what they may consist of is written anywhere.
 clean() { printf '%s' "$*" | "$bb" tr -cd 'A-Za-z0-9._: \n-'; }
@@ -57,7 +58,7 @@ set_dns() {
 		for server in $dns; do echo "nameserver $(clean "$server")"; done
 	} >"/dev/.lxd-dns/$interface"
 	# shellcheck disable=SC2016 # awk's own
-	content=$("$bb" awk '
+	content=$(set +f && "$bb" awk '
 		seen[$0]++ { next }
 		$1 == "search" { domains = domains " " $2 }
 		$1 == "nameserver" { servers = servers $0 "\n" }
