@@ -1,0 +1,119 @@
+"""Root filesystems of a few files, and programs run in them as root of their own mount, process and network namespaces.
+
+Nothing that happens there is seen outside, but for what is written below the root itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BUSYBOX = Path(shutil.which("busybox") or "/bin/busybox")
+UNSHARE = shutil.which("unshare") or "unshare"
+SECONDS = 30  # none of these programs takes one
+
+
+def _has_namespaces() -> bool:
+    probe = [UNSHARE, "--mount", "--pid", "--net", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return os.geteuid() == 0 and subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+needs_namespaces = pytest.mark.skipif(not _has_namespaces(), reason="needs root and namespaces")
+
+# Runs in the namespaces, outside of the root, which is $1; $2 prepares, $3 is run in the root, $4 looks at the result.
+OUTSIDE = """
+set -eu
+root=$1
+mount --bind "$root" "$root"
+cd "$root"
+mkdir -p proc sys dev
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t tmpfs tmpfs dev
+for device in null full urandom; do : >"dev/$device"; mount --bind "/dev/$device" "dev/$device"; done
+eval "$2"
+look=$3
+shift 3
+status=0
+chroot "$root" "$@" || status=$?
+eval "$look"
+exit "$status"
+"""
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root filesystem at ``path`` with busybox in it."""
+
+    path: Path
+    busybox: str = "/busybox-lxd"
+
+    @classmethod
+    def make(cls, path: Path, busybox: str = "/busybox-lxd") -> Root:
+        root = cls(path, busybox)
+        target = root / busybox
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(BUSYBOX, target)
+        return root
+
+    def __truediv__(self, inside: str) -> Path:
+        return self.path / inside.lstrip("/")
+
+    def write(self, inside: str, content: str | bytes = "", mode: int = 0o644) -> Path:
+        path = self / inside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.chmod(mode)
+        return path
+
+    def run(
+        self,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        before: str = "",
+        after: str = "",
+        network: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command in the root with exactly this environment, as process 1.
+
+        ``before`` and ``after`` are run by the host's shell in the same namespaces, outside of the root.
+        """
+        namespaces = ["--mount", "--pid", "--fork", "--kill-child", *(["--net"] if network else [])]
+        outside = ["sh", "-c", OUTSIDE, "sh", str(self.path), before, after]
+        variables = [f"{name}={value}" for name, value in (env or {}).items()]
+        done = subprocess.run(
+            [UNSHARE, *namespaces, *outside, self.busybox, "env", "-i", *variables, *argv],
+            input=stdin,
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        return subprocess.CompletedProcess(
+            argv, done.returncode, done.stdout.decode(errors="surrogateescape"), done.stderr.decode(errors="replace")
+        )
+
+    def sh(
+        self, script: str, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a script by the root's busybox."""
+        return self.run(self.busybox, "sh", "-c", script, "sh", *arguments, env=env, stdin=stdin)
+
+    def contents(self) -> dict[str, tuple[str, int, bytes | str]]:
+        """Every path: what it is, its permissions, its content or where it leads."""
+        return {path.relative_to(self.path).as_posix(): _entry(path) for path in sorted(self.path.rglob("*"))}
+
+
+def _entry(path: Path) -> tuple[str, int, bytes | str]:
+    mode = path.lstat().st_mode & 0o7777
+    if path.is_symlink():
+        return "link", mode, str(path.readlink())
+    if path.is_dir():
+        return "folder", mode, ""
+    return "file", mode, path.read_bytes()
