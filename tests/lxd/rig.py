@@ -419,6 +419,11 @@ class World:
         """All that a sync could change."""
         return self.store_state(), self.tree_state()
 
+    def holdings(self) -> tuple[Any, ...]:
+        """The same, whenever what is derived from it was last written anew."""
+        files = {path: what for path, what in self.tree_state().items() if path.startswith("images/")}
+        return self.store_state(), files, self.published()
+
     def holds(self, name: str, fingerprint: str) -> None:
         """Asserts that the image is whole: in the store, under its name, and published."""
         assert self.lxc.aliases().get(name) == fingerprint

@@ -1,0 +1,371 @@
+"""What goes wrong is said once, with what to do; and costs neither the last good image nor a builder left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.lxd.rig import (
+    BUILDER_PROJECT,
+    COMMAND_SECONDS,
+    LXDOCKER,
+    Lxc,
+    World,
+    big,
+    builders,
+    image,
+    tiny,
+)
+from tests.lxd.test_sync import cache_folder
+from tests.registry_server import Images, make_index, registry
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def good(world: World) -> Iterator[World]:
+    """A world with one good image, in which all must be as it was after whatever the test has done."""
+    world.wants("app", tiny("good"))
+    world.sync()
+    before = world.holdings()
+    yield world
+    for was, now in zip(before, world.holdings(), strict=True):
+        assert was == now
+    assert builders() == []
+
+
+def failure(world: World) -> str:
+    """The message of a sync in which ``app`` fails."""
+    done = world.sync(expect=1)
+    assert done.statuses == {"app": "failed"}
+    return done.error("app")
+
+
+def test_a_failure_disturbs_no_other_image_and_is_said_once(good: World) -> None:
+    good.wants("bystander", tiny("bystander"))
+    good.push("app", image(b"this is no tar archive" * 100))
+    words = good.run("sync", expect=1)
+    assert words.out.count("app: ") == 1
+    assert "failed    app: unpacking" in words.out
+    assert words.out.splitlines()[-1] == "1 built, 1 failed"
+    assert "Traceback" not in words.out + words.err
+    (good.specs / "bystander.yaml").unlink()
+    good.settings["grace_hours"] = 0
+    assert good.sync(expect=1).statuses == {"app": "failed", "bystander": "removed"}
+
+
+# ---- registries
+
+
+def test_a_registry_that_is_not_there(good: World) -> None:
+    good.spec("app", "127.0.0.1:1/app")
+    assert "127.0.0.1:1" in failure(good)
+
+
+def test_a_registry_that_wants_a_login(good: World, tmp_path: Path) -> None:
+    with registry(tmp_path / "closed", htpasswd=True) as server:
+        good.spec("app", f"{server.address}/app")
+        assert f"skopeo login {server.address}" in failure(good)
+
+
+def test_an_image_that_is_not_there(good: World) -> None:
+    good.spec("app", good.ref("missing"))
+    assert "missing" in failure(good)
+
+
+def test_a_tag_that_is_not_there(good: World) -> None:
+    good.spec("app", good.ref("app", "v9"))
+    assert "v9" in failure(good)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_an_image_for_other_machines_only(good: World, indexed: bool) -> None:
+    foreign = tiny("foreign", arch="s390x")
+    good.push("app", foreign)
+    if indexed:
+        good.push_index("app", make_index((foreign.manifest, {"os": "linux", "architecture": "s390x"})))
+    assert "s390x" in failure(good)
+
+
+def blob_file(storage: Path, digest: str) -> Path:
+    """Where docker-registry keeps a blob."""
+    hexadecimal = digest.removeprefix("sha256:")
+    return storage / "docker/registry/v2/blobs/sha256" / hexadecimal[:2] / hexadecimal / "data"
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_layer_in_the_registry(good: World, tmp_path: Path, damage: str) -> None:
+    made = big("damaged", 1)
+    with registry(tmp_path / "damaged") as server:
+        Images(server.address).push("app", "latest", made)
+        blob = blob_file(tmp_path / "damaged/storage", made.layers[0].digest)
+        content = blob.read_bytes()
+        middle = len(content) // 2
+        blob.write_bytes(content[:middle] if damage == "cut" else content[:middle] + b"damage" + content[middle + 6 :])
+        good.spec("app", f"{server.address}/app")
+        assert "damaged where it comes from" in failure(good)
+        # And it was kept nowhere: once the registry is mended, all is well.
+        blob.write_bytes(content)
+        good.spec("mended", f"{server.address}/app")
+        assert good.sync("mended").statuses == {"mended": "built"}
+    (good.specs / "mended.yaml").unlink()
+    good.settings["grace_hours"] = 0
+    good.sync(expect=1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_layer_cache_mends_itself(world: World, damage: str) -> None:
+    made = big(damage, 1)
+    world.wants("app", made)
+    fingerprint = world.sync().fingerprint("app")
+    blob = cache_folder() / "blobs/sha256" / made.layers[0].digest.removeprefix("sha256:")
+    content = blob.read_bytes()
+    middle = len(content) // 2
+    if damage == "gone":
+        blob.unlink()
+    else:
+        blob.write_bytes(content[:middle] if damage == "cut" else content[:middle] + b"damage" + content[middle + 6 :])
+    assert world.sync("--force").fingerprint("app") == fingerprint
+    assert blob.read_bytes() == content
+
+
+def test_a_configuration_that_can_not_be_used(good: World) -> None:
+    good.push("app", tiny(StopSignal="SIGNONE"))
+    assert "SIGNONE" in failure(good)
+
+
+# ---- space
+
+
+@contextmanager
+def small_pool(megabytes: int) -> Iterator[str]:
+    """An LXD storage pool of that size, on a tmpfs."""
+    name = f"small{uuid.uuid4().hex[:6]}"
+    folder = Path("/var/tmp") / name
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", name, str(folder)], check=True, timeout=30)
+    try:
+        Lxc()("storage", "create", name, "dir", f"source={folder}")
+        try:
+            yield name
+        finally:
+            lxc = Lxc(BUILDER_PROJECT)
+            if "cache" in lxc("storage", "volume", "list", name, "--format", "csv"):
+                lxc("storage", "volume", "delete", name, "cache")
+            Lxc()("storage", "delete", name)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True, timeout=30)
+        folder.rmdir()
+
+
+def test_a_full_disk_in_the_builder(good: World) -> None:
+    good.push("app", big("too big", 48))
+    with small_pool(100) as pool:
+        good.settings["pool"] = pool
+        said = failure(good)
+        assert "no space left" in said.lower()
+        assert "storage pool is full" in said
+        del good.settings["pool"]
+
+
+@contextmanager
+def small_tree(world: World, megabytes: int) -> Iterator[None]:
+    """The world's tree on a filesystem of its own."""
+    world.tree.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "small", str(world.tree)], check=True, timeout=30
+    )
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(world.tree)], check=True, timeout=30)
+
+
+def test_a_full_disk_under_the_tree(world: World) -> None:
+    with small_tree(world, 10):
+        world.wants("app", tiny("good"))
+        world.sync()
+        before = world.state()
+        world.push("app", big("too big", 32))
+        said = failure(world)
+        assert "free space" in said
+        assert str(world.tree) in said
+        assert world.state() == before
+        assert list((world.tree / ".staging").iterdir()) == []
+
+
+def test_a_tree_that_can_not_be_written(good: World) -> None:
+    good.push("app", tiny("newer"))
+    subprocess.run(["mount", "--bind", str(good.tree), str(good.tree)], check=True, timeout=30)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(good.tree)], check=True, timeout=30)
+        said = good.sync(expect=1).error()
+    finally:
+        subprocess.run(["umount", str(good.tree)], check=True, timeout=30)
+    assert str(good.tree) in said
+    assert "--tree" in said
+
+
+# ---- LXD
+
+
+def test_lxd_is_not_there(good: World, tmp_path: Path) -> None:
+    said = good.sync(environment={"LXD_DIR": str(tmp_path / "nowhere")}, expect=2).error()
+    assert str(tmp_path / "nowhere/unix.socket") in said
+
+
+def test_lxd_is_not_running(good: World, tmp_path: Path) -> None:
+    import socket
+
+    folder = tmp_path / "d"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(os.path.relpath(folder / "unix.socket"))  # a path of a socket may have 107 bytes only
+    link = Path("/tmp") / f"lxd-{uuid.uuid4().hex[:8]}"
+    link.symlink_to(folder)
+    try:
+        said = good.sync(environment={"LXD_DIR": str(link)}, expect=2).error()
+    finally:
+        link.unlink()
+    assert "LXD is not running" in said
+    assert "start" in said
+
+
+def test_no_permission_on_the_socket(good: World) -> None:
+    """As a user who may read specs, but not talk to LXD."""
+    os.chmod(good.folder.parent, 0o755)  # noqa: PTH101, S103
+    command = [
+        "setpriv",
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        "--",
+        *good.arguments(["status", "--json"]),
+    ]
+    public = Path("/tmp") / f"lxdocker-{uuid.uuid4().hex[:8]}"
+    # What root may read but this user may not, pytest's folders and maybe the checkout, must not be what fails.
+    (public / "images.d").mkdir(parents=True)
+    (public / "images.d/app.yaml").write_bytes((good.specs / "app.yaml").read_bytes())
+    (public / "config.yaml").write_text("{}\n")
+    environment = {**good.environment, "HOME": str(public), "LXDOCKER_CONFIG": str(public / "config.yaml")}
+    subprocess.run(["chmod", "-R", "a+rX", str(public)], check=True)
+    try:
+        done = subprocess.run(
+            [word.replace(str(good.folder), str(public)) for word in command],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    finally:
+        subprocess.run(["rm", "-r", str(public)], check=True)
+    if "No module named" in done.stderr or "Permission denied" in done.stderr:
+        pytest.skip(f"this checkout or its Python is closed to other users: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 2, done.stderr
+    assert "LXD does not let you in" in done.stderr
+    assert "usermod -aG lxd" in done.stderr
+
+
+@contextmanager
+def bare_lxd(folder: Path) -> Iterator[Path]:
+    """An LXD that nobody has set up: no pool, no network."""
+    folder = Path("/var/tmp") / f"lxd-{uuid.uuid4().hex[:8]}"  # short: see test_lxd_is_not_running
+    folder.mkdir(mode=0o711)
+    environment = {**os.environ, "LXD_DIR": str(folder)}
+    log = folder / "lxd.log"
+    process = subprocess.Popen(
+        ["lxd", "--group", "root", "--logfile", str(log)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+    )
+    try:
+        subprocess.run(["lxd", "waitready", "--timeout=60"], env=environment, check=True, timeout=70)
+        yield folder
+    finally:
+        subprocess.run(["lxd", "shutdown", "--timeout", "10"], env=environment, check=False, timeout=60)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for mount in sorted(re.findall(rf" ({re.escape(str(folder))}/\S+) ", Path("/proc/mounts").read_text()))[::-1]:
+            subprocess.run(["umount", "-l", mount], check=False, timeout=30)
+        subprocess.run(["rm", "-r", str(folder)], check=True, timeout=60)
+
+
+def test_lxd_is_not_set_up(world: World, tmp_path: Path) -> None:
+    world.wants("app", tiny())
+    with bare_lxd(tmp_path) as folder:
+        done = world.run("sync", "--json", "--project", "default", environment={"LXD_DIR": str(folder)}, expect=2)
+    assert "no storage pool" in done.error()
+    assert "lxd init" in done.error()
+
+
+def test_a_project_that_is_not_there(good: World) -> None:
+    done = good.run("sync", "--json", "--project", "nosuchproject", expect=2)
+    assert "nosuchproject" in done.error()
+    assert "lxc project create nosuchproject" in done.error()
+
+
+def test_settings_that_name_what_lxd_has_not(good: World) -> None:
+    good.push("app", tiny("newer"))
+    for setting in ("pool", "network"):
+        good.settings[setting] = "nosuchthing"
+        said = good.sync(expect=2).error()
+        assert "nosuchthing" in said
+        assert setting in said
+        del good.settings[setting]
+    good.push("app", tiny("good"))
+
+
+def test_a_builder_without_network(good: World) -> None:
+    """A bridge where nobody hands out addresses, and a registry that is not on this host's loopback."""
+    bridge = f"lxdt{uuid.uuid4().hex[:8]}"
+    Lxc()("network", "create", bridge, "ipv4.address=none", "ipv6.address=none")
+    try:
+        # To the host, 0.0.0.0 leads to its loopback; to lxdocker, it is a host like any other.
+        port = good.registry.rpartition(":")[2]
+        good.settings.update(network=bridge, insecure_registries=[f"0.0.0.0:{port}"])
+        good.push("app", tiny("newer"))
+        good.spec("app", good.ref("app").replace("127.0.0.1", "0.0.0.0"))  # noqa: S104
+        done = good.sync(expect=1)
+        assert "no network" in done.error("app")
+        assert "setting `network`" in done.error("app")
+    finally:
+        Lxc()("network", "delete", bridge)
+
+
+# ---- words
+
+
+def test_a_name_that_no_spec_has(good: World) -> None:
+    said = good.sync("ap", expect=2).error()
+    assert "did you mean" in said.lower()
+    assert "app" in said
+
+
+def test_a_spec_with_mistakes(good: World) -> None:
+    (good.specs / "other.yaml").write_text("imgae: nginx\n")
+    said = good.sync(expect=2).error()
+    assert "other.yaml:1" in said
+    (good.specs / "other.yaml").unlink()
+
+
+def test_every_command_says_what_is_wrong_with_its_own_words(good: World) -> None:
+    done = good.run("builder", "build", "--from", "nothing", expect=2)
+    assert "--from" in done.err
+    assert sys.executable not in done.err
+    assert LXDOCKER
