@@ -32,7 +32,6 @@ set -eu
 root=$1
 mount --bind "$root" "$root"
 cd "$root"
-mkdir -p proc sys dev
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t tmpfs tmpfs dev
@@ -60,6 +59,8 @@ class Root:
         target = root / busybox
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(BUSYBOX, target)
+        for folder in ("proc", "sys", "dev"):
+            (root / folder).mkdir(exist_ok=True)
         return root
 
     def __truediv__(self, inside: str) -> Path:
