@@ -35,7 +35,8 @@ keep)
 	for layout in images/*; do
 		case " $* " in *" ${layout#images/} "*) ;; *) "$bb" rm -rf "$layout" ;; esac
 	done
-	for name; do blobs_of "$name"; done | "$bb" sort -u >/work/kept
+	# Never without a line: busybox takes a file without patterns for one that matches all.
+	{ echo none && for name; do blobs_of "$name"; done; } | "$bb" sort -u >/work/kept
 	"$bb" find blobs/sha256 -type f | "$bb" sed 's,.*/,,' | "$bb" sort >/work/there
 	"$bb" grep -vxFf /work/kept /work/there | while read -r blob; do "$bb" rm -f "blobs/sha256/$blob"; done
 	;;
