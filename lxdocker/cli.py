@@ -318,6 +318,51 @@ def publish_rollback(
         report.print_rollback(console, done, json=json)
 
 
+@app.command()
+def serve(
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="ADDRESS:PORT", help="Where to listen [:8444].")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="NAME", help="What clients call this host, for the certificate made here."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="A certificate of your own, PEM.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key, PEM.")] = None,
+    tls_dir: Annotated[
+        Path | None, typer.Option("--tls-dir", metavar="DIR", help="Where the certificate made here is kept.")
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", metavar="FILE", help="Who may read, as htpasswd -B writes it [everybody].")
+    ] = None,
+    stop_timeout: Annotated[
+        int | None, typer.Option("--stop-timeout", metavar="SECONDS", help="For running downloads, at the end [60].")
+    ] = None,
+    config: ConfigOption = None,
+    tree: TreeOption = None,
+) -> None:
+    """Give the published tree to other hosts, over HTTPS, and say what to type there."""
+    settings = _settings(
+        config,
+        None,
+        tree,
+        None,
+        listen=listen,
+        tls_names=name,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_dir=tls_dir,
+        users=users,
+        stop_timeout=stop_timeout,
+    )
+    from lxdocker.serve.server import serve as run_server
+
+    console = Console()
+    run_server(settings, console.print, console.note)
+
+
 def main() -> NoReturn:
     """The ``lxdocker`` program. Exit status: 0 all well, 1 some image failed, 2 usage, configuration or host."""
     if isinstance(sys.stdout, io.TextIOWrapper):

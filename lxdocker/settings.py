@@ -20,13 +20,14 @@ SCHEMA = "config.schema.json"
 SYSTEM_CONFIG = Path("/etc/lxdocker/config.yaml")
 SYSTEM_SPECS = Path("/etc/lxdocker/images.d")
 SYSTEM_TREE = Path("/var/lib/lxdocker/tree")
+SYSTEM_TLS = Path("/var/lib/lxdocker/tls")
 
 _PREFIX = "LXDOCKER_"
 _CONFIG_VARIABLE = "LXDOCKER_CONFIG"
 # For the project's own tests; and in instances that lxdocker made (it may run in one).
 _NOT_SETTINGS = ("LXDOCKER_TEST_", "LXDOCKER_ENVFILE")
 # Flags that are not just the setting's name.
-_FLAGS = {"insecure_registries": "--insecure-registry", "builder_from": "--from"}
+_FLAGS = {"insecure_registries": "--insecure-registry", "builder_from": "--from", "tls_names": "--name"}
 
 
 def _default_jobs() -> int:
@@ -57,6 +58,13 @@ class Settings:
     builder_max_age_days: int = 30
     build_timeout: int = 1800  # seconds
     builder_memory: str | None = None  # LXD's limits.memory
+    listen: str = ":8444"  # ADDRESS:PORT of the server
+    tls_dir: Path | None = None  # folder of the certificate that the server makes itself
+    tls_cert: Path | None = None  # the user's own certificate (chain), PEM
+    tls_key: Path | None = None
+    tls_names: tuple[str, ...] = ()  # more names and addresses of this host
+    users: Path | None = None  # who may read the tree; everybody, if there is none
+    stop_timeout: int = 60  # seconds that running downloads have to finish
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
@@ -85,7 +93,13 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     if mistakes:
         raise yamlfile.spec_error("the settings", mistakes, "correct these; the README describes every setting")
     return Settings(
-        **{"specs": _default_specs(), "tree": _default_tree(environ, home), "config": config, **values},
+        **{
+            "specs": _default_specs(),
+            "tree": _default_data(environ, home, SYSTEM_TREE),
+            "tls_dir": _default_data(environ, home, SYSTEM_TLS),
+            "config": config,
+            **values,
+        },
     )
 
 
@@ -183,10 +197,11 @@ def _default_specs() -> Path:
     return here if here.is_dir() else SYSTEM_SPECS
 
 
-def _default_tree(environ: Mapping[str, str], home: Path) -> Path:
+def _default_data(environ: Mapping[str, str], home: Path, system: Path) -> Path:
+    """Root's place for data, and the same name among the data of another user."""
     if os.geteuid() == 0:
-        return SYSTEM_TREE
-    return _xdg(environ, "XDG_DATA_HOME", home / ".local/share") / "lxdocker/tree"
+        return system
+    return _xdg(environ, "XDG_DATA_HOME", home / ".local/share") / "lxdocker" / system.name
 
 
 def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:

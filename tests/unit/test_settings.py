@@ -72,6 +72,13 @@ def test_everything_has_a_default(place: Path, monkeypatch: pytest.MonkeyPatch) 
         builder_max_age_days=30,
         build_timeout=1800,
         builder_memory=None,
+        listen=":8444",
+        tls_dir=Path("/var/lib/lxdocker/tls"),
+        tls_cert=None,
+        tls_key=None,
+        tls_names=(),
+        users=None,
+        stop_timeout=60,
     )
 
 
@@ -114,6 +121,13 @@ builder_base: debian/12/cloud
 builder_max_age_days: 7
 build_timeout: 60
 builder_memory: 512MiB
+listen: 192.0.2.1:443
+tls_dir: /srv/tls
+tls_cert: /srv/own.crt
+tls_key: /srv/own.key
+tls_names: [images.lan, '2001:db8::1']
+users: /srv/users
+stop_timeout: 5
 """
 
 
@@ -137,6 +151,13 @@ def test_every_key_can_be_set_in_the_file(place: Path) -> None:
         builder_max_age_days=7,
         build_timeout=60,
         builder_memory="512MiB",
+        listen="192.0.2.1:443",
+        tls_dir=Path("/srv/tls"),
+        tls_cert=Path("/srv/own.crt"),
+        tls_key=Path("/srv/own.key"),
+        tls_names=("images.lan", "2001:db8::1"),
+        users=Path("/srv/users"),
+        stop_timeout=5,
     )
 
 

@@ -1,0 +1,9 @@
+"""The server that gives the published tree to other hosts.
+
+- ``files``: a request's path -> an open file of the tree, and nothing else
+- ``access``: who may read, if not everybody
+- ``site``: a request -> its answer
+- ``metrics``: what Prometheus is told
+- ``server``: sockets, TLS, threads, time limits, the end
+- ``joining``: what to type on another host
+"""

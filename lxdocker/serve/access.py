@@ -1,0 +1,126 @@
+"""Who may read the tree: names and bcrypt hashes in a file as Apache's ``htpasswd -B`` writes it.
+
+Basic auth is the only login LXD's and Incus's simplestreams clients can use, in the server's address; they never show
+a client certificate there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from lxdocker.errors import UsageError
+
+_LINE = re.compile(r"(?P<name>[^:\s][^:]*):(?P<hash>\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53})")
+# 2^14 rounds take about a second.
+MAX_COST = 14
+MAX_REMEMBERED = 1000
+# Compared with where the name is unknown, so that an answer takes as long; the hash of a forgotten random password.
+_NOBODY = "$2b$10$JzYtB1xbYlSr0EqBUVvjQuNiZ8uKZUXmqbk8oFqTB0m1nP9fZ2k9W"
+HINT = "write it with: htpasswd -B -c FILE NAME (Debian's apache2-utils)"
+
+
+class Users:
+    """The users in a file; ``look`` takes what has changed in it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError unless the file can be used."""
+        self._path = path
+        self._secret = secrets.token_bytes(32)
+        # bcrypt is slow on purpose, and LXD sends the password with every request.
+        self._remembered: set[bytes] = set()
+        # A flood of wrong passwords may keep one core busy, not all of them.
+        self._one_at_a_time = threading.Lock()
+        self._state = self._stat()
+        self._hashes = _read(path)
+
+    def look(self) -> str | None:
+        """Reads the file again if it changed. Returns a line about it."""
+        state = self._stat()
+        if state == self._state:
+            return None
+        self._state = state
+        try:
+            hashes = _read(self._path)
+        except UsageError as error:
+            return f"{error}; going on with the users from before"
+        self._hashes = hashes
+        self._remembered = set()
+        return f"read {self._path} again: {len(hashes)} users"
+
+    async def who(self, authorization: str | None) -> str | None:
+        """The user whose name and password an Authorization header has; None if it has not."""
+        given = _basic(authorization)
+        if given is None:
+            return None
+        name, password = given
+        remembered = self._remembered
+        token = hmac.digest(self._secret, f"{name}\0".encode() + password, hashlib.sha256)
+        if token in remembered:
+            return name
+        hashes = self._hashes
+        if not await asyncio.to_thread(self._check, hashes.get(name), password):
+            return None
+        if len(remembered) < MAX_REMEMBERED:
+            # The set of before, should the file have changed meanwhile.
+            remembered.add(token)
+        return name
+
+    def _check(self, stored: str | None, password: bytes) -> bool:
+        import bcrypt
+
+        with self._one_at_a_time:
+            try:
+                same = bcrypt.checkpw(password, (stored or _NOBODY).encode())
+            except ValueError:  # longer than bcrypt takes
+                return False
+        return same and stored is not None
+
+    def _stat(self) -> object:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _read(path: Path) -> Mapping[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the file of users {path} can't be read", str(error), HINT) from error
+    hashes = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        # The line itself is not shown: it may hold a password.
+        if match is None:
+            raise UsageError(f"{path}:{number}: expected NAME:HASH with a bcrypt hash ($2y$...)", "", HINT)
+        if int(match["cost"]) > MAX_COST:
+            raise UsageError(f"{path}:{number}: bcrypt with a cost above {MAX_COST} would take seconds", "", HINT)
+        hashes[match["name"]] = match["hash"]
+    if not hashes:
+        raise UsageError(f"the file of users {path} has no user", "nobody could read the tree", HINT)
+    return hashes
+
+
+def _basic(authorization: str | None) -> tuple[str, bytes] | None:
+    """Name and password of ``Basic ...`` (RFC 7617)."""
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+        # bcrypt would end the password at a NUL.
+        return (name.decode(), password) if colon and b"\0" not in password else None
+    except (binascii.Error, ValueError):
+        return None
