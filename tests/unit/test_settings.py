@@ -314,8 +314,7 @@ def test_a_file_that_is_named_must_be_there(place: Path) -> None:
         ),
         (
             "insecure_registries: registry",
-            "config.yaml:1: insecure_registries: expected a list of registries, "
-            "found 'registry'; write [registry]",
+            "config.yaml:1: insecure_registries: expected a list of registries, found 'registry'; write [registry]",
         ),
         (
             "insecure_registries:\n- a\n- http://b:5000\n- c/d\n- e:99999\n- a",
@@ -351,8 +350,7 @@ def test_all_mistakes_of_all_sources_at_once(place: Path) -> None:
         "--insecure-registry[0]: 'x/y' is not a registry host (HOST or HOST:PORT)",
         "--jobs: expected a whole number from 1 to 64, found the number 0",
         "LXDOCKER_INSECURE_REGISTRIES[1]: 'b c' is not a registry host (HOST or HOST:PORT)",
-        "LXDOCKER_JOB: expected a variable of lxdocker's, found an unknown one; "
-        "did you mean 'LXDOCKER_JOBS'?",
+        "LXDOCKER_JOB: expected a variable of lxdocker's, found an unknown one; did you mean 'LXDOCKER_JOBS'?",
         "LXDOCKER_JOBS: expected a whole number from 1 to 64, found 'many'",
         "LXDOCKER_NONSENSE: expected a variable of lxdocker's, found an unknown one",
         "config.yaml:1: jobs: expected a whole number from 1 to 64, found the number 99",
@@ -361,17 +359,12 @@ def test_all_mistakes_of_all_sources_at_once(place: Path) -> None:
 
 def test_text_in_the_environment_stays_text(place: Path) -> None:
     """A pool may be called 1 or null; in a variable there is nothing to quote."""
-    found = load(
-        place, None, {"LXDOCKER_POOL": "1", "LXDOCKER_NETWORK": "null", "LXDOCKER_GRACE_HOURS": " 1.5 "}
-    )
+    found = load(place, None, {"LXDOCKER_POOL": "1", "LXDOCKER_NETWORK": "null", "LXDOCKER_GRACE_HOURS": " 1.5 "})
     assert (found.pool, found.network, found.grace_hours) == ("1", "null", 1.5)
 
 
 def test_variables_that_are_not_settings(place: Path) -> None:
-    assert (
-        load(place, None, {"LXDOCKER_TEST_IMAGE": "x", "LXDOCKER_ENVFILE": "/e", "PATH": "/bin"}).config
-        is None
-    )
+    assert load(place, None, {"LXDOCKER_TEST_IMAGE": "x", "LXDOCKER_ENVFILE": "/e", "PATH": "/bin"}).config is None
 
 
 def test_a_flag_that_is_no_setting_is_the_callers_mistake(place: Path) -> None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -49,6 +50,11 @@ def test_the_corpus_is_there() -> None:
 def test_a_valid_spec_is_what_it_says(path: Path) -> None:
     (spec,) = load_files([path])
     expected = json.loads(Path(f"{path}.json").read_text())
+    behaviour = expected.pop("behaviour", None)
+    if behaviour is None:
+        assert spec.behaviour == Behaviour()
+    else:
+        assert json.loads(json.dumps(dataclasses.asdict(spec.behaviour))) == behaviour
     assert {
         "name": str(spec.name),
         "image": str(spec.image).replace(f"{path.parent}/", ""),

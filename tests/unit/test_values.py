@@ -144,9 +144,7 @@ def test_a_reference_by_digest_keeps_the_repository() -> None:
     assert str(registry_ref("host:1/a/b:t").at(Digest.parse(DIGEST))) == f"host:1/a/b@{DIGEST}"
 
 
-@pytest.mark.parametrize(
-    "text", ["nginx", "a", "1.2", "Home_Assistant-2", "x" * 63, "deadbeefcaf", "deadbeefcafes"]
-)
+@pytest.mark.parametrize("text", ["nginx", "a", "1.2", "Home_Assistant-2", "x" * 63, "deadbeefcaf", "deadbeefcafes"])
 def test_image_names(text: str) -> None:
     assert str(ImageName.parse(text)) == text
 
