@@ -20,7 +20,7 @@ import yaml
 
 from lxdocker import yamlfile
 from lxdocker.errors import SpecError, UsageError
-from lxdocker.spec import SCHEMA, ImageSpec, load_files, load_specs, select
+from lxdocker.spec import SCHEMA, Behaviour, ImageSpec, load_files, load_specs, select
 from lxdocker.values import ImageName, parse_image_ref
 
 CORPUS = Path(__file__).parents[1] / "data/specs"
