@@ -64,6 +64,11 @@ ETC = (File("etc"), File("etc/passwd", PASSWD), File("etc/group", GROUP))
 BASE = (*ETC, File("probe", PROBE))
 
 
+SHELLS = (File("bin"), File("bin/sh", SHELL))
+TOOLS = (File("opt"), File("opt/bin"), File("opt/bin/tool", PROBE), File("usr"), File("usr/bin"),
+         File("usr/bin/tool", PROBE))  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Case:
     """An image, and how it is run; ``about`` completes "what the application sees with ..."."""
@@ -147,6 +152,8 @@ ENVIRONMENTS = (
     _env("empty", "empty values", "A=", "B="),
     _env("unicode", "values beyond ASCII", "A=grün 日本 🙂", "GRÖSSE=1"),
     _env("odd-names", "names no shell can export", "a.b=1", "x-y=two words", "1st=3", "é=4", "a b=5", "a.c="),
+    _env("odd-names-home", "such names, HOME set by the image, and a command found on PATH", "a.b=1", "HOME=/custom",
+         "PATH=/opt/bin", files=(*ETC, *TOOLS), entrypoint=("tool", "x")),
     _env("shell-names", "names that mean something to a shell", "PWD=/x", "OLDPWD=/y", "SHLVL=7", "IFS=:", "PS1=a",
          "PS4=b", "OPTIND=3", "PPID=5", "LINENO=9", "RANDOM=3", "UID=8", "ENV=/x", "BASH_ENV=/x", "CDPATH=/etc",
          "MAIL=/m", "FUNCNAME=f", "HISTFILE=/h", "LD_PRELOAD=/none.so"),
@@ -158,10 +165,6 @@ ENVIRONMENTS = (
     _env("hostname", "HOSTNAME set by the image", "HOSTNAME=from-image"),
     _env("terminal", "TERM and container set by the image", "TERM=dumb", "container=mine"),
 )  # fmt: skip
-
-SHELLS = (File("bin"), File("bin/sh", SHELL))
-TOOLS = (File("opt"), File("opt/bin"), File("opt/bin/tool", PROBE), File("usr"), File("usr/bin"),
-         File("usr/bin/tool", PROBE))  # fmt: skip
 
 COMMANDS = (
     _argv("both", "entrypoint and cmd", "default", "arguments", entrypoint=("/probe", "fixed")),
@@ -238,13 +241,16 @@ INSTANCES = (
     Case("instance-plain", "nothing replaced",
          (*BASE, *TOOLS, File("other", PROBE),
           File("env", "# comment\nA=plain\nB='quoted'\nC=$HOME `id`\nD=a=b\n\nE=\n")),
-         cmd=("default",), env=("A=image", "B=image", "C=image", "PATH=/opt/bin:/usr/bin")),
+         cmd=("default",), env=("A=image", "B=image", "C=image", "a.b=image", "c.d=image", "PATH=/opt/bin:/usr/bin")),
     _instance("instance-env", "variables replaced, one by nothing",
               {"environment.B": "instance value", "environment.D": "new one", "raw.lxc": "lxc.environment = C="},
               "--env", "B=instance value", "--env", "D=new one", "--env", "C="),
     _instance("instance-path", "PATH and HOME replaced",
               {"environment.PATH": "/srv/bin:/bin", "environment.HOME": "/elsewhere"},
               "--env", "PATH=/srv/bin:/bin", "--env", "HOME=/elsewhere"),
+    _instance("instance-odd-names", "a variable replaced whose name no shell can export",
+              {"environment.a.b": "instance value", "environment.x-y": "new one"},
+              "--env", "a.b=instance value", "--env", "x-y=new one"),
     _instance("instance-env-file", "an env file, which is data and not code",
               {"environment.LXDOCKER_ENVFILE": "/env"}, "--env", "LXDOCKER_ENVFILE=/env", "--env", "A=plain",
               "--env", "B='quoted'", "--env", "C=$HOME `id`", "--env", "D=a=b", "--env", "E="),

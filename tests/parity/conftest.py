@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -79,7 +79,7 @@ def _sync(world: World, cases: list[Case], registry: str) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    results: Mapping[str, list[Difference]] = config.stash.get(RESULTS, {})
+    results: dict[str, list[Difference]] = config.stash.get(RESULTS, {})
     if results:
         terminalreporter.section("what an application sees: podman and LXD")
         for line in table.lines(results):

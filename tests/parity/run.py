@@ -48,9 +48,12 @@ class Podman:
                    "--systemd=false",
                    f"--hostname={hostname(case)}", *limits, *case.podman,
                    f"oci:{layout.reference(case)}", *case.arguments]  # fmt: skip
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False, text=True
-        )
+        for _ in range(3):  # podman sometimes loses what a container prints that ends at once
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False, text=True
+            )
+            if done.returncode != 0 or done.stdout:
+                break
         return parse(done.stdout + done.stderr)
 
     def close(self) -> None:
