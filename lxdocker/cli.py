@@ -195,7 +195,7 @@ def builder_build(
     console = Console()
     with _cancellable() as cancelled:
         lxd = Lxd(cancelled)
-        instance.sweep(lxd, settings.builder_project)
+        instance.sweep(lxd, settings.builder_project, console.note)
         made = image.build(lxd, settings, lambda text: console.note(f"builder: {text}"))
     report.print_builder(console, made, settings, json=json)
 

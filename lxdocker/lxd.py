@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pylxd
 
 CHUNK = 1 << 20  # bytes; one read or write of streamed content
+REMOVAL_SECONDS = 30  # how long removing an instance is tried
 SLICE_SECONDS = 1  # how long one wait for an operation lasts before cancellation is looked at
 # Time to connect, and to hear something: an import hashes and stores the whole image before it answers.
 TIMEOUT = (10, 900)
@@ -373,7 +374,10 @@ class Lxd:
         what = f"removing builder {name}"
         path = ("instances", name)
         stop = {"action": "stop", "force": True, "timeout": 30}
-        for _ in range(3):  # an ephemeral instance deletes itself while it stops; a half-made one is not running
+        # An ephemeral instance deletes itself while it stops; a half-made one is not running; and one that a killed
+        # lxdocker left may be busy for a while with what that had asked for last.
+        deadline = time.monotonic() + REMOVAL_SECONDS
+        while True:
             with contextlib.suppress(LxdError):
                 response = self.request("put", (*path, "state"), what, project=project, json=stop)
                 self.wait(response, what, timeout=60, cancellable=False)
@@ -382,13 +386,13 @@ class Lxd:
                 self.wait(response, what, timeout=60, cancellable=False)
             except NotFoundError:
                 return
-            except LxdError:
+            except LxdError as error:
+                if time.monotonic() > deadline:
+                    by_hand = f"lxc delete --project {project} --force {name}"
+                    raise LxdError(f"{what} failed", error.details, by_hand) from error
                 time.sleep(0.2)
             else:
                 return
-        with contextlib.suppress(NotFoundError):
-            self.get(*path, what=what, project=project)
-            raise LxdError(f"{what} failed", "it is still there", f"lxc delete --project {project} --force {name}")
 
     def execute(
         self,

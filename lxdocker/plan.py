@@ -251,6 +251,9 @@ def _touch_or_keep(
         return Touch(spec, stored, published, provenance, f"aliases to set right: {', '.join(wrong)}")
     if published.aliases != spec.aliases:
         return Touch(spec, stored, published, provenance, "published aliases to set right")
+    if superseded(spec, stored.fingerprint, holdings):
+        # A run that was cut short just before its end.
+        return Touch(spec, stored, published, provenance, "an older image to remove")
     before = (stored.provenance, published.provenance)
     if any(one.source_digest != source_digest for one in before):
         return Touch(spec, stored, published, provenance, "the tag names a new index with the same image for this host")
@@ -262,6 +265,11 @@ def _touch_or_keep(
 def all_aliases(spec: ImageSpec) -> tuple[str, ...]:
     """The image's name and its further aliases."""
     return (spec.name.value, *spec.aliases)
+
+
+def superseded(spec: ImageSpec, fingerprint: Fingerprint, holdings: Holdings) -> list[Stored]:
+    """Images in the store that were made for this name before the one with this fingerprint."""
+    return [one for one in holdings.store.ours if one.provenance.name == spec.name and one.fingerprint != fingerprint]
 
 
 def surplus_aliases(spec: ImageSpec, stored: Stored, published: Published) -> list[str]:

@@ -39,8 +39,7 @@ def prune_all(context: Context, specs: Sequence[ImageSpec] | None, say: Say) -> 
 
 def builders(context: Context, say: Say) -> None:
     """Removes builders that a killed lxdocker left."""
-    for name in instance.sweep(context.lxd, context.settings.builder_project):
-        say(f"removed {name}, left behind by an lxdocker that was killed")
+    instance.sweep(context.lxd, context.settings.builder_project, say)
 
 
 def remove(context: Context, removal: Remove) -> Outcome:

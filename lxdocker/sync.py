@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lxdocker import artifact, plan, prune
+from lxdocker import artifact, deltas, plan, prune
 from lxdocker.artifact import Artifact
 from lxdocker.builder import image as builder_image
 from lxdocker.builder import placement, recipe
@@ -27,11 +27,11 @@ from lxdocker.oci import OciConfig
 from lxdocker.outcome import Outcome, Report, Status
 from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
 from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
+from lxdocker.publish import Delta, Published
 from lxdocker.registry import certs_dir
 from lxdocker.runtime.render import parse_healthcheck
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.spec import ImageSpec
-from lxdocker.store import Stored
 from lxdocker.values import Fingerprint, RegistryRef
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -76,7 +76,7 @@ def sync(
         holdings, actions, removals = make_plan(context, specs, whole=whole, force=options.force)
         plan.refuse_to_empty(specs, removals, context.settings)
         with contextlib.ExitStack() as cleanup:
-            run = _Run(context, holdings, progress, lambda: _open_workshop(context, options, cleanup, say))
+            run = _Run(context, holdings, progress, say, lambda: _open_workshop(context, options, cleanup, say))
             if any(isinstance(action, Build) for action in actions):
                 run.need_workshop()
             outcomes = run.all(actions)
@@ -129,11 +129,13 @@ class _Run:
         context: Context,
         holdings: Holdings,
         progress: Progress,
+        say: Say,
         open_workshop: Callable[[], Workshop | LxdockerError],
     ) -> None:
         self._context = context
         self._holdings = holdings
         self._progress = progress
+        self._say = say
         self._open_workshop = open_workshop
         self._opening = threading.Lock()
         self.workshop: Workshop | LxdockerError | None = None
@@ -195,6 +197,8 @@ class _Run:
         for alias in plan.surplus_aliases(spec, stored, action.published):
             self._context.store.drop_alias(alias)
         self._context.tree.update(action.published, action.provenance, spec.aliases)
+        for older in plan.superseded(spec, stored.fingerprint, self._holdings):
+            self._context.store.remove(older)
         return Outcome(spec.name, Status.UPDATED, action.reason, stored.fingerprint)
 
     def _restore(self, action: Restore) -> Outcome:
@@ -307,10 +311,22 @@ class _Run:
         if current is not None and current.fingerprint == finished.fingerprint and not republish:
             context.tree.update(current, provenance, spec.aliases)
         else:
+            delta = self._delta(current, finished)
             self._progress.phase(spec.name, "publish")
-            context.tree.publish(finished, provenance, context.arch, spec.aliases, properties)
-        for stored in self._superseded(spec, finished.fingerprint):
-            context.store.remove(stored)
+            context.tree.publish(
+                finished, provenance, context.arch, spec.aliases, properties, dict([delta] if delta else [])
+            )
+        for older in plan.superseded(spec, finished.fingerprint, self._holdings):
+            context.store.remove(older)
+
+    def _delta(self, base: Published | None, finished: Artifact) -> tuple[Delta, Path] | None:
+        """The way from what clients have to what is about to be published, if that is wanted and short."""
+        settings = self._context.settings
+        # With one version in the index a delta would have lost its base at once.
+        if base is None or not settings.deltas or (settings.keep_versions == 1 and not settings.keep_days):
+            return None
+        self._progress.phase(base.name, f"delta from {base.key}")
+        return deltas.make(base, finished, finished.folder, self._context.cancelled, self._say)
 
     def _point_aliases(self, spec: ImageSpec, fingerprint: Fingerprint) -> None:
         """The spec's aliases; and those that a user gave to the image before follow it."""
@@ -318,19 +334,12 @@ class _Run:
         named_before = before.aliases if before else ()
         followers = {
             alias
-            for stored in self._superseded(spec, fingerprint)
+            for stored in plan.superseded(spec, fingerprint, self._holdings)
             for alias in stored.image.aliases
             if alias not in named_before
         }
         aliases = dict.fromkeys([*plan.all_aliases(spec), *sorted(followers)])
         self._context.store.point(tuple(aliases), fingerprint, self._holdings.store.aliases)
-
-    def _superseded(self, spec: ImageSpec, fingerprint: Fingerprint) -> list[Stored]:
-        return [
-            stored
-            for stored in self._holdings.store.ours
-            if stored.provenance.name == spec.name and stored.fingerprint != fingerprint
-        ]
 
 
 def image_properties(spec: ImageSpec, config: OciConfig, provenance: Provenance, context: Context) -> Mapping[str, str]:

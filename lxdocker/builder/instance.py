@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lxdocker.builder.placement import PROFILE, Placement
-from lxdocker.errors import BuildError
+from lxdocker.errors import BuildError, LxdError
 from lxdocker.lxd import ExecResult, Lxd
 from lxdocker.values import Fingerprint, RegistryRef
 
@@ -159,17 +159,19 @@ class Workshop:
             )
 
 
-def sweep(lxd: Lxd, project: str) -> list[str]:
-    """Removes builders whose lxdocker is gone, killed with no time to clean up. Returns their names."""
+def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:
+    """Removes builders whose lxdocker is gone, killed with no time to clean up; one that won't go hinders nobody."""
     if not lxd.project_exists(project):
-        return []
-    removed = []
+        return
     for instance in lxd.instances(project):
-        mark = instance["config"].get(OWNER_KEY)
+        name, mark = instance["name"], instance["config"].get(OWNER_KEY)
         if mark and not _is_alive(mark):
-            lxd.delete_instance(project, instance["name"])
-            removed.append(instance["name"])
-    return removed
+            try:
+                lxd.delete_instance(project, name)
+            except LxdError as error:
+                say(f"{name}, left behind by an lxdocker that was killed, can't be removed: {error}")
+            else:
+                say(f"removed {name}, left behind by an lxdocker that was killed")
 
 
 def owner() -> str:

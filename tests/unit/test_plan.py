@@ -270,7 +270,10 @@ def test_of_several_stored_images_the_one_under_the_name_counts(tmp_path: Path) 
     current = stored(CURRENT, content="current", aliases=("web",))
     newest = stored(provenance(at=resolved("newest")), content="newest")
     there = published(tmp_path, content="current")
-    assert decide(holdings([older, current, newest], [there])) == Keep(WEB, current)
+    action = decide(holdings([older, current, newest], [there]))
+    assert isinstance(action, Touch)
+    assert action.stored == current
+    assert action.reason == "an older image to remove"
     # Without an alias to tell, the newest, which comes last.
     unnamed = replace(current, image=replace(current.image, aliases=()))
     assert said(decide(holdings([older, unnamed], [there]))) == "touch: aliases to set right: web"
