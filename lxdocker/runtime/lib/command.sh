@@ -36,9 +36,10 @@ find_program() {
 	esac
 	_rest=${PATH-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}:
 	while [ -n "$_rest" ]; do
-		_candidate=${_rest%%:*}/$1
+		_folder=${_rest%%:*}
 		_rest=${_rest#*:}
-		case "$_candidate" in /*) ;; *) _candidate=./$_candidate ;; esac
+		case "$_folder" in /*) ;; '') _folder=. ;; *) _folder=./$_folder ;; esac
+		_candidate=$_folder/$1
 		[ -f "$_candidate" ] && [ -x "$_candidate" ] && printf '%s' "$_candidate" && return
 	done
 }
