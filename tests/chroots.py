@@ -39,6 +39,7 @@ for device in null full urandom; do : >"dev/$device"; mount --bind "/dev/$device
 eval "$2"
 look=$3
 shift 3
+[ -n "$look" ] || exec chroot "$root" "$@"
 status=0
 chroot "$root" "$@" || status=$?
 eval "$look"
@@ -82,7 +83,7 @@ class Root:
         after: str = "",
         network: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the root with exactly this environment, as process 1.
+        """Runs a command in the root with exactly this environment; as process 1, unless something comes after it.
 
         ``before`` and ``after`` are run by the host's shell in the same namespaces, outside of the root.
         """

@@ -1,0 +1,525 @@
+"""PID 1 of an instance, verb by verb, run by busybox in a root of its own. Whole instances are tested with LXD."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from lxdocker.oci import OciConfig
+from lxdocker.runtime import render
+from lxdocker.spec import Behaviour
+from tests.chroots import Root, needs_namespaces
+
+pytestmark = needs_namespaces
+Done = subprocess.CompletedProcess[str]
+needs_gosu = pytest.mark.skipif(shutil.which("gosu") is None, reason="this host has no gosu")
+
+HOSTILE = [
+    *("", " ", "a b", "'", '"', "\\", "\\n", "$HOME", "$(touch /canary)", "`touch /canary`"),
+    *("x\ny", "*", "-n", "é🐳"),
+]
+SOURCE = "LXDOCKER_SOURCE_ONLY=1\n. /sbin/init\n"
+# Prints words so that they can be told apart again.
+WORDS = """words() { for word; do "$_bb" printf '%s\\0' "$word"; done; }\n"""
+# A program that prints what it was started with: its arguments after the name, then its environment.
+SHOW = "#!/busybox-lxd sh\n/busybox-lxd printf '%s\\0' \"$@\"; echo ---; /busybox-lxd cat /proc/$$/environ\n"
+
+
+class Instance:
+    """An image's root with the runtime in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.root = Root.make(path)
+        self.configure(OciConfig())
+        for name in ("etc", "sbin", "root"):
+            (self.root / name).mkdir(exist_ok=True)
+        self.root.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
+        self.root.write("/etc/group", "root:x:0:\napp:x:1000:\nextra:x:2000:app\n")
+        if gosu := shutil.which("gosu"):
+            shutil.copy(gosu, self.root / "lxd-gosu")
+
+    def configure(self, config: OciConfig, behaviour: Behaviour | None = None) -> None:
+        """Puts in what a build would."""
+        runtime = render.runtime_tar(config, behaviour or Behaviour())
+        with tarfile.open(fileobj=io.BytesIO(runtime)) as tar:
+            tar.extractall(self.root.path, filter="tar")
+        (self.root / "sbin").mkdir(exist_ok=True)
+        (self.root / "init").rename(self.root / "sbin/init")
+
+    def sh(
+        self, script: str, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a script in which all of init's verbs are known; it is PID 1, and ``env`` the instance's."""
+        done = self.root.run(
+            *("/busybox-lxd", "sh", "-c", SOURCE + WORDS + script, "sh", *arguments),
+            env=env,
+            before="for one in console tty; do : >dev/$one; mount --bind /dev/null dev/$one; done",
+        )
+        assert not (self.root / "canary").exists(), "something was run that is data"
+        return done
+
+    def out(self, script: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+        done = self.sh(script, *arguments, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    return Instance(tmp_path / "root")
+
+
+def records(text: str) -> list[str]:
+    return text.split("\0")[:-1]
+
+
+def test_sourced_for_tests_it_does_nothing(instance: Instance) -> None:
+    before = instance.root.contents()
+    assert instance.out("true") == ""
+    assert instance.root.contents() == before
+
+
+# ---- which file a command is
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "found"),
+    [
+        ("tool", "/a:/b", "/b/tool"),
+        ("both", "/a:/b", "/a/both"),
+        ("both", "/b:/a", "/b/both"),
+        ("plain", "/a:/b", "/b/plain"),  # in /a it can't be run
+        ("folder", "/a:/b", ""),
+        ("missing", "/a:/b", ""),
+        ("tool", "", "./tool"),  # an empty entry is the working directory
+        ("tool", "/a::/b", "./tool"),
+        ("tool", "/a:", "./tool"),
+        ("tool", "b", "./b/tool"),
+        ("/b/tool", "/a", "/b/tool"),
+        ("./tool", "/a", "./tool"),
+        ("b/tool", "/a", "b/tool"),
+        ("/a/plain", "/b", ""),
+        ("/a/folder", "/b", ""),
+        ("two words", "/a:/b", "/b/two words"),
+        ("*", "/b", ""),
+        ("$(touch /canary)", "/b", ""),
+        ("", "/b", ""),
+    ],
+)
+def test_a_command_is_found_as_execvp_finds_it(instance: Instance, command: str, path: str, found: str) -> None:
+    for name in ("/b/tool", "/a/both", "/b/both", "/b/plain", "/tool", "/b/two words"):
+        instance.root.write(name, "", 0o755)
+    instance.root.write("/a/plain", "", 0o644)
+    (instance.root / "a/folder").mkdir()
+    assert instance.out('cd /; PATH=$2; find_program "$1" || :', command, path) == found
+
+
+def test_without_a_path_the_usual_folders_are_searched(instance: Instance) -> None:
+    instance.root.write("/usr/bin/tool", "", 0o755)
+    assert instance.out("unset PATH; find_program tool") == "/usr/bin/tool"
+
+
+# ---- environment
+
+
+@pytest.mark.parametrize("name", ["A", "_", "a1", "PATH_2"])
+def test_names_that_a_shell_can_hold(instance: Instance, name: str) -> None:
+    assert instance.sh('is_shell_name "$1"', name).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a.b", "a-b", "a b", "é", "a=b", "$x", "a\nb"])
+def test_names_that_it_can_t_hold(instance: Instance, name: str) -> None:
+    assert instance.sh('is_shell_name "$1"', name).returncode == 1
+
+
+def environment_of(instance: Instance, **of_instance: str) -> dict[str, str]:
+    """What a command would get, as far as the shell holds it."""
+    script = '. /lxd-image; set_environment; exec "$_bb" env -u PWD -u SHLVL -u OLDPWD "$_bb" cat /proc/self/environ'
+    return dict(record.split("=", 1) for record in records(instance.out(script, env=of_instance)))
+
+
+def test_the_images_environment_as_it_is(instance: Instance) -> None:
+    env = {f"V{number}": value for number, value in enumerate(HOSTILE)}
+    instance.configure(OciConfig(env=tuple(env.items())))
+    found = environment_of(instance)
+    assert {name: found.get(name) for name in env} == env
+
+
+def test_the_instance_says_otherwise(instance: Instance) -> None:
+    instance.configure(OciConfig(env=(("A", "image"), ("B", "image"), ("PATH", "/image"))))
+    found = environment_of(instance, A="instance", C="only instance", EMPTY="")
+    assert (found["A"], found["B"], found["C"], found["EMPTY"]) == ("instance", "image", "only instance", "")
+    assert found["PATH"] == "/image"
+    assert environment_of(instance, PATH="/instance")["PATH"] == "/instance"
+    assert environment_of(instance, A="")["A"] == ""
+
+
+def test_a_line_of_a_value_is_not_taken_for_a_name(instance: Instance) -> None:
+    instance.configure(OciConfig(env=(("B", "image"),)))
+    found = environment_of(instance, A="x\nB=instance\nC")
+    assert (found["A"], found["B"]) == ("x\nB=instance\nC", "image")
+
+
+def test_what_docker_would_set_is_set(instance: Instance) -> None:
+    found = environment_of(instance)
+    assert found["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert found["HOSTNAME"]
+    assert "HOME" not in found  # which follows the user
+    assert (
+        environment_of(instance, HOSTNAME="mine", HOME="/mine").items() >= {"HOSTNAME": "mine", "HOME": "/mine"}.items()
+    )
+
+
+# ---- env files
+
+
+def envfile(instance: Instance, content: str, **of_instance: str) -> tuple[dict[str, str], str]:
+    """The variables that come of a file, and what is said."""
+    instance.root.write("/envfile", content)
+    script = (
+        "_instance_names=$(names_of_instance); read_envfile /envfile; echo ---; "
+        'exec "$_bb" env -u PWD -u SHLVL -u OLDPWD -u PATH "$_bb" cat /proc/self/environ'
+    )
+    said, _, variables = instance.out(script, env=of_instance).partition("---\n")
+    return dict(record.split("=", 1) for record in records(variables)), said
+
+
+def test_an_env_file_is_data(instance: Instance) -> None:
+    lines = [f"V{number}={value}" for number, value in enumerate(HOSTILE) if "\n" not in value]
+    found, said = envfile(instance, "\n".join(["# comment", "", *lines, "NO_VALUE", "LAST=a=b"]))
+    assert found == {
+        **{f"V{number}": value for number, value in enumerate(HOSTILE) if "\n" not in value},
+        "LAST": "a=b",  # also without a newline at the end
+    }
+    assert said == ""
+
+
+def test_an_env_file_does_not_replace_what_the_instance_says(instance: Instance) -> None:
+    found, _ = envfile(instance, "A=file\nB=file\n", A="instance")
+    assert found == {"A": "instance", "B": "file"}
+
+
+def test_names_that_can_t_be_are_named(instance: Instance) -> None:
+    found, said = envfile(instance, "a.b=1\n$(touch /canary)=2\nGOOD=3\n")
+    assert found == {"GOOD": "3"}
+    assert said.splitlines() == [
+        "lxdocker: LXDOCKER_ENVFILE /envfile: 'a.b' is not a variable name; left out",
+        "lxdocker: LXDOCKER_ENVFILE /envfile: '$(touch /canary)' is not a variable name; left out",
+    ]
+
+
+def test_an_env_file_that_is_missing_is_named(instance: Instance) -> None:
+    said = instance.out("_instance_names=; read_envfile /nowhere")
+    assert said == "lxdocker: LXDOCKER_ENVFILE /nowhere can't be read; going on without it\n"
+
+
+# ---- settings of the instance
+
+
+def write_settings(instance: Instance, **values: str) -> None:
+    """As LXD writes them from the template: url-encoded."""
+    text = "".join(f"{name}={urllib.parse.quote(value)}\n" for name, value in values.items())
+    instance.root.write("/lxd-instance", text)
+
+
+PRINT_COMMAND = (
+    "read_instance_settings /lxd-instance; . /lxd-image; read_instance_settings /lxd-instance; with_command words"
+)
+CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+ARGUMENTS = st.lists(st.text(CHARACTERS, max_size=20), max_size=4)
+ESCAPED = ["\x01\x1f\x7f", "\u2028\uffff\U0010ffff", "/", "]", '","', "[", "%41+", "\r\t\b\f"]
+
+
+@given(words=ARGUMENTS, ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
+@example(words=HOSTILE, ascii_only=True, indent=None)
+@example(words=HOSTILE, ascii_only=False, indent=2)
+@example(words=ESCAPED, ascii_only=True, indent=None)
+@settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_command_of_the_instances_is_data_however_it_is_written(
+    instance: Instance, words: list[str], ascii_only: bool, indent: int | None
+) -> None:
+    write_settings(instance, entrypoint=json.dumps(words, ensure_ascii=ascii_only, indent=indent))
+    assert records(instance.out(PRINT_COMMAND)) == words
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "cmd", "expected"),
+    [
+        (None, None, ["/entry", "image arg"]),
+        (None, ["new"], ["/entry", "new"]),
+        (None, [], ["/entry"]),
+        (["/new"], None, ["/new"]),  # as under Docker, without the image's arguments
+        (["/new"], ["a", "b"], ["/new", "a", "b"]),
+        ([], ["a", "b"], ["a", "b"]),
+    ],
+)
+def test_an_instance_may_have_another_command(
+    instance: Instance, entrypoint: list[str] | None, cmd: list[str] | None, expected: list[str]
+) -> None:
+    instance.configure(OciConfig(entrypoint=("/entry",), cmd=("image arg",)))
+    given = {"entrypoint": entrypoint, "cmd": cmd}
+    write_settings(instance, **{name: json.dumps(value) for name, value in given.items() if value is not None})
+    assert records(instance.out(PRINT_COMMAND)) == expected
+
+
+NO_LISTS = ["nginx", "{}", '["a"', '["a",]', "[1]", '["a" "b"]', '["\\x"]', '"a"', "[a]", "[]]", '["a\\u00"]']
+
+
+@pytest.mark.parametrize("text", NO_LISTS)
+def test_what_is_no_list_of_words_is_refused(instance: Instance, text: str) -> None:
+    write_settings(instance, cmd=text)
+    done = instance.sh("read_instance_settings /lxd-instance")
+    assert done.returncode == 125
+    assert done.stdout == f"lxdocker: user.lxdocker.cmd is not a JSON list of strings: {text}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stop_grace", "5"),
+        ("restart", "always"),
+        ("restart", "on-failure:3"),
+        ("prelaunch", "required"),
+        ("restart_unhealthy", "true"),
+        ("dns", "1.1.1.1 search a.b"),
+    ],
+)
+def test_a_setting_of_the_instances_comes_before_the_images(instance: Instance, name: str, value: str) -> None:
+    write_settings(instance, **{name: value})
+    assert instance.out(f'. /lxd-image; read_instance_settings /lxd-instance; words "$_{name}"') == f"{value}\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stop_grace", "5s"),
+        ("stop_grace", "$(touch /canary)"),
+        ("restart", "sometimes"),
+        ("restart", "on-failure:x"),
+        ("prelaunch", "yes"),
+        ("restart_unhealthy", "1'; touch /canary; '"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(instance: Instance, name: str, value: str) -> None:
+    write_settings(instance, **{name: value})
+    done = instance.sh(". /lxd-image; read_instance_settings /lxd-instance; echo going on")
+    assert done.returncode == 125
+    assert done.stdout.startswith(f"lxdocker: user.lxdocker.{name} is not ")
+    assert value in done.stdout
+    assert "going on" not in done.stdout
+
+
+@pytest.mark.parametrize("text", HOSTILE[1:])
+def test_any_setting_is_data(instance: Instance, text: str) -> None:
+    write_settings(instance, network=text)
+    assert instance.out('read_instance_settings /lxd-instance; words "$_network"') == f"{text}\0"
+
+
+def test_settings_that_are_empty_or_missing_change_nothing(instance: Instance) -> None:
+    write_settings(instance, restart="", cmd="", stop_grace="")
+    script = '. /lxd-image; read_instance_settings /lxd-instance; words "$_restart" "$_stop_grace"'
+    assert records(instance.out(script)) == ["no", "30"]
+    (instance.root / "lxd-instance").unlink()
+    assert records(instance.out(script + "; true")) == ["no", "30"]
+
+
+# ---- users
+
+
+@pytest.mark.parametrize("user", ["root", "app", "app:extra", "0", "1000:1000", "4711"])
+def test_users_that_can_be(instance: Instance, user: str) -> None:
+    assert instance.sh("_user=$1; check_user; echo well", user).stdout == "well\n"
+
+
+@pytest.mark.parametrize("user", ["nobody", "ap", "app ", "r.*t", "-x", "$(touch /canary)"])
+def test_users_that_are_not_there_are_named(instance: Instance, user: str) -> None:
+    done = instance.sh("_user=$1; check_user; echo well", user)
+    assert (done.returncode, done.stdout) == (
+        125,
+        f"lxdocker: the image runs as user '{user}', which is not in its /etc/passwd\n",
+    )
+
+
+# ---- becoming the command
+
+
+@needs_gosu
+@pytest.mark.parametrize("home", [None, "/mine"])
+@pytest.mark.parametrize("odd", [{}, {"a.b": "dot", "1": "digit", "with space": "$(touch /canary)"}])
+def test_the_command_gets_exactly_its_arguments_and_environment(
+    instance: Instance, home: str | None, odd: dict[str, str]
+) -> None:
+    env = {**{f"V{number}": value for number, value in enumerate(HOSTILE)}, **odd}
+    instance.configure(OciConfig(cmd=("show", *HOSTILE), env=tuple(env.items())))
+    instance.root.write("/bin/show", SHOW, 0o755)
+    script = ". /lxd-image; set_environment; with_command become"
+    words, _, variables = instance.out(script, env={"HOME": home} if home else {}).partition("---\n")
+    assert records(words) == HOSTILE
+    found = dict(record.split("=", 1) for record in records(variables))
+    assert found.pop("HOSTNAME")
+    assert found.pop("PATH").endswith("/bin")
+    assert found == {**env, "HOME": home or "/root"}
+
+
+@needs_gosu
+@pytest.mark.parametrize(
+    ("user", "identity"),
+    [("", "0 0 0"), ("app", "1000 1000 1000 2000"), ("1000:2000", "1000 2000 2000"), ("4711", "4711 0 0")],
+)
+def test_the_command_runs_as_the_images_user(instance: Instance, user: str, identity: str) -> None:
+    instance.configure(OciConfig(user=user, cmd=("/bin/identity",)))
+    id_ = "/busybox-lxd id"
+    instance.root.write("/bin/identity", f"#!/busybox-lxd sh\necho $({id_} -u) $({id_} -g) $({id_} -G)\n", 0o755)
+    assert instance.out(". /lxd-image; set_environment; with_command become").split() == identity.split()
+
+
+def test_no_command_is_named(instance: Instance) -> None:
+    done = instance.sh(". /lxd-image; set_environment; with_command become")
+    assert (done.returncode, done.stdout) == (127, "lxdocker: the image names no command to run\n")
+
+
+def test_a_command_that_is_not_there_is_named(instance: Instance) -> None:
+    instance.configure(OciConfig(cmd=("missing", "x"), env=(("PATH", "/opt"),)))
+    done = instance.sh("cd /etc; . /lxd-image; set_environment; with_command become")
+    assert done.returncode == 127
+    assert done.stdout == (
+        "lxdocker: can't run 'missing': no such program in the image (working directory /etc, PATH /opt)\n"
+    )
+
+
+@needs_gosu
+@pytest.mark.parametrize("name", ["busybox", "sh", "env", "reboot", "true"])
+def test_a_program_called_like_one_of_busyboxs_is_the_images(instance: Instance, name: str) -> None:
+    instance.configure(OciConfig(cmd=(name,)))
+    instance.root.write(f"/bin/{name}", "#!/busybox-lxd sh\necho the image\n", 0o755)
+    assert instance.out(". /lxd-image; set_environment; with_command become") == "the image\n"
+
+
+# ---- tmpfs
+
+
+def test_a_tmpfs_shows_what_the_image_has_there(instance: Instance) -> None:
+    instance.root.write("/run/app/pid", "42", 0o640)
+    (instance.root / "run/app").chmod(0o700)
+    done = instance.out(
+        'mount_tmpfs /run mode=755; "$_bb" stat -f -c %T /run; "$_bb" cat /run/app/pid; echo; '
+        '"$_bb" stat -c "%a %n" /run/app /run/app/pid; echo x >/run/new'
+    )
+    assert done.splitlines() == ["tmpfs", "42", "700 /run/app", "640 /run/app/pid"]
+    assert not (instance.root / "run/new").exists()
+
+
+def test_a_tmpfs_is_made_where_the_image_has_no_folder(instance: Instance) -> None:
+    look = '"$_bb" stat -f -c %T /new/place; "$_bb" stat -c %a /new/place'
+    done = instance.out(f"mount_tmpfs /new/place mode=1777,size=1m; {look}")
+    assert done.split() == ["tmpfs", "1777"]
+
+
+@pytest.mark.parametrize("place", ["/run", "/run/below"])
+def test_a_tmpfs_hides_no_disk_of_the_users(instance: Instance, place: str) -> None:
+    (instance.root / "run/below").mkdir(parents=True)
+    done = instance.root.run(
+        *("/busybox-lxd", "sh", "-c", SOURCE + f"mount_tmpfs /run mode=755; [ -e {place}/disk ] && echo still there"),
+        before=f"mount -t tmpfs tmpfs .{place}; : >.{place}/disk",
+    )
+    assert (done.returncode, done.stdout) == (0, "still there\n")
+
+
+# ---- prelaunch script
+
+
+@pytest.mark.parametrize("script", ["echo ran >/ran", "#!/busybox-lxd sh\necho ran >/ran\n"])
+def test_the_prelaunch_script_is_run(instance: Instance, script: str) -> None:
+    instance.root.write("/lxd-prelaunch", script)
+    instance.out("_prelaunch=required; run_prelaunch")
+    assert (instance.root / "ran").read_text() == "ran\n"
+
+
+def test_a_prelaunch_script_that_fails(instance: Instance) -> None:
+    instance.root.write("/lxd-prelaunch", "exit 3")
+    done = instance.sh("_prelaunch=optional; run_prelaunch; echo going on")
+    assert done.stdout.splitlines() == [
+        "lxdocker: the prelaunch script (user.lxdocker_init_script) failed with status 3; starting all the same",
+        "going on",
+    ]
+    done = instance.sh("_prelaunch=required; run_prelaunch; echo going on")
+    assert done.returncode == 125
+    assert done.stdout == "lxdocker: the prelaunch script (user.lxdocker_init_script) failed with status 3\n"
+
+
+def test_no_prelaunch_script_is_fine(instance: Instance) -> None:
+    for _ in range(2):
+        assert instance.out("_prelaunch=required; run_prelaunch; echo going on") == "going on\n"
+        instance.root.write("/lxd-prelaunch", "")
+
+
+# ---- looking after the command
+
+SUPERVISE = ". /lxd-image; set_environment; with_command supervise"
+
+
+def supervised(
+    instance: Instance, program: str, behaviour: Behaviour | None = None, *, before: str = ""
+) -> tuple[int, list[str]]:
+    """Exit status and what is said, without times, and without what the shell says of having no terminal here."""
+    instance.root.write("/app", f"#!/busybox-lxd sh\n{program}\n", 0o755)
+    instance.configure(OciConfig(cmd=("/app",)), behaviour)
+    done = instance.sh(f"{before}\n{SUPERVISE}")
+    said = [re.sub(r"\d+(\.\d+)? s\b", "N s", line) for line in done.stdout.splitlines()]
+    return done.returncode, [line for line in said if "can't access tty" not in line]
+
+
+@needs_gosu
+@pytest.mark.parametrize("status", [0, 1, 42])
+def test_it_ends_as_its_command_does(instance: Instance, status: int) -> None:
+    assert supervised(instance, f"exit {status}") == (
+        status,
+        [f"lxdocker: /app ended with status {status} after N s"],
+    )
+
+
+@needs_gosu
+def test_a_command_that_is_killed(instance: Instance) -> None:
+    status, said = supervised(instance, "/busybox-lxd kill -KILL $$")
+    assert status == 137
+    assert re.fullmatch(r"lxdocker: /app was ended by signal 9\b.* after N s", said[-1])
+
+
+@needs_gosu
+def test_stopping_waits_until_the_command_has_ended(instance: Instance) -> None:
+    program = """
+trap '/busybox-lxd sleep 1; echo finished; exit 5' TERM
+: >/dev/ready
+while :; do /busybox-lxd sleep 0.1; done
+"""
+    stop = '( until [ -e /dev/ready ]; do "$_bb" sleep 0.1; done; "$_bb" kill -s PWR 1 ) &'
+    status, said = supervised(instance, program, before=stop)
+    assert status == 5
+    assert said[0].startswith("lxdocker: stopping with SIGTERM")
+    assert said[1:] == ["finished", "lxdocker: /app ended with status 5 after N s"]
+
+
+@needs_gosu
+def test_restarts_are_counted(instance: Instance) -> None:
+    status, said = supervised(instance, "echo run; exit 7", Behaviour(restart="on-failure:2"))
+    assert status == 7
+    assert [line for line in said if line == "run"] == ["run"] * 3
+    assert said[-1] == "lxdocker: /app ended with status 7 after N s"
+    assert sum("starting it again" in line for line in said) == 2
+
+
+@needs_gosu
+def test_a_success_is_not_repeated(instance: Instance) -> None:
+    status, said = supervised(instance, "echo run", Behaviour(restart="on-failure"))
+    assert (status, said) == (0, ["run", "lxdocker: /app ended with status 0 after N s"])
