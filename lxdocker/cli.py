@@ -363,6 +363,35 @@ def serve(
     run_server(settings, console.print, console.note)
 
 
+@app.command()
+def mirror(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The other server, such as https://HOST:8443.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where its tree is copied to.")],
+    fingerprint: Annotated[
+        str | None, typer.Option("--fingerprint", metavar="HEX", help="SHA-256 of its self-signed certificate.")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="Certificates to trust, as PEM.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Plain http also from other hosts.")] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", help="Images copied side by side.")] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Copy another server's tree, and follow it: files first, the index last. Run it again to go on, or to follow."""
+    settings = _settings(config, None, folder, None, jobs=jobs)
+    from lxdocker import report
+    from lxdocker.mirror import Options
+    from lxdocker.mirror import mirror as run_mirror
+    from lxdocker.publish import Tree
+
+    console = Console()
+    options = Options(fingerprint, ca, insecure, settings.jobs)
+    with _cancellable() as cancelled, console.progress() as progress:
+        tree, grace = Tree(settings.tree), settings.grace_hours * 3600
+        result = run_mirror(url, tree, options, grace, progress, console.note, cancelled)
+    report.print_mirrored(console, result, json=json)
+    raise typer.Exit(1 if result.failed else 0)
+
+
 def main() -> NoReturn:
     """The ``lxdocker`` program. Exit status: 0 all well, 1 some image failed, 2 usage, configuration or host."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -12,7 +12,8 @@
     │   └── ArchMissingError    the image exists, but not for this architecture
     ├── BuildError              a step inside the builder failed
     ├── LxdError                LXD refused or failed a request
-    └── TreeError               the published tree can't be read or written
+    ├── TreeError               the published tree can't be read or written
+    └── MirrorError             another server's tree can't be copied
 
 Every error has three parts: ``brief`` (what failed, with which input), ``details`` (why)
 and ``resolution`` (what to do now). Only the command line prints them.
@@ -78,3 +79,7 @@ class LxdError(LxdockerError):
 
 class TreeError(LxdockerError):
     """The simplestreams tree can't be read or written."""
+
+
+class MirrorError(LxdockerError):
+    """Another server's tree can't be copied, or not wholly."""

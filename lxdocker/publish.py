@@ -156,13 +156,13 @@ class Tree:
 
         Says so if it has to wait for another process. Raises TreeError when the folder can't be used.
         """
-        with self._explained("preparing"):
+        with self.explained("preparing"):
             self.root.parent.mkdir(parents=True, exist_ok=True)
             self._make_folder(self.root)
             handle = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._wait_for(handle, fcntl.LOCK_EX, say, cancelled)
-            with self._explained("clearing the staging area of"):
+            with self.explained("clearing the staging area of"):
                 shutil.rmtree(self._staging, ignore_errors=True)
                 self._staging.mkdir(exist_ok=True)
             yield
@@ -172,7 +172,7 @@ class Tree:
     @contextlib.contextmanager
     def reading(self, say: Callable[[str], None], cancelled: threading.Event) -> Iterator[None]:
         """Keeps others from changing the tree meanwhile; needs no right to write in it."""
-        with self._explained("reading"), contextlib.ExitStack() as cleanup:
+        with self.explained("reading"), contextlib.ExitStack() as cleanup:
             os.stat(self.root)  # noqa: PTH116 - a tree that is not there is not the same as an empty one
             with contextlib.suppress(FileNotFoundError):  # a copy of a tree, which nobody publishes in
                 handle = os.open(self.root / LOCK, os.O_RDONLY | os.O_CLOEXEC)
@@ -196,10 +196,10 @@ class Tree:
     @contextlib.contextmanager
     def staging(self, name: ImageName) -> Iterator[Path]:
         """A folder for work in progress on the tree's own filesystem, removed afterwards."""
-        with self._explained("writing to"):
+        with self.explained("writing to"):
             folder = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self._staging))
         try:
-            with self._explained("writing to"):
+            with self.explained("writing to"):
                 yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -255,7 +255,7 @@ class Tree:
         deltas: Mapping[Delta, Path] = MappingProxyType({}),
     ) -> Published:
         """Makes the artifact (staged in this tree, as the deltas are) the newest version of its product."""
-        with self._changing, self._explained(f"publishing {provenance.name} in"):
+        with self._changing, self.explained(f"publishing {provenance.name} in"):
             self._refuse_mirror()
             parent = self.root / "images" / provenance.name.value / arch.value
             self._make_folder(parent)
@@ -286,7 +286,7 @@ class Tree:
 
         ``files``: by name, whole and on this tree's filesystem; what is not among them is right where it is.
         """
-        with self._changing, self._explained(f"putting {published.name} into"):
+        with self._changing, self.explained(f"putting {published.name} into"):
             self._make_folder(published.folder.parent)
             if not published.folder.exists():
                 self._put(published, files)
@@ -296,7 +296,7 @@ class Tree:
                 _link(source, temporary)
                 temporary.rename(published.folder / name)
             _sync(published.folder)
-            self._replace_json(published.folder / SIDECAR, _sidecar_document(published))
+            self._replace(published.folder / SIDECAR, _readable(_sidecar_document(published)))
             (published.folder / WITHDRAWN).unlink(missing_ok=True)
 
     def _put(self, published: Published, files: Mapping[str, Path]) -> None:
@@ -313,7 +313,7 @@ class Tree:
 
     def update(self, published: Published, provenance: Provenance, aliases: tuple[str, ...]) -> None:
         """Records something new about a version whose files stay the same."""
-        with self._changing, self._explained(f"updating {published.name} in"):
+        with self._changing, self.explained(f"updating {published.name} in"):
             document = {
                 **_sidecar_document(published),
                 "provenance": provenance.to_properties(),
@@ -324,7 +324,7 @@ class Tree:
 
     def withdraw(self, versions: list[Published]) -> None:
         """Takes versions out of the index; their files stay for the grace period."""
-        with self._changing, self._explained("withdrawing versions from"):
+        with self._changing, self.explained("withdrawing versions from"):
             for published in versions:
                 (published.folder / WITHDRAWN).touch()
             if versions:
@@ -332,7 +332,7 @@ class Tree:
 
     def drop_delta(self, published: Published, delta: Delta) -> None:
         """Takes a delta that is not what it should be away from its version."""
-        with self._changing, self._explained("removing a delta from"):
+        with self._changing, self.explained("removing a delta from"):
             self._drop_deltas_of(published, {delta})
 
     def retire(self, keep: int, younger_than: float = 0) -> list[Published]:
@@ -351,7 +351,7 @@ class Tree:
         before. What was newer is withdrawn, and withheld from being published again. Raises UsageError if there
         is no such version.
         """
-        with self._changing, self._explained(f"rolling back {name} in"):
+        with self._changing, self.explained(f"rolling back {name} in"):
             self._refuse_mirror()
             done = []
             for target, newer in self._ways_back(name, key):
@@ -401,7 +401,7 @@ class Tree:
 
     def undo_rollback(self, name: ImageName) -> list[Withheld]:
         """Withholds nothing of this image any more, and lists again what there still is of it."""
-        with self._changing, self._explained(f"undoing the rollback of {name} in"):
+        with self._changing, self.explained(f"undoing the rollback of {name} in"):
             undone = []
             for product in _subfolders(self.root / "images" / name.value):
                 withheld = read_withheld(product)
@@ -417,7 +417,7 @@ class Tree:
 
     def sweep(self, grace_seconds: float) -> list[Published]:
         """Deletes versions that left the index at least ``grace_seconds`` ago. Returns them."""
-        with self._changing, self._explained("deleting withdrawn versions from"):
+        with self._changing, self.explained("deleting withdrawn versions from"):
             self.write_index()  # what leaves the index only now has all of its grace period before it
             now = time.time()
             gone = [
@@ -457,7 +457,7 @@ class Tree:
 
     def write_index(self) -> None:
         """images.json and index.json from what lies in the tree; untouched when nothing changed."""
-        with self._changing, self._explained("writing the index of"):
+        with self._changing, self.explained("writing the index of"):
             listed = self._begin_grace()
             products = self._products(listed)
             now = datetime.now(UTC)
@@ -563,7 +563,8 @@ class Tree:
         _sync(path.parent)
 
     @contextlib.contextmanager
-    def _explained(self, doing: str) -> Iterator[None]:
+    def explained(self, doing: str) -> Iterator[None]:
+        """Says what went wrong with the tree's files: raises TreeError instead of OSError."""
         try:
             yield
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lxdocker.builder.image import BuilderImage
 from lxdocker.console import Console, error_document, human_size
@@ -15,6 +15,9 @@ from lxdocker.publish import Published, Rollback, Withheld
 from lxdocker.settings import Settings
 from lxdocker.spec import ImageSpec
 from lxdocker.verify import Kind, Verified
+
+if TYPE_CHECKING:
+    from lxdocker.mirror import Mirrored  # which loads what only it needs
 
 
 def print_sync(console: Console, result: Report, *, json: bool) -> None:
@@ -248,3 +251,45 @@ def print_verified(console: Console, found: Verified, tree: Path, *, json: bool)
 
 def _problems(count: int) -> str:
     return {0: "all well", 1: "1 problem"}.get(count, f"{count} problems")
+
+
+def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
+    """What was copied, and what could not be."""
+
+    def keys(versions: Sequence[Published]) -> list[dict[str, str]]:
+        return [{"name": one.name.value, "arch": one.arch.value, "version": one.key} for one in versions]
+
+    if json:
+        console.json(
+            {
+                "fetched": keys(result.fetched),
+                "updated": keys(result.updated),
+                "unchanged": result.unchanged,
+                "withdrawn": keys(result.withdrawn),
+                "deleted": keys(result.deleted),
+                "failed": [
+                    {"name": one.name.value, "version": one.key, "error": error_document(one.error)}
+                    for one in result.failed
+                ],
+                "bytes": result.size,
+            }
+        )
+        return
+    for verb, versions in (
+        ("fetched", result.fetched),
+        ("updated", result.updated),
+        ("withdrew", result.withdrawn),
+        ("deleted", result.deleted),
+    ):
+        for one in versions:
+            console.print(f"{verb:9} {one.name} {one.key} for {one.arch.value}")
+    for failure in result.failed:
+        console.print(f"failed    {failure.name} {failure.key}: {failure.error}")
+        if failure.error.resolution:
+            console.print(f"            -> {failure.error.resolution}")
+    counts = [("fetched", len(result.fetched)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
+    counts += [("withdrawn", len(result.withdrawn)), ("failed", len(result.failed))]
+    console.print(
+        (", ".join(f"{count} {what}" for what, count in counts if count) or "nothing to do")
+        + f"; {human_size(result.size)} came"
+    )
