@@ -14,8 +14,16 @@ watch_health() {
 	write_health starting
 	while :; do
 		"$_bb" sleep "$_health_interval"
-		_output=$(with_health_command "$_bb" timeout -s KILL "$_health_timeout" /lxd-gosu "$_user" 2>&1 </dev/null)
+		# A session of its own, so that nothing of the check outlives it; and no pipe, which what it has started could
+		# hold open for ever.
+		with_health_command exec "$_bb" setsid "$_bb" timeout -s KILL "$_health_timeout" /lxd-gosu "$_user" \
+			>/dev/.lxd-health.out 2>&1 </dev/null &
+		_check=$!
+		wait "$_check"
 		_status=$?
+		"$_bb" kill -KILL "-$_check" 2>/dev/null
+		_output=$("$_bb" head -c 4096 /dev/.lxd-health.out)
+		"$_bb" rm -f /dev/.lxd-health.out
 		if [ "$_status" -eq 0 ]; then
 			_failures=0
 			_state=healthy
@@ -28,7 +36,7 @@ watch_health() {
 				_state=unhealthy
 			fi
 		fi
-		write_health "$_state" "failures: $_failures" "last status: $_status" "$("$_bb" printf '%s' "$_output" | "$_bb" head -c 4096)"
+		write_health "$_state" "failures: $_failures" "last status: $_status" "$_output"
 		if [ "$_state" = unhealthy ] && [ "$_restart_unhealthy" = true ]; then
 			: >/dev/.lxd-unhealthy
 			end_app "$1"
