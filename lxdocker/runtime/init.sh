@@ -30,6 +30,7 @@ start() {
 	. /lxd-image
 	read_instance_settings /lxd-instance
 	set_environment
+	image_volumes
 	image_tmpfs
 	start_network
 	# The image's own init is in its place again for whoever looks for it; this script is running already.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
+import posixpath
 import shlex
 import signal
 import tarfile
@@ -107,6 +108,7 @@ def render_config(config: OciConfig, behaviour: Behaviour, *, supervise: bool = 
         f"_health={'yes' if health else 'no'}",
         *(health.settings() if health else ()),
         *_function("image_environment", *(["from_image", k, v] for k, v in config.env)),
+        *_function("image_volumes", ["make_volumes", *config.volumes]),
         *_function("image_tmpfs", *(["mount_tmpfs", path, option] for path, option in tmpfs_mounts(config, behaviour))),
         *_appending("with_image_entrypoint", config.entrypoint),
         *_appending("with_image_cmd", config.cmd),
@@ -130,12 +132,21 @@ def tmpfs_mounts(config: OciConfig, behaviour: Behaviour) -> list[tuple[str, str
             del mounts[path]
         elif size != "on":
             mounts[path] += f",size={size}"
-    volumes = [volume.rstrip("/") for volume in config.volumes]
+    volumes = [_without_links(volume) for volume in config.volumes]
     return [
         (path, options)
         for path, options in mounts.items()
         if path in sizes or not any(volume == path or volume.startswith(path + "/") for volume in volumes)
     ]
+
+
+def _without_links(path: str) -> str:
+    """``/var/run//app/`` -> ``/run/app``: what nearly every image has as links into /run."""
+    path = posixpath.normpath("/" + path.lstrip("/"))
+    for link, target in (("/var/run", "/run"), ("/var/lock", "/run/lock")):
+        if path == link or path.startswith(link + "/"):
+            path = target + path.removeprefix(link)
+    return path
 
 
 def parse_healthcheck(raw: Mapping[str, Any] | None) -> Health | None:
