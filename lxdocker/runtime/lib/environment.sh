@@ -3,6 +3,7 @@
 
 _nl='
 '
+_cr=$(printf '\r')
 
 # Names that came with PID 1, one a line: `environment.*` of the instance. From /proc, because the shell gives itself
 # a PATH and others that nobody set. A newline in a value must not look like a name.
@@ -51,6 +52,8 @@ read_envfile() {
 		return
 	}
 	while IFS= read -r _line || [ -n "$_line" ]; do
+		_line=${_line%"$_cr"}
+		while :; do case "$_line" in [[:blank:]]*) _line=${_line#?} ;; *) break ;; esac done
 		case "$_line" in '#'* | '') continue ;; *=*) ;; *) continue ;; esac
 		_name=${_line%%=*}
 		if ! is_shell_name "$_name"; then
