@@ -44,8 +44,11 @@ for file in /.lxd-runtime/*; do "$bb" mv "$file" /; done
 "$bb" rmdir /.lxd-runtime
 # LXD writes these from templates: what they are put into must be there, and be a file.
 [ -d /etc ] || { "$bb" rm -f /etc; "$bb" mkdir /etc; "$bb" chmod 755 /etc; }
-for folder in dev proc sys; do [ -d "/$folder" ] || { "$bb" rm -rf "/$folder"; "$bb" mkdir "/$folder"; "$bb" chmod 755 "/$folder"; }; done
-for file in hostname hosts; do [ ! -L "/etc/$file" ] || "$bb" rm "/etc/$file"; done
+# What is mounted on must be a folder itself: LXD follows no link there.
+for folder in dev proc sys; do [ -d "/$folder" ] && [ ! -L "/$folder" ] || { "$bb" rm -rf "/$folder"; "$bb" mkdir "/$folder"; "$bb" chmod 755 "/$folder"; }; done
+for file in hostname hosts resolv.conf; do [ ! -L "/etc/$file" ] || "$bb" rm "/etc/$file"; done
+# On a read-only root there must be something to mount the resolver file on.
+[ -e /etc/resolv.conf ] || : >/etc/resolv.conf
 '
 
 # What unpacking and injecting made carries the clock; the same inputs must give the same bytes on any day.
