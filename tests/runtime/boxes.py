@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.lxd.rig import Instance, Lxc, entry, image, layer, symlink, wait_until
 from tests.registry_server import Image
@@ -173,6 +173,11 @@ class Box(Instance):
             return False
         return True
 
+    def ready(self) -> Self:
+        """Once the application runs."""
+        wait_until(f"the application of {self.name}", self.app_pid)
+        return self
+
     def delete(self) -> None:
         command = ["lxc", "--project", self._lxc.project, "delete", "--force", self.name]
 
@@ -225,7 +230,7 @@ class Box(Instance):
         for line in self.file("/proc/self/mountinfo").splitlines():
             words = line.split()
             kind = words[words.index("-") + 1]
-            if kind == "tmpfs" and (words[4] == "/dev/shm" or not words[4].startswith("/dev")):
+            if kind == "tmpfs" and (words[4] == "/dev/shm" or not re.match("/(dev|proc|sys)", words[4])):
                 found[words[4]] = words[5] + "," + words[-1]
         return found
 
