@@ -6,8 +6,11 @@ MeasurementError when what was done is not what it wants to have measured.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,10 +18,16 @@ from pathlib import Path
 
 from benchmarks.place import SCRIPTS, Measured, MeasurementError, Place, say
 from benchmarks.proxy import slow_proxy
+from lxdocker import artifact, simplestreams
 from lxdocker.builder import placement
 from lxdocker.builder.instance import Workshop
 from lxdocker.lxd import Lxd
+from lxdocker.provenance import Provenance
+from lxdocker.publish import SIDECAR, Tree
+from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
+from lxdocker.values import Arch, Digest, ImageName
 
+NOW = "2026-01-01T00:00:00+00:00"
 Measure = Callable[[Place], Measured]
 
 
@@ -140,6 +149,55 @@ def memory(place: Place) -> Measured:
     samples = place.repeat(2, once)
     place.forget(folder)
     return Measured(samples)
+
+
+# ---- publishing
+
+PRODUCTS = 1000
+VERSIONS = 3
+
+
+@figure(
+    "publish", f"publishing an image of 60 MB into a tree of {PRODUCTS} products, its first look included", "s", 1.0
+)
+def publish_into_many(place: Place) -> Measured:
+    root = place.folder("published")
+    content = os.urandom(60_000_000)
+    digest = Digest(f"sha256:{0:064x}")
+
+    def publish(name: str, rootfs: bytes) -> float:
+        """As a process does it that has only just begun; what is measured ends when a client can see it."""
+        made = Provenance(ImageName(name), f"docker.io/library/{name}:1", digest, digest, digest, "0" * 64, "0", NOW)
+        tree = Tree(root)
+        with tree.lock(say, threading.Event()), tree.staging(made.name) as folder:
+            finished = artifact.write(folder, b"metadata", [rootfs])
+            began = time.monotonic()
+            tree.versions()
+            tree.publish(finished, made, Arch.X86_64, (f"{name}-alias",))
+            return time.monotonic() - began
+
+    publish("image", b"")
+    _multiply(root / "images/image")
+    Tree(root).versions()
+    samples = place.repeat(7, lambda number: publish(f"image-{number}", content))
+    index = (root / simplestreams.IMAGES_PATH).stat().st_size
+    listed = len(json.loads((root / simplestreams.IMAGES_PATH).read_bytes())["products"])
+    if listed != PRODUCTS + 1:
+        raise MeasurementError(f"{listed} products are listed, not {PRODUCTS + 1}")
+    return Measured(samples, f"{VERSIONS} versions each; images.json has {index / 1e6:.1f} MB")
+
+
+def _multiply(product: Path) -> None:
+    """Makes many products of one, all with the same files; the next one that publishes lists them."""
+    (first,) = product.glob("x86_64/*")
+    sidecar = (first / SIDECAR).read_text()
+    for number in range(PRODUCTS):
+        for version in range(VERSIONS):
+            folder = product.with_name(f"image-{number}") / "x86_64" / f"20260101_000{version}"
+            folder.mkdir(parents=True)
+            for file in (METADATA_FILE, ROOTFS_FILE):
+                os.link(first / file, folder / file)
+            (folder / SIDECAR).write_text(sidecar.replace('"image"', f'"image-{number}"'))
 
 
 # ---- nothing to do
