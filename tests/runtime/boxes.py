@@ -249,6 +249,14 @@ class Box(Instance):
                 return int(pid)
         return None
 
+    def app_pid_on_host(self) -> int:
+        """The same process, as the host numbers it."""
+        inside = str(wait_until("the application", self.app_pid))
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            if self.host_status(int(child))["NSpid"].split()[-1] == inside:
+                return int(child)
+        raise AssertionError(f"no process {inside}")
+
 
 def lines(log: str, pattern: str) -> list[str]:
     """The log's lines that match."""
