@@ -7,6 +7,7 @@
 set -u
 _bb=/busybox-lxd
 _lib=/lxd-lib
+_session= # a command that starts a session of its own and becomes the one after it; none for PID 1
 
 say() { printf 'lxdocker: %s\n' "$*"; }
 
@@ -43,7 +44,7 @@ start() {
 	if [ "$_supervise" = yes ]; then
 		with_command supervise
 	else
-		with_command become
+		with_command become </dev/null
 	fi
 }
 

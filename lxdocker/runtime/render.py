@@ -236,4 +236,5 @@ def _tar(entries: list[tuple[str, bytes, int]], mtime: int, folders: tuple[str, 
 
 
 def _is_shell_name(name: str) -> bool:
-    return name.isascii() and name.isidentifier()
+    # Those are the shell's own: it would change what the image says, or obey it.
+    return name.isascii() and name.isidentifier() and name not in {"PWD", "OLDPWD", "SHLVL", "IFS"}

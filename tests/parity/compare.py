@@ -158,14 +158,6 @@ KNOWN = (
         "as with `docker run -t`; without `-t` Docker has pipes there.",
     ),
     Known(
-        "session", "has a terminal", False, True, _where(_supervised),
-        "That console is the controlling terminal of PID 1's session, in which the application is a process group.",
-    ),
-    Known(
-        "session", "leads its session", True, False, _where(_supervised),
-        "PID 1 leads the session. With `disable_supervisor: true` that is the application.",
-    ),
-    Known(
         "pid", "is the first", True, False, _where(_supervised),
         "PID 1 is lxdocker's supervisor, which reaps what the application leaves behind and gives it the time it needs "
         "to stop. With `disable_supervisor: true` the application is PID 1, as it is under Docker.",

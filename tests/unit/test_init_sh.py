@@ -214,8 +214,8 @@ def test_names_that_can_t_be_are_named(instance: Instance) -> None:
     found, said = envfile(instance, "a.b=1\n$(touch /canary)=2\nGOOD=3\n")
     assert found == {"GOOD": "3"}
     assert said.splitlines() == [
-        "lxdocker: LXDOCKER_ENVFILE /envfile: 'a.b' is not a variable name; left out",
-        "lxdocker: LXDOCKER_ENVFILE /envfile: '$(touch /canary)' is not a variable name; left out",
+        "lxdocker: LXDOCKER_ENVFILE /envfile: 'a.b' is not a name that it may set; left out",
+        "lxdocker: LXDOCKER_ENVFILE /envfile: '$(touch /canary)' is not a name that it may set; left out",
     ]
 
 

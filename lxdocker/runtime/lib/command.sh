@@ -1,5 +1,5 @@
-# shellcheck shell=dash disable=SC2154,SC3038
-# (SC3038: busybox's exec has -a.)
+# shellcheck shell=dash disable=SC2086,SC2154,SC3038,SC3045
+# (SC2086: $_session is words. SC3038, SC3045: busybox's exec has -a, its read -d.)
 # The image's command: what it is, where it is found, and becoming it.
 
 # with_command FUNCTION: calls the function with the argument list to run. As under Docker, an entrypoint of the
@@ -50,17 +50,22 @@ become() {
 	[ $# -gt 0 ] || die "the image names no command to run" 127
 	_program=$(find_program "$1")
 	[ -n "$_program" ] || die "can't run '$1': no such program in the image (working directory $PWD, PATH ${PATH-})" 127
-	# The shell's own, which Docker would not have set.
-	for _name in PWD OLDPWD SHLVL; do is_from_instance "$_name" || unset "$_name"; done
-	if [ -z "${HOME+set}" ]; then
-		# gosu sets HOME to the user's.
-		[ "$_odd_environment" = no ] || exec_in_odd_environment /lxd-gosu "$_user" "$@"
-		exec /lxd-gosu "$_user" "$@"
+	# The shell's own, which Docker would not have set; what the image or the instance says of them is among the odd ones.
+	unset PWD OLDPWD SHLVL
+	# Without HOME, or with an empty one, gosu's is the user's.
+	if [ -z "${HOME-}" ]; then
+		unset HOME
+		[ "$_odd_environment" = no ] || with_odd_of_instance exec_in_odd_environment $_session /lxd-gosu "$_user" "$@"
+		exec $_session /lxd-gosu "$_user" "$@"
 	fi
 	_argv0=$1
 	shift
-	# Variables that no shell could hold, such as `a.b`; env has no way to name argv[0] apart from the file.
-	[ "$_odd_environment" = no ] || with_odd_environment become_at_home env "HOME=$HOME" "$_program" "$@"
+	if [ "$_odd_environment" = yes ]; then
+		# env has no way to name argv[0] apart from the file. By its name it finds the same file, unless busybox has an
+		# applet of that name.
+		"$_bb" --list | "$_bb" grep -qxF -e "$_argv0" || _program=$_argv0
+		with_odd_of_instance with_odd_environment_at_home "HOME=$HOME" "$_program" "$@"
+	fi
 	# By its path: busybox would take a command called like one of its applets for that applet.
 	# shellcheck disable=SC2016 # for the shell inside
 	become_at_home sh -c '
@@ -71,4 +76,17 @@ become() {
 		exec -a "$_argv0" "$_program" "$@"' sh "$HOME" "$_argv0" "$_program" "$@"
 }
 
-become_at_home() { exec /lxd-gosu "$_user" "$_bb" "$@"; }
+become_at_home() { exec $_session /lxd-gosu "$_user" "$_bb" "$@"; }
+
+# Variables that a shell can't hold, such as `a.b`, or makes its own, such as PWD: env hands them to the command.
+with_odd_environment_at_home() { with_odd_environment become_at_home env "$@"; }
+
+# with_odd_of_instance FUNCTION [WORD...]: calls the function with the instance's in front of the words.
+with_odd_of_instance() {
+	_function=$1
+	shift
+	while IFS= read -r -d '' _entry; do
+		is_shell_name "${_entry%%=*}" || set -- "$_entry" "$@"
+	done </proc/1/environ
+	"$_function" "$@"
+}

@@ -6,16 +6,17 @@ _nl='
 _cr=$(printf '\r')
 
 # Names that came with PID 1, one a line: `environment.*` of the instance. From /proc, because the shell gives itself
-# a PATH and others that nobody set. A newline in a value must not look like a name.
-names_of_instance() { "$_bb" tr '\n\0' ' \n' </proc/1/environ | "$_bb" cut -d= -f1; }
+# a PATH and others that nobody set. A newline in a value must not look like a name. `container=lxc` is liblxc's.
+names_of_instance() { "$_bb" tr '\n\0' ' \n' </proc/1/environ | "$_bb" grep -vxF container=lxc | "$_bb" cut -d= -f1; }
 
 is_from_instance() {
 	case "$_nl$_instance_names$_nl" in *"$_nl$1$_nl"*) return 0 ;; esac
 	return 1
 }
 
+# Whether a shell can hold the variable as it is; PWD and others it changes or obeys.
 is_shell_name() {
-	case "$1" in '' | [0-9]* | *[!A-Za-z0-9_]*) return 1 ;; esac
+	case "$1" in '' | [0-9]* | *[!A-Za-z0-9_]* | PWD | OLDPWD | SHLVL | IFS) return 1 ;; esac
 	return 0
 }
 
@@ -34,6 +35,11 @@ set_environment() {
 	is_from_instance HOME || unset HOME
 	export HOSTNAME
 	image_environment
+	while IFS= read -r _name; do
+		[ -z "$_name" ] || is_shell_name "$_name" || _odd_environment=yes
+	done <<-NAMES
+		$_instance_names
+	NAMES
 }
 
 # user.lxdocker.* of the instance, which LXD wrote into file $1 from a template when it started, replace what the spec
@@ -57,7 +63,7 @@ read_envfile() {
 		case "$_line" in '#'* | '') continue ;; *=*) ;; *) continue ;; esac
 		_name=${_line%%=*}
 		if ! is_shell_name "$_name"; then
-			say "LXDOCKER_ENVFILE $1: '$_name' is not a variable name; left out"
+			say "LXDOCKER_ENVFILE $1: '$_name' is not a name that it may set; left out"
 		elif ! is_from_instance "$_name"; then
 			export "$_name=${_line#*=}"
 		fi

@@ -66,10 +66,14 @@ run_app() {
 	# SIGINT and SIGQUIT as they were; without, POSIX has it ignore both in the command.
 	exec 0<>/dev/console 2>&1
 	set -m
-	(
+	# The first of a pipeline leads its process group, so that the second is free to lead a session of its own. In the
+	# console's session the kernel would stop it in the background as soon as it asks something of its terminal.
+	: | (
 		trap - PWR USR1 USR2 TERM INT
+		exec </dev/null
+		_session="$_bb setsid"
 		become "$@"
-	) </dev/null &
+	) &
 	_app=$!
 	set +m
 	exec </dev/null
