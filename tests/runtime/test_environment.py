@@ -60,7 +60,7 @@ def test_the_file_is_data(launch: Launch) -> None:
         "LAST": "no newline",
     }  # fmt: skip
     for name in ("NOT A NAME", "a.b", ""):
-        assert f"lxdocker: LXDOCKER_ENVFILE /run/env: '{name}' is not a variable name; left out" in log
+        assert f"lxdocker: LXDOCKER_ENVFILE /run/env: '{name}' is not a name that it may set; left out" in log
     assert "done" in log
 
 
