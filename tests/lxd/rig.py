@@ -194,6 +194,11 @@ def builders() -> list[str]:
     return Lxc(BUILDER_PROJECT).instances()
 
 
+def cache_folder() -> Path:
+    """Where the builders' layer cache lies on this host."""
+    return Path(os.environ["LXD_DIR"], "storage-pools/default/custom", f"{BUILDER_PROJECT}_cache")
+
+
 # ---- lxdocker
 
 

@@ -21,10 +21,10 @@ from tests.lxd.rig import (
     World,
     big,
     builders,
+    cache_folder,
     image,
     tiny,
 )
-from tests.lxd.test_sync import cache_folder
 from tests.registry_server import Images, make_index, registry
 
 NOBODY = 65534

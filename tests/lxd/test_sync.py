@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, entry, image, layer, tiny
+from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, cache_folder, entry, image, layer, tiny
 from tests.registry_server import make_index, write_layout
 
 AMD = {"os": "linux", "architecture": "amd64"}
@@ -28,17 +28,7 @@ def pair(world: World) -> World:
 
 def cached_layers() -> set[str]:
     """Hex digests of the blobs in the layer cache."""
-    pool = next(iter(Lxc().query("/1.0/profiles/default")["devices"].items()))[1].get("pool", "default")
-    volume = f"/1.0/storage-pools/{pool}/volumes/custom/cache"
-    assert Lxc(BUILDER_PROJECT).query(volume)["name"] == "cache"
     return {path.name for path in cache_folder().glob("blobs/sha256/*")}
-
-
-def cache_folder() -> Path:
-    """Where the layer cache lies on this host."""
-    import os
-
-    return Path(os.environ["LXD_DIR"], "storage-pools/default/custom", f"{BUILDER_PROJECT}_cache")
 
 
 # ---- nothing new
