@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -149,6 +150,66 @@ def memory(place: Place) -> Measured:
     samples = place.repeat(2, once)
     place.forget(folder)
     return Measured(samples)
+
+
+# ---- running
+
+# What both run first: it leaves the moment it began as the time of a file.
+FIRST = "/busybox-lxd touch /started\nexec /busybox-lxd sleep 1000000\n"
+
+
+@figure(
+    "app-start", "from `lxc start` to the application's first instruction, beyond LXD's time for an init", "s", 0.15
+)
+def app_start(place: Place) -> Measured:
+    """Two instances of one image by turns, on a bridge with DHCP: in one, what is measured is the init itself."""
+    folder = place.folder("start")
+    place.specs(folder, {"app-start": place.images.small(1)[0]})
+    _ = place.builder
+    place.forget(folder)
+    _all_are(place.sync(folder).statuses, "built", 1)
+    script = folder / "first.sh"
+    script.write_text(FIRST)
+    words = ["/busybox-lxd", "sh", "/first.sh"]
+    settings = {
+        "bench-app": f"user.lxdocker.entrypoint={json.dumps(words)}",
+        "bench-init": f"raw.lxc=lxc.init.cmd = {' '.join(words)}",
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in settings}
+    try:
+        for name, setting in settings.items():
+            place.command("lxc", "init", "app-start", name, "-c", setting)
+            place.command("lxc", "file", "push", script, f"{name}/first.sh")
+            _first_instruction(place, name)  # the first start is about the id map, too
+
+        def once(number: int) -> float:
+            for name in sorted(settings, reverse=bool(number % 2)):
+                seconds[name].append(_first_instruction(place, name))
+            return seconds["bench-app"][-1] - seconds["bench-init"][-1]
+
+        samples = place.repeat(9, once)
+    finally:
+        for name in settings:
+            subprocess.run(["lxc", "delete", "--force", name], capture_output=True, timeout=60, check=False)
+    app, init = _median(seconds["bench-app"]), _median(seconds["bench-init"])
+    place.forget(folder)
+    return Measured(samples, f"{app:.2f} s, LXD alone {init:.2f} s, ratio {app / init:.2f}")
+
+
+def _first_instruction(place: Place, name: str) -> float:
+    """Starts an instance; returns the seconds until its command began, and stops it."""
+    started = Path(os.environ["LXD_DIR"], "storage-pools/default/containers", name, "rootfs/started")
+    began = time.time()
+    place.command("lxc", "start", name)
+    deadline = began + 20
+    # LXD unmounts what does not run, so the file can be looked at only now.
+    while not started.exists() or started.stat().st_mtime < began - 0.01:
+        if time.time() > deadline:
+            raise MeasurementError(f"the command of {name} did not begin within 20 s")
+        time.sleep(0.01)
+    seconds = started.stat().st_mtime - began
+    place.command("lxc", "stop", "--force", name)
+    return seconds
 
 
 # ---- publishing
