@@ -310,7 +310,7 @@ def test_a_file_that_is_named_must_be_there(place: Path) -> None:
         (
             "builder_server: http://localhost.example.com",
             "config.yaml:1: builder_server: expected the https:// address of a simplestreams server "
-            "(http:// on this host's loopback only), found 'http://localhost.example.com'",
+            "(http:// on this host's loopback only), or 'local', found 'http://localhost.example.com'",
         ),
         (
             "insecure_registries: registry",
