@@ -245,7 +245,7 @@ class Lxd:
                 current[0].write(chunk[start:end])
 
             parser = MultipartParser(options[b"boundary"], {"on_part_begin": begin, "on_part_data": data})
-            for chunk in response.iter_content(CHUNK):
+            for chunk in _chunks(response, what):
                 if self.cancelled.is_set():
                     raise Cancelled
                 parser.write(chunk)
@@ -457,7 +457,7 @@ class Lxd:
             is_api=False,
         )
         with contextlib.closing(response):
-            for chunk in response.iter_content(CHUNK):
+            for chunk in _chunks(response, what):
                 if self.cancelled.is_set():
                     raise Cancelled
                 yield chunk
@@ -473,6 +473,16 @@ class Lxd:
             data=content,
             headers={"X-LXD-mode": f"{mode:04o}", "X-LXD-uid": "0", "X-LXD-gid": "0", "X-LXD-type": "file"},
         )
+
+
+def _chunks(response: Any, what: str) -> Iterator[bytes]:
+    """A streamed answer's body. requests' own exceptions are OSErrors, which would pass for those of a file."""
+    from requests import RequestException
+
+    try:
+        yield from response.iter_content(CHUNK)
+    except RequestException as error:
+        raise LxdError(f"{what} failed", f"LXD's answer broke off: {error}", "is LXD still running?") from error
 
 
 class NotFoundError(LxdError):

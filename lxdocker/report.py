@@ -46,7 +46,9 @@ def print_sync(console: Console, result: Report, *, json: bool) -> None:
             if outcome.error.resolution:
                 console.print(f"            -> {outcome.error.resolution}")
     for name in result.kept_builders:
-        console.print(f"kept {name}: lxc exec --project {result.builder_project} {name} -- /bin/sh (the next sync removes it)")
+        console.print(
+            f"kept {name}: lxc exec --project {result.builder_project} {name} -- /bin/sh (the next sync removes it)"
+        )
     console.print(_counts(result.outcomes))
 
 
