@@ -760,7 +760,13 @@ def _write_text(path: Path, text: str) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """A file's content under another name, on stable storage, for everybody to read."""
-    os.link(source, target)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        # Not every filesystem has hard links.
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}:
+            raise
+        shutil.copyfile(source, target)
     target.chmod(0o644)
     _sync(target)
 
