@@ -22,7 +22,7 @@ from lxdocker.simplestreams import ROOTFS_FILE
 XDELTA = "xdelta3"
 # A delta that saves less is not worth what it costs a client to apply it.
 MOST = 0.7  # of the whole file
-# How much of the older file is searched at once; xdelta3 takes about twice this in memory.
+# How much of the older file is searched at once; xdelta3 takes that and about 80 MB in memory.
 SMALLEST_WINDOW = 1 << 26  # bytes, which is also its default
 LARGEST_WINDOW = 1 << 28
 TIMEOUT_SECONDS = 900.0

@@ -813,3 +813,35 @@ def test_a_password_goes_to_its_server_only_and_nowhere_else(world: World, here:
     assert set(seen["front"]) == {"Basic bWU6c2VjcmV0"}
     assert set(seen["back"]) == {None}
     assert "secret" not in (here.root / MIRROR / "source").read_text()
+
+
+# ---- the command
+
+
+def command(*arguments: str, expect: int) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LXDOCKER_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "lxdocker", "mirror", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**environment, "HOME": "/nonexistent"},
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_the_exit_status_says_whether_all_was_copied(world: World, here: Tree) -> None:
+    good, bad = world.publish("1"), world.publish("2", "other")
+    (bad.folder / ROOTFS_FILE).write_bytes(b"x" * bad.rootfs_size)
+    document = json.loads(command(world.url, str(here.root), "--json", expect=1))
+    assert [one["version"] for one in document["fetched"]] == [good.key]
+    assert [one["name"] for one in document["failed"]] == ["other"]
+    assert "hash" in document["failed"][0]["error"]["why"]
+    shutil.rmtree(bad.folder)
+    with world.tree.lock(print, NEVER):
+        world.tree.write_index()
+    assert command(world.url, str(here.root), expect=0) == "1 unchanged; 0 B came\n"
+    assert command("http://192.0.2.1", str(here.root), expect=2) == ""

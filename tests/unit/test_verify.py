@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -323,3 +325,95 @@ def test_what_is_deleted_while_being_read_is_no_fault(tree: Tree) -> None:
 
     found = verify(tree, deep=True, repair=False, jobs=1, progress=Deleting(), say=print, cancelled=NEVER)
     assert found.findings == ()
+
+
+# ---- the commands
+
+
+def run(*command: str, expect: int = 0) -> tuple[str, str]:
+    """Runs lxdocker without any of its settings; returns what it printed and what it said."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LXDOCKER_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "lxdocker", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**environment, "HOME": "/nonexistent"},
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_exit_status_says_whether_all_is_well(tree: Tree) -> None:
+    root = str(tree.root)
+    out, _ = run("publish", "verify", "--deep", "--tree", root)
+    assert out == f"{root}: 3 versions, 3.1 kB, all well\n"
+    victim = newest(tree)
+    change_byte(victim.folder / ROOTFS_FILE)
+    path = (victim.folder / ROOTFS_FILE).relative_to(tree.root)
+    out, _ = run("publish", "verify", "--deep", "--tree", root, expect=1)
+    assert out.splitlines() == [
+        f"{path}: has another hash than what was published",
+        "to withdraw what is damaged and write the index anew: lxdocker publish verify --repair",
+        f"{root}: 3 versions, 3.1 kB, 1 problem",
+    ]
+    out, _ = run("publish", "verify", "--deep", "--repair", "--json", "--tree", root)
+    document = json.loads(out)
+    assert document["clean"]
+    (finding,) = document["findings"]
+    assert (finding["kind"], finding["path"]) == ("damaged", str(path))
+    assert "withdrawn" in finding["repaired"]
+    (tree.root / "images/mine").write_bytes(b"x")
+    out, _ = run("publish", "verify", "--tree", root, expect=1)
+    assert "what lxdocker does not know it leaves alone" in out
+    document = json.loads(run("publish", "verify", "--json", "--tree", f"{root}/none", expect=1)[0])
+    assert "No such file" in document["error"]["why"]
+
+
+def test_a_rollback_says_what_clients_get(tree: Tree) -> None:
+    root = str(tree.root)
+    current = newest(tree)
+    before = next(one for one in tree.versions() if one.name == current.name and one.withdrawn is None)
+    out, _ = run("publish", "rollback", "web", "--tree", root)
+    assert out.splitlines() == [
+        f"web for x86_64 is now {before.key} ({before.fingerprint.short}) instead of {current.key}",
+        "the local LXD follows with the next sync; to undo: lxdocker publish rollback web --undo",
+    ]
+    assert json.loads(run("publish", "rollback", "web", "--undo", "--json", "--tree", root)[0]) == {
+        "undone": [current.key],
+        "published": [current.key],
+    }
+    document = json.loads(run("publish", "rollback", "web", before.key, "--json", "--tree", root)[0])
+    assert document["rolled_back"] == [
+        {
+            "name": "web",
+            "arch": "x86_64",
+            "version": before.key,
+            "fingerprint": before.fingerprint.value,
+            "withheld": [current.key],
+        }
+    ]
+    with tree.lock(print, NEVER):
+        tree.sweep(0)
+    out, _ = run("publish", "rollback", "web", "--undo", "--tree", root)
+    assert out == f"web {current.key} for x86_64 is gone; the next sync makes it again if it is still wanted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none"], "there is no image none"),
+        (["a/b"], "can't be an image name"),
+        (["web", "20200101_0000"], "no version 20200101_0000"),
+        (["web", "x", "--undo"], "--undo takes no version"),
+        (["web", "--undo"], "web is not rolled back"),
+        (["other"], "no older version"),
+    ],
+)
+def test_a_rollback_that_can_not_be_changes_nothing(tree: Tree, arguments: list[str], words: str) -> None:
+    before = contents(tree.root)
+    _, said = run("publish", "rollback", *arguments, "--tree", str(tree.root), expect=2)
+    assert words in said
+    assert contents(tree.root) == before
