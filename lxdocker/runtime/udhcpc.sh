@@ -49,7 +49,36 @@ set_routes() {
 	done
 }
 
-# Each interface's servers and domains are kept apart; the resolver file has those of all, each once.
+# What the resolver file is to hold: each interface's servers and domains are kept apart, here are those of all, each
+# once. What the instance configuration says, it says alone.
+resolver() (
+	set +f
+	set -- /dev/.lxd-dns/*
+	[ ! -e /dev/.lxd-dns/static ] || set -- /dev/.lxd-dns/static
+	# shellcheck disable=SC2016 # awk's own
+	"$bb" awk '
+		seen[$0]++ { next }
+		$1 == "search" { domains = domains " " $2 }
+		$1 == "nameserver" { servers = servers $0 "\n" }
+		END { if (domains) print "search" domains; printf "%s", servers }' "$@"
+)
+
+write_resolver() {
+	# A link there points to a resolver that does not run here.
+	[ ! -L /etc/resolv.conf ] || "$bb" rm -f /etc/resolv.conf 2>/dev/null
+	# Whole or not at all; where the file is a mount of its own only writing into it works.
+	new=/etc/.resolv.conf.lxd.$$
+	{ printf '%s\n' "$1" >"$new" && "$bb" mv -f "$new" /etc/resolv.conf; } 2>/dev/null || {
+		"$bb" rm -f "$new" 2>/dev/null
+		printf '%s\n' "$1" >/etc/resolv.conf
+	} 2>/dev/null || {
+		# On a read-only root the file itself can be covered; one that the user has mounted is theirs.
+		! "$bb" grep -q " /etc/resolv.conf " /proc/self/mountinfo &&
+			printf '%s\n' "$1" >/dev/.lxd-resolv.conf &&
+			"$bb" mount -o bind /dev/.lxd-resolv.conf /etc/resolv.conf
+	} 2>/dev/null || echo "lxdocker: /etc/resolv.conf can't be written; DNS is as the image has it"
+}
+
 set_dns() {
 	[ -n "${dns-}" ] || return
 	[ -z "${UDHCPC_NO_DNS-}" ] || [ "$interface" = static ] || return
@@ -58,30 +87,12 @@ set_dns() {
 		for domain in ${search:-${domain-}}; do echo "search $(clean "$domain")"; done
 		for server in $dns; do echo "nameserver $(clean "$server")"; done
 	} >"/dev/.lxd-dns/$interface"
-	# shellcheck disable=SC2016 # awk's own
-	content=$(
-		set +f
-		set -- /dev/.lxd-dns/*
-		# What the instance configuration says, it says alone.
-		[ ! -e /dev/.lxd-dns/static ] || set -- /dev/.lxd-dns/static
-		"$bb" awk '
-			seen[$0]++ { next }
-			$1 == "search" { domains = domains " " $2 }
-			$1 == "nameserver" { servers = servers $0 "\n" }
-			END { if (domains) print "search" domains; printf "%s", servers }' "$@"
-	)
-	# A link there points to a resolver that does not run here.
-	[ ! -L /etc/resolv.conf ] || "$bb" rm -f /etc/resolv.conf 2>/dev/null
-	# Whole or not at all; where the file is a mount of its own only writing into it works.
-	{ printf '%s\n' "$content" >/etc/.resolv.conf.lxd && "$bb" mv -f /etc/.resolv.conf.lxd /etc/resolv.conf; } 2>/dev/null || {
-		"$bb" rm -f /etc/.resolv.conf.lxd 2>/dev/null
-		printf '%s\n' "$content" >/etc/resolv.conf
-	} 2>/dev/null || {
-		# On a read-only root the file itself can be covered; one that the user has mounted is theirs.
-		! "$bb" grep -q " /etc/resolv.conf " /proc/self/mountinfo &&
-			printf '%s\n' "$content" >/dev/.lxd-resolv.conf &&
-			"$bb" mount -o bind /dev/.lxd-resolv.conf /etc/resolv.conf
-	} 2>/dev/null || echo "lxdocker: /etc/resolv.conf can't be written; DNS is as the image has it"
+	# Other interfaces may be at it, too: whoever writes last must have seen what the others got.
+	content=
+	until [ "$content" = "$(resolver)" ]; do
+		content=$(resolver)
+		write_resolver "$content"
+	done
 }
 
 case "${1-}" in
