@@ -114,7 +114,7 @@ def test_a_full_tmp_does_not_break_the_rest(launch: Launch) -> None:
     assert not one.runs("dd if=/dev/zero of=/run/full bs=64k")
     assert not one.runs("dd if=/dev/zero of=/dev/shm/full bs=64k")
     assert not one.runs("dd if=/dev/zero of=/dev/full-too bs=64k")  # where the runtime has its own state
-    assert one.runs(f"kill -KILL {one.app_pid()}")
+    assert one.runs(f"kill -KILL {wait_until('the application', one.app_pid)}")
     one.log_with("(restart 1)")
     wait_until("the next run", lambda: one.log().count("up\n") == 2)
     one.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +29,12 @@ def restarting(policy: str) -> dict[str, str]:
 
 def test_the_log_says_how_it_ended_and_the_instance_stops(launch: Launch) -> None:
     ends = {
-        "exit 0": "ended with status 0 after 0 s",
+        "exit 0": "ended with status 0 after ",
         "sleep 2; exit 3": "ended with status 3 after ",
-        "exit 255": "ended with status 255 after 0 s",
-        "kill -KILL $$": "was ended by signal 9 (KILL) after 0 s",
-        "kill -SEGV $$": "was ended by signal 11 (SEGV) after 0 s",
-        "kill -40 $$": "was ended by signal 40 after 0 s",
+        "exit 255": "ended with status 255 after ",
+        "kill -KILL $$": "was ended by signal 9 (KILL) after ",
+        "kill -SEGV $$": "was ended by signal 11 (SEGV) after ",
+        "kill -40 $$": "was ended by signal 40 after ",
     }
     boxes = {end: launch(script=end) for end in ends}
     for end, said in ends.items():
@@ -77,10 +78,11 @@ def test_output_while_it_is_being_stopped(launch: Launch) -> None:
 def test_restart_on_failure_so_often_from_the_spec(launch: Launch) -> None:
     log = launch("settled").ended()
     assert lines(log, "^a run") == ["a run"] * 3
-    assert lines(log, "^lxdocker: ") == [
-        "lxdocker: /bin/sh ended with status 3 after 0 s; starting it again in 0.1 s (restart 1)",
-        "lxdocker: /bin/sh ended with status 3 after 0 s; starting it again in 0.2 s (restart 2)",
-        "lxdocker: /bin/sh ended with status 3 after 0 s",
+    said = [re.sub(r"after [01] s", "after a moment", line) for line in lines(log, "^lxdocker: ")]
+    assert said == [
+        "lxdocker: /bin/sh ended with status 3 after a moment; starting it again in 0.1 s (restart 1)",
+        "lxdocker: /bin/sh ended with status 3 after a moment; starting it again in 0.2 s (restart 2)",
+        "lxdocker: /bin/sh ended with status 3 after a moment",
     ]
 
 
@@ -93,7 +95,7 @@ def test_on_failure_ends_with_the_first_success(launch: Launch) -> None:
     script = "echo run; n=$(cat /dev/shm/n 2>/dev/null); echo x$n >/dev/shm/n; [ ${#n} -ge 2 ]"
     log = launch(script=script, config=restarting("on-failure")).ended()
     assert lines(log, "^run") == ["run"] * 3
-    assert log.rstrip().endswith("lxdocker: /bin/sh ended with status 0 after 0 s")
+    assert "lxdocker: /bin/sh ended with status 0 after" in log
 
 
 def test_always_starts_it_again_with_growing_pauses_until_it_is_stopped(launch: Launch) -> None:
@@ -201,7 +203,7 @@ def test_with_a_shell_in_the_instance(launch: Launch) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
         assert process.stdout
         assert process.stdout.readline() == "in\n"
-        assert one.runs(f"kill -KILL {one.app_pid()}")
+        assert one.runs(f"kill -KILL {wait_until('the application', one.app_pid)}")
         assert process.communicate(timeout=30)[0] == "out\n"
     one.stop()
 
