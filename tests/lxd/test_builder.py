@@ -1,0 +1,102 @@
+"""The builder image: what makes it, what it says of itself, and that which one was used shows in no image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, builders, tiny, wait_until
+
+ALIAS = "builder"
+
+
+@pytest.fixture
+def spare(world: World) -> Iterator[World]:
+    """A world with a builder's project of its own, to leave the shared one alone."""
+    project = f"{world.project}-b"
+    world.settings["builder_project"] = project
+    yield world
+    lxc = Lxc(project)
+    if project not in {one["name"] for one in lxc.query("/1.0/projects?recursion=1")}:
+        return
+    if "cache" in lxc("storage", "volume", "list", "default", "--format", "csv"):
+        lxc("storage", "volume", "delete", "default", "cache")
+    for fingerprint in lxc.images():
+        lxc("image", "delete", fingerprint)
+    lxc("profile", "delete", "builder")
+    Lxc()("project", "delete", project)
+
+
+def test_show(world: World, builder_image: str) -> None:
+    shown = world.run("builder", "show", "--json").document
+    assert shown == json.loads(builder_image)
+    assert shown["fingerprint"] == Lxc(BUILDER_PROJECT).aliases()[ALIAS]
+    assert shown["base"] == "Debian trixie by mmdebstrap"
+    assert shown["stale"] is None
+    assert shown["size"] < 30_000_000
+    assert {"skopeo", "umoci", "mksquashfs", "busybox", "gosu"} <= shown["versions"].keys()
+    words = world.run("builder", "show").out
+    assert "skopeo" in words
+    assert shown["fingerprint"][:12] in words
+
+
+def test_the_image_does_not_depend_on_the_builder(spare: World, world: World) -> None:
+    """One made anew, in another project and another minute, gives the same bytes; sync makes it if there is none."""
+    world.wants("app", tiny())
+    there = spare.run("builder", "show", "--json", expect=1).error()
+    assert "there is no builder image" in there
+    first = spare.sync()
+    assert "making the builder image: there is none" in first.err
+    made = spare.run("builder", "show", "--json").document
+    del spare.settings["builder_project"]
+    shared = spare.run("builder", "show", "--json").document
+    assert shared["built_at"] != made["built_at"]
+    again = spare.sync("--force")
+    assert again.fingerprint("app") == first.fingerprint("app")
+    spare.settings["builder_project"] = f"{world.project}-b"
+    deleted = spare.run("builder", "delete", "--json").document
+    assert deleted == {"deleted": made["fingerprint"]}
+    assert spare.run("builder", "delete", "--json").document == {"deleted": None}
+    assert spare.run("builder", "show", expect=1)
+
+
+def test_a_builder_that_can_not_be_made(spare: World) -> None:
+    """No base image, so no builder: nothing is built, and what is up to date stays so."""
+    spare.wants("app", tiny())
+    spare.settings.update(builder_from="image", builder_server="local", builder_base="nosuchbase")
+    assert "nosuchbase" in spare.sync(expect=2).error()
+    assert "nosuchbase" in spare.run("builder", "build", "--json", expect=2).error()
+    spare.settings.update(builder_server="https://127.0.0.1:1")
+    done = spare.sync(expect=1)
+    assert "builder build --from mmdebstrap" in done.error("app")
+    assert Lxc(spare.settings["builder_project"]).instances() == []
+
+
+def test_a_failed_builds_builder_is_kept_when_asked(world: World) -> None:
+    world.wants("app", tiny(StopSignal="SIGNONE"))
+    done = world.run("sync", "--json", "--keep-builder", expect=1)
+    (kept,) = done.document["kept_builders"]
+    assert builders() == [kept]
+    assert Lxc(BUILDER_PROJECT)("exec", kept, "--", "/bin/busybox", "ls", "/work/rootfs/etc") == "text\n"
+    # The next sync removes it.
+    world.push("app", tiny())
+    world.run("sync")
+    wait_until("the end of the kept builder", lambda: builders() == [])
+
+
+def test_a_builder_is_confined(world: World) -> None:
+    """What hostile layers are unpacked in."""
+    world.wants("app", tiny())
+    world.sync()
+    profile = Lxc(BUILDER_PROJECT).query("/1.0/profiles/builder")["config"]
+    assert profile["security.privileged"] == "false"
+    assert profile["security.nesting"] == "false"
+    assert {"limits.memory", "limits.processes", "limits.cpu"} <= profile.keys()
+    world.settings["builder_memory"] = "3GiB"
+    world.sync("--force")
+    assert Lxc(BUILDER_PROJECT).query("/1.0/profiles/builder")["config"]["limits.memory"] == "3GiB"
+    del world.settings["builder_memory"]
+    world.sync("--force")
+    assert Lxc(BUILDER_PROJECT).query("/1.0/profiles/builder")["config"] == profile
