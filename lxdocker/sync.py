@@ -276,6 +276,7 @@ class _Run:
             certificates=certs_dir(registry.registry) if registry else None,
             gzip_layers=any(layer.media_type.endswith("zstd") for layer in resolved.layers or ()),
             environment=self._environment,
+            in_memory=settings.builder_memory is None,
         )
 
         def phase(text: str) -> None:

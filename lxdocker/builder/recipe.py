@@ -23,12 +23,16 @@ from lxdocker.values import Arch, ArchiveKind, DiskRef, ImageName, RegistryRef
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache.sh"
+UNPACK = HERE / "unpack.sh"
 BUSYBOX = "/bin/busybox"
 ROOTFS = "/work/rootfs"
 SQUASHFS = "/work/rootfs.squashfs"
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 TAG = "image"
 PACK_MEMORY = "512M"  # mksquashfs would size its buffers by the host's memory, not the builder's
+
+# The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
+MEMORY_KIB = 1 << 20
 
 Phase = Callable[[str], None]
 Bytes = Callable[[int], None]
@@ -53,6 +57,7 @@ class Recipe:
     certificates: Path | None  # folder with the registry's own CA and client certificates
     gzip_layers: bool  # some layer is in a format that umoci can't unpack
     environment: dict[str, str]  # proxies
+    in_memory: bool  # whether a small image may be unpacked in memory, not on disk
 
 
 def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, count: Bytes) -> Artifact:
@@ -135,12 +140,9 @@ def _fetch_watch(builder: Builder, recipe: Recipe, count: Bytes) -> Callable[[],
 
 def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
     """Makes the root filesystem from the layers. Returns False for a damaged blob, unless this try is final."""
-    # The marker is what inject.sh tells the clock's times by. busybox's find compares whole seconds.
-    script = (
-        'rm -rf "$1" && touch -d "@$(($(date +%s) - 1))" "$1.marker" && '
-        'exec umoci raw unpack --image "/cache/images/$2:$3" "$1"'
-    )
-    argv = [BUSYBOX, "sh", "-c", script, "unpack", ROOTFS, recipe.name.value, TAG]
+    memory = MEMORY_KIB if recipe.in_memory else 0
+    image = f"/cache/images/{recipe.name}:{TAG}"
+    argv = [BUSYBOX, "sh", "-c", UNPACK.read_text(), "unpack", str(memory), ROOTFS, image, *recipe.layers]
     result = builder.try_run(argv, timeout=recipe.timeout)
     if result.status == 0:
         return True
