@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Instance, World
+from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Instance, World, tiny
 
 NEEDED = ("LXD_DIR", "LXDOCKER_TEST_REGISTRY", "LXDOCKER_TEST_IMAGES")
 
@@ -70,6 +70,41 @@ def world(tmp_path: Path, registry: str, builder_image: str) -> Iterator[World]:
     """An empty world with an LXD project of its own."""
     made = World(tmp_path / "world", registry)
     try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def seed(tmp_path_factory: pytest.TempPathFactory, registry: str, builder_image: str) -> Iterator[World]:
+    """A world with the images ``app`` and ``other``, to fill others from."""
+    made = World(tmp_path_factory.mktemp("seed") / "world", registry)
+    try:
+        made.wants("app", tiny("app"))
+        made.wants("other", tiny("other"))
+        made.sync()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def filled(tmp_path: Path, seed: World) -> Iterator[World]:
+    """A world with the image ``app``."""
+    made = World(tmp_path / "world", seed.registry, namespace=seed.namespace)
+    try:
+        made.fill(seed, "app")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path, seed: World) -> Iterator[World]:
+    """A world with the images ``app`` and ``other``."""
+    made = World(tmp_path / "world", seed.registry, namespace=seed.namespace)
+    try:
+        made.fill(seed, "app", "other")
         yield made
     finally:
         made.close()

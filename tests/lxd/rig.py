@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -28,6 +29,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from lxdocker.provenance import folder_id
 from tests.registry_server import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Blob, Image, Images
 
 LXDOCKER = [sys.executable, "-m", "lxdocker"]
@@ -271,10 +273,12 @@ class World:
     folder: Path
     registry: str
     project: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:8]}")
+    namespace: str = ""  # of its images in the registry; the project's name, unless another world's images are wanted
     settings: dict[str, Any] = field(default_factory=lambda: {"builder_from": "mmdebstrap"})
 
     def __post_init__(self) -> None:
         self.lxc = Lxc(self.project)
+        self.namespace = self.namespace or self.project
         self.specs.mkdir(parents=True)
         (self.folder / "home").mkdir()
         Lxc()("project", "create", self.project, "-c", "features.images=true", "-c", "features.profiles=false")
@@ -299,15 +303,15 @@ class World:
 
     def ref(self, name: str, tag: str = "latest") -> str:
         """How specs call an image that was pushed by this world."""
-        return f"{self.registry}/{self.project}/{name}:{tag}"
+        return f"{self.registry}/{self.namespace}/{name}:{tag}"
 
     def push(self, name: str, image: Image, tag: str = "latest") -> str:
         """Puts an image into the registry; returns its reference."""
-        Images(self.registry).push(f"{self.project}/{name}", tag, image)
+        Images(self.registry).push(f"{self.namespace}/{name}", tag, image)
         return self.ref(name, tag)
 
     def push_index(self, name: str, index: Blob, tag: str = "latest") -> str:
-        Images(self.registry).push_manifest(f"{self.project}/{name}", tag, index)
+        Images(self.registry).push_manifest(f"{self.namespace}/{name}", tag, index)
         return self.ref(name, tag)
 
     def wants(self, name: str, made: Image, **keys: Any) -> str:
@@ -315,6 +319,16 @@ class World:
         reference = self.push(name, made)
         self.spec(name, reference, **keys)
         return reference
+
+    def fill(self, seed: World, *names: str) -> None:
+        """Takes over images of another world, in a fraction of the time that building them takes."""
+        for name in names:
+            self.wants(name, tiny(name))
+            shutil.copytree(seed.tree / "images" / name, self.tree / "images" / name)
+        for sidecar in self.tree.rglob("lxdocker.json"):
+            text = sidecar.read_text().replace(folder_id(seed.specs), folder_id(self.specs))
+            sidecar.write_text(text)
+        assert self.sync().statuses == dict.fromkeys(names, "restored")
 
     # -- the program
 

@@ -22,7 +22,9 @@ from tests.lxd.rig import (
     big,
     builders,
     cache_folder,
+    entry,
     image,
+    layer,
     tiny,
 )
 from tests.registry_server import Images, make_index, registry
@@ -31,13 +33,11 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def good(world: World) -> Iterator[World]:
+def good(filled: World) -> Iterator[World]:
     """A world with one good image, in which all must be as it was after whatever the test has done."""
-    world.wants("app", tiny("good"))
-    world.sync()
-    before = world.holdings()
-    yield world
-    for was, now in zip(before, world.holdings(), strict=True):
+    before = filled.holdings()
+    yield filled
+    for was, now in zip(before, filled.holdings(), strict=True):
         assert was == now
     assert builders() == []
 
@@ -140,6 +140,11 @@ def test_a_damaged_layer_cache_mends_itself(world: World, damage: str) -> None:
 def test_a_configuration_that_can_not_be_used(good: World) -> None:
     good.push("app", tiny(StopSignal="SIGNONE"))
     assert "SIGNONE" in failure(good)
+
+
+def test_owners_beyond_what_lxd_gives_to_containers(good: World) -> None:
+    good.push("app", image(layer(entry("far", "x", uid=2_000_000_000))))
+    assert "/etc/subuid" in failure(good)
 
 
 # ---- space
@@ -328,7 +333,7 @@ def test_settings_that_name_what_lxd_has_not(good: World) -> None:
         assert "nosuchthing" in said
         assert setting in said
         del good.settings[setting]
-    good.push("app", tiny("good"))
+    good.push("app", tiny("app"))
 
 
 def test_a_builder_without_network(good: World) -> None:

@@ -17,15 +17,6 @@ ARM = {"os": "linux", "architecture": "arm64"}
 SETTLED = {"app": "unchanged", "other": "unchanged"}
 
 
-@pytest.fixture
-def pair(world: World) -> World:
-    """A world with two images, synced."""
-    world.wants("app", tiny("app"))
-    world.wants("other", tiny("other"))
-    assert world.sync().statuses == {"app": "built", "other": "built"}
-    return world
-
-
 def cached_layers() -> set[str]:
     """Hex digests of the blobs in the layer cache."""
     return {path.name for path in cache_folder().glob("blobs/sha256/*")}
@@ -202,7 +193,11 @@ def import_foreign(world: World, folder: Path, *aliases: str) -> str:
 # ---- less
 
 
-def test_a_removed_spec_takes_its_image_along(pair: World, tmp_path: Path) -> None:
+def test_a_removed_spec_takes_its_image_along(world: World, tmp_path: Path) -> None:
+    pair = world
+    pair.wants("app", tiny("app"))
+    pair.wants("other", tiny("other"))
+    pair.sync()
     foreign = import_foreign(pair, tmp_path, "foreign")
     app, other = pair.lxc.aliases()["app"], pair.lxc.aliases()["other"]
     app_layers = {blob.digest.removeprefix("sha256:") for blob in tiny("app").layers}
@@ -391,7 +386,7 @@ def test_dry_run_makes_not_even_the_tree(world: World) -> None:
 
 def test_two_projects_and_trees_do_not_meet(pair: World, tmp_path: Path) -> None:
     before = pair.state()
-    second = World(tmp_path / "second", pair.registry)
+    second = World(tmp_path / "second", pair.registry, namespace=pair.namespace)
     try:
         second.spec("app", pair.ref("app"))
         done = second.sync()
