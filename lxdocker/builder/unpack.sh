@@ -7,6 +7,7 @@
 set -eu
 bb=/bin/busybox
 memory=$1 rootfs=$2 image=$3
+added=16384 # KiB; the runtime with its busybox and gosu is about half of that
 shift 3
 
 unpack() {
@@ -24,10 +25,10 @@ knows_user_attributes() {
 	[ "$major" -gt 6 ] || { [ "$major" -eq 6 ] && [ "$minor" -ge 6 ]; }
 }
 
-# Twice what is to be expected of the root filesystem and the squashfs made of it.
+# Twice what is to be expected of the root filesystem and the squashfs made of it, and what is added to every image.
 size_wanted() {
 	for layer; do "$bb" stat -c %s "/cache/blobs/sha256/$layer"; done |
-		"$bb" awk '{ sum += $1 } END { printf "%d", sum * 8 / 1024 + 1024 }'
+		"$bb" awk -v added="$added" '{ sum += $1 } END { printf "%d", sum * 8 / 1024 + added * 3 }'
 }
 
 in_memory() {
@@ -37,7 +38,7 @@ in_memory() {
 	[ "$size" -le "$memory" ] && [ "$((size * 4))" -le "$spare" ] &&
 		"$bb" mount -t tmpfs -o "size=${size}k,mode=755" work /work || return 1
 	# The squashfs is never much larger than what it is made of.
-	if unpack && "$bb" df -k /work | "$bb" awk 'NR == 2 { exit !($3 <= $4) }'; then return; fi
+	if unpack && "$bb" df -k /work | "$bb" awk -v added="$added" 'NR == 2 { exit !($3 + added * 2 <= $4) }'; then return; fi
 	"$bb" umount -l /work
 	return 1
 }
