@@ -548,6 +548,6 @@ def _connect(socket: Path) -> pylxd.Client:
 
 def _translate(what: str, message: str) -> LxdError:
     resolution = ""
-    if "no space left" in message.lower() or "disk quota exceeded" in message.lower():
+    if any(words in message.lower() for words in ("no space left", "disk quota exceeded", "out of disk space")):
         resolution = "free space in LXD's storage pool or below LXD's folder, then run the same command again"
     return LxdError(f"{what} failed", message, resolution)

@@ -84,10 +84,20 @@ def sync(
             pruned = prune.versions(context)
             workshop = run.workshop if isinstance(run.workshop, Workshop) else None
             if any(_may_free_layers(holdings, outcome) for outcome in outcomes):
-                prune.layers(context, workshop)
+                _tidy(lambda: prune.layers(context, workshop), say)
             kept = tuple(workshop.kept) if workshop else ()
         context.tree.write_index()
     return Report(tuple(outcomes), tuple(pruned), kept, context.settings.builder_project)
+
+
+def _tidy(task: Callable[[], None], say: Say) -> None:
+    """Does what the next sync can do as well: that it fails must not hide what has been achieved."""
+    try:
+        task()
+    except Cancelled:
+        raise
+    except LxdockerError as error:
+        say(f"{error}" + (f" -> {error.resolution}" if error.resolution else ""))
 
 
 def _may_free_layers(holdings: Holdings, outcome: Outcome) -> bool:
@@ -117,7 +127,7 @@ def _open_workshop(
             say(f"the builder image could not be made again; going on with the old one ({error})")
     assert image is not None  # noqa: S101 - for the type checker: there was one or there is now
     workshop = Workshop(context.lxd, placed, image.fingerprint, keep=options.keep_builder)
-    cleanup.callback(workshop.close)
+    cleanup.callback(_tidy, workshop.close, say)
     return workshop
 
 
