@@ -171,14 +171,33 @@ def small_pool(megabytes: int) -> Iterator[str]:
         folder.rmdir()
 
 
-def test_a_full_disk_in_the_builder(good: World) -> None:
+@pytest.mark.parametrize(
+    ("megabytes", "settings", "step"),
+    [
+        (30, {}, "starting builder"),
+        (75, {}, "fetching"),
+        (110, {"builder_memory": "2GiB"}, "unpacking"),  # a limit set by hand: nothing is unpacked in memory
+    ],
+)
+def test_a_full_disk_under_the_builder(good: World, megabytes: int, settings: dict[str, str], step: str) -> None:
     good.push("app", big("too big", 48))
-    with small_pool(100) as pool:
-        good.settings["pool"] = pool
+    with small_pool(megabytes) as pool:
+        good.settings.update(settings, pool=pool)
         said = failure(good)
-        assert "no space left" in said.lower()
-        assert "storage pool is full" in said
+        assert said.startswith(step)
+        assert "space" in said
+        assert "storage pool" in said
         del good.settings["pool"]
+
+
+def test_a_cache_that_can_not_be_tidied_hides_no_success(filled: World) -> None:
+    """No room for the builder that drops left-over layers while the one that built the image is still going away."""
+    filled.push("app", tiny("newer"))
+    Lxc()("project", "set", BUILDER_PROJECT, "limits.instances=1")
+    try:
+        assert filled.sync().statuses == {"app": "built"}
+    finally:
+        Lxc()("project", "unset", BUILDER_PROJECT, "limits.instances")
 
 
 @contextmanager
