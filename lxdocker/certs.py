@@ -38,7 +38,7 @@ BACKDATED = timedelta(days=1)
 # A router can have thousands of addresses, and a certificate is sent with every connection.
 MAX_ADDRESSES = 100
 RESOLVER_SECONDS = 2
-_HOST_NAME = re.compile(r"(?=.{1,253}$)(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9_-]{1,63}")
+_HOST_NAME = re.compile(r"(?=.{1,253}$)(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.(?!$)|$))+")
 
 Address = IPv4Address | IPv6Address
 
@@ -100,10 +100,10 @@ def make(folder: Path, names: Iterable[str] = ()) -> Pair:
             key = _read_key(pair.key)
             if key is None:
                 key = ec.generate_private_key(ec.SECP256R1())
-                _write(pair.key, _key_pem(key), 0o600)
+                write_file(pair.key, _key_pem(key), 0o600)
             if not _still_good(pair.certificate, key, needed):
                 also = (*_full_name(), *map(str, host_addresses()))
-                _write(pair.certificate, _signed(key, (*needed, *also)), 0o644)
+                write_file(pair.certificate, _signed(key, (*needed, *also)), 0o644)
     except OSError as error:
         raise UsageError(
             f"the folder {folder} for the server's certificate can't be used",
@@ -186,7 +186,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def write_file(path: Path, data: bytes, mode: int) -> None:
     """Whole or not at all, and never readable to others in between: mkstemp's files are private."""
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     temporary = Path(name)

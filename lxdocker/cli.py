@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 builder_app = typer.Typer(help="The image that ephemeral builders start from.", no_args_is_help=True)
 app.add_typer(builder_app, name="builder")
+remote_app = typer.Typer(help="Image servers that this host is a client of.", no_args_is_help=True)
+app.add_typer(remote_app, name="remote")
 publish_app = typer.Typer(help="The published tree.", no_args_is_help=True)
 app.add_typer(publish_app, name="publish")
 
@@ -361,6 +363,63 @@ def serve(
 
     console = Console()
     run_server(settings, console.print, console.note)
+
+
+@remote_app.command("add")
+def remote_add(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Its address: https://[USER@]HOST:PORT.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it here.")] = "lxdocker",
+    client: Annotated[
+        str | None, typer.Option("--client", metavar="lxc|incus", help="Whose remote it becomes [the one installed].")
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option("--fingerprint", metavar="HEX", help="SHA-256 its certificate must have.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Trust whatever certificate it shows.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make this host's LXD or Incus a client of an image server: its certificate is shown, then trusted."""
+    from dataclasses import replace
+
+    from lxdocker import remote
+
+    console = Console()
+
+    def agree(seen: remote.Seen) -> bool:
+        console.note(f"{url_shown} shows a certificate that no authority known here has signed:")
+        console.note(f"  SHA-256 {seen.certificate.shown_fingerprint}")
+        console.note(f"  for {', '.join(seen.certificate.names[:8])}, good until {seen.certificate.ends:%Y-%m-%d}")
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise UsageError("there is nobody to ask", "", "compare the fingerprint, then give it with --fingerprint")
+        return typer.confirm("Is that what lxdocker serve says there?", err=True)
+
+    remote.check_name(name)
+    expected = remote.parse_fingerprint(fingerprint) if fingerprint else None
+    address = remote.Address.parse(url)
+    url_shown = address.url
+    found = remote.Client.find(client, os.environ)
+    seen = remote.look_at(address)
+    if address.user is not None and address.password is None:
+        address = replace(address, password=_password(address.user))
+    added = remote.add(found, name, address, seen, expected, agree)
+    if json:
+        console.json(
+            {"name": added.name, "url": added.url, "client": added.client, "images": added.images}
+            | {"certificate": str(added.certificate) if added.certificate else None}
+        )
+        return
+    done = "is up to date" if added.existed else f"is a remote of {added.client} now"
+    console.print(f"{added.name} ({added.url}, {added.images} images) {done}")
+    console.print(f"try: {added.client} image list {added.name}:")
+
+
+def _password(user: str) -> str:
+    """Asks on a terminal; from elsewhere, a line of stdin."""
+    if sys.stdin.isatty():
+        return str(typer.prompt(f"Password of {user}", hide_input=True, err=True))
+    return sys.stdin.readline().rstrip("\n")
 
 
 @app.command()

@@ -4,6 +4,7 @@
 - ``access``: who may read, if not everybody
 - ``site``: a request -> its answer
 - ``metrics``: what Prometheus is told
-- ``server``: sockets, TLS, threads, time limits, the end
+- ``worker``: a thread, its connections and their time limits
+- ``server``: sockets, the certificate, the end
 - ``joining``: what to type on another host
 """

@@ -146,7 +146,7 @@ def _recorded_hash(tree: Path, parts: list[bytes], size: int) -> str | None:
         recorded = document["files"].get(name) or document["deltas"][name.removesuffix(".vcdiff")]
         sha256 = recorded["sha256"]
         return sha256 if recorded["size"] == size and _SHA256.fullmatch(sha256) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     finally:
         os.close(handle)

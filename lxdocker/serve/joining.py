@@ -52,12 +52,13 @@ def instructions(url: str, certificate: Certificate, *, password: bool) -> str:
     if not host_port.rpartition("]")[2].count(":"):
         host_port += ":443"
     typed = url.replace("https://", "https://USER:PASSWORD@") if password else url
+    asks = url.replace("https://", "https://USER@") if password else url
     lines = [
         f"serving {url}",
         f"certificate SHA-256 {certificate.shown_fingerprint}, good until {certificate.ends:%Y-%m-%d}",
         "",
         "To use the images on another host, where lxdocker is installed:",
-        f"  lxdocker remote add {typed} {REMOTE} --fingerprint {certificate.fingerprint}",
+        f"  lxdocker remote add {asks} {REMOTE} --fingerprint {certificate.fingerprint}",
     ]
     for flavour in FLAVOURS:
         lines += ["", f"or by hand, {flavour.title}:"]

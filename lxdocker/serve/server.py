@@ -7,8 +7,11 @@ the sending of bytes happen outside Python's lock, so these threads really work 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import errno
 import functools
+import gc
 import os
 import resource
 import signal
@@ -35,6 +38,8 @@ MAX_THREADS = 8
 FILES_PER_CONNECTION, OWN_FILES = 3, 64
 # How often the certificate and the users are looked at.
 WATCH_SECONDS = 5
+# After how many connections it is worth a look for what they have left in memory.
+MANY_CONNECTIONS = 50
 # How long to wait before accepting again when the system has no more descriptors.
 EXHAUSTED_SECONDS = 0.5
 
@@ -109,6 +114,7 @@ class Server:
         self._workers: list[Worker] = []
         self._stop = asyncio.Event()
         self._looking = threading.Lock()
+        self._ended = 0  # connections, since memory was last given back
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; then running downloads finish, for as long as they may, or until the next signal."""
@@ -116,6 +122,9 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._look)
+        # All that is there by now is there to stay, and need not be looked through for garbage again.
+        gc.collect()
+        gc.freeze()
         limit = min(MAX_CONNECTIONS, (_raise_file_limit() - OWN_FILES) // FILES_PER_CONNECTION)
         slots = asyncio.Semaphore(max(1, limit))
         threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
@@ -170,6 +179,7 @@ class Server:
 
         def free() -> None:
             worker.connections -= 1
+            self._ended += 1
             slots.release()
 
         loop.call_soon_threadsafe(free)
@@ -179,12 +189,24 @@ class Server:
             await asyncio.sleep(WATCH_SECONDS)
             # It can take a while: a disk, a new key.
             await asyncio.to_thread(self._look)
+            if self._ended >= MANY_CONNECTIONS:
+                self._ended = 0
+                _give_memory_back()
 
     def _look(self) -> None:
         with self._looking:
             for line in (self._watch.look(), self._users.look() if self._users else None):
                 if line:
                     self._say(line)
+
+
+def _give_memory_back() -> None:
+    """What ended connections have left: reference cycles around their buffers, and holes in the heap that the C
+    library would keep for ever.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _raise_file_limit() -> int:
@@ -214,6 +236,11 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Say) -> None:
     sockets = endpoint.listen()
     url = server_url(endpoint.host, sockets[0].getsockname()[1], settings.tls_names)
     ready(instructions(url, watch.certificate, password=users is not None))
+    if users is not None and endpoint.port != 443:
+        say(
+            "note: LXD and Incus ask for image files without TLS first, with the password, on the same port; if others"
+            " can listen in, serve on port 443, where they ask port 80 instead (keep that closed)"
+        )
     asyncio.run(Server(sockets, watch, users, site, metrics, say, settings.stop_timeout).run())
 
 

@@ -20,9 +20,8 @@ from lxdocker.serve.metrics import CONTENT_TYPE, Metrics
 
 HEALTH = "/healthz"
 METRICS = "/metrics"
-# What is read and given to TLS at once: little of it for a slow client, since it waits in memory.
-LARGE, SMALL = 256 << 10, 64 << 10
-FAST_SECONDS = 0.02
+# What is read and given to TLS at once: little of it for a client that does not keep up, since it waits in memory.
+LARGE, SMALL = 128 << 10, 64 << 10
 # How long a client may take for one of these: a connection that carries less than 1 kB/s is given up.
 STALL_SECONDS = 60
 YEAR = 365 * 24 * 3600
@@ -44,10 +43,10 @@ class Site:
         self._metrics = metrics
         self._log = log
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers, counts and logs one request."""
+    async def answer(self, request: web.BaseRequest, waiting: Callable[[], int]) -> web.StreamResponse:
+        """Answers, counts and logs one request. ``waiting`` tells how many bytes its connection could not send yet."""
         began = time.monotonic()
-        answer = _Answer(request)
+        answer = _Answer(request, waiting)
         try:
             await self._decide(answer)
         except TimeoutError:
@@ -70,7 +69,7 @@ class Site:
 
     def answer_nonsense(self, request: web.BaseRequest, status: int, why: str) -> web.StreamResponse:
         """Answers what is not HTTP, or more of it than we take."""
-        answer = _Answer(request)
+        answer = _Answer(request, lambda: 0)
         answer.refuse(status)
         answer.note = why
         self._note(answer, 0)
@@ -140,11 +139,10 @@ class Site:
             data = await _read(loop, handle, min(size, left), offset)
             if not data:
                 raise OSError("the file has become shorter")
-            began = loop.time()
             async with asyncio.timeout(STALL_SECONDS):
                 await answer.response.write(data)
                 await answer.request.writer.drain()
-            size = LARGE if loop.time() - began < FAST_SECONDS else SMALL
+            size = SMALL if answer.waiting() else LARGE
             offset += len(data)
             left -= len(data)
             answer.sent += len(data)
@@ -154,8 +152,9 @@ class Site:
 class _Answer:
     """The answer to one request while it is being made."""
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, waiting: Callable[[], int]) -> None:
         self.request = request
+        self.waiting = waiting
         self.response = web.StreamResponse()
         self.user: str | None = None
         self.sent = 0  # bytes of the body

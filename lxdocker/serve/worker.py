@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import traceback
+from asyncio import sslproto
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -23,11 +24,14 @@ HANDSHAKE_SECONDS = 10
 REQUEST_SECONDS = 20
 # For the last bytes of an answer to get away and for the client to say goodbye.
 GOODBYE_SECONDS = 60
+IDLE_GOODBYE_SECONDS = 1
 # A request's line; each of its header fields; how many of these.
 MAX_LINE, MAX_FIELD, MAX_FIELDS = 4096, 8190, 64
 # How much the kernel may hold that it has not sent yet. With its megabytes a slow client would look like one that
 # has stopped, and many of them would fill the memory.
 UNSENT = 256 << 10
+# asyncio gives every TLS connection a buffer to read into, 256 kB of it. What clients send us are short requests.
+sslproto.SSLProtocol.max_size = 16 << 10
 
 
 class Worker:
@@ -77,13 +81,18 @@ class Worker:
         self._handshakes.add(task)
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-            await self._loop.connect_accepted_socket(
-                lambda: connection,
-                accepted,
-                ssl=context,
+            plain, _ = await self._loop.connect_accepted_socket(_Unread, accepted)
+            protected = await self._loop.start_tls(
+                plain,
+                connection,
+                context,
+                server_side=True,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=GOODBYE_SECONDS,
             )
+            if protected is None:  # ended by the client in the same moment
+                return
+            connection.begin(protected, plain)
             self._handshakes.discard(task)
             self._open.add(connection)
             await connection.ended.wait()
@@ -99,7 +108,7 @@ class Worker:
         connection = request.protocol
         assert isinstance(connection, _Connection)  # noqa: S101 - for the type checker
         with connection.answering():
-            return await self._site.answer(request)
+            return await self._site.answer(request, connection.waiting)
 
     async def _finish(self, seconds: float) -> None:
         for task in self._handshakes:
@@ -131,6 +140,14 @@ class Worker:
             self._say("".join(traceback.format_exception(error)) if error else str(context.get("message")))
 
 
+class _Unread(asyncio.Protocol):
+    """Leaves everything where it is until TLS is there to read it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        transport.pause_reading()
+
+
 class _Connection(web.RequestHandler):
     """One connection: aiohttp's, with a time limit on requests and with our log."""
 
@@ -148,18 +165,32 @@ class _Connection(web.RequestHandler):
         self.ended = asyncio.Event()
         self.busy = False
         self._site = site
-        self._made_of: asyncio.Transport | None = None  # aiohttp forgets it when it closes it
+        self._layers: tuple[asyncio.Transport, ...] = ()  # TLS, and TCP below it
+        self._early = b""
         self._limit: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._made_of = self.transport
+    def begin(self, protected: asyncio.Transport, plain: asyncio.Transport) -> None:
+        """The TLS handshake is done."""
+        if self.ended.is_set():
+            return
+        self._layers = (protected, plain)
+        self.connection_made(protected)
         self._await_request()
+        if self._early:
+            self.data_received(self._early)
+            self._early = b""
+
+    def data_received(self, data: bytes) -> None:
+        if self._layers:
+            super().data_received(data)
+        else:  # the client's first request has come with the end of its handshake, before we are told of that
+            self._early += data
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_awaiting()
-        super().connection_lost(exc)
-        self._made_of = None
+        if self._layers:
+            super().connection_lost(exc)
+        self._layers = ()
         self.ended.set()
 
     @contextlib.contextmanager
@@ -173,17 +204,28 @@ class _Connection(web.RequestHandler):
             self.busy = False
             self._await_request()
 
+    def waiting(self) -> int:
+        """Bytes that wait in our memory for the client to take them."""
+        return sum(layer.get_write_buffer_size() for layer in self._layers)
+
     def retire(self) -> None:
         """Ends the connection: now if it is idle, else after the answer."""
         if self.busy:
             self.close()
         else:
-            self.force_close()
+            self._leave()
 
     def abort(self) -> None:
         """Ends the connection in the middle of whatever it does."""
-        if self._made_of is not None:
-            self._made_of.abort()
+        for layer in self._layers:
+            layer.abort()
+
+    def _leave(self) -> None:
+        """Says goodbye. Many clients do not look at an idle connection and never answer that."""
+        self._stop_awaiting()
+        if not self.waiting():
+            self._limit = self._loop.call_later(IDLE_GOODBYE_SECONDS, self.abort)
+        self.force_close()
 
     def handle_error(
         self,
@@ -201,8 +243,8 @@ class _Connection(web.RequestHandler):
         return self._site.answer_nonsense(request, status, type(exc).__name__)
 
     def _await_request(self) -> None:
-        if self._made_of is not None:
-            self._limit = self._loop.call_later(REQUEST_SECONDS, self.force_close)
+        if self._layers:
+            self._limit = self._loop.call_later(REQUEST_SECONDS, self._leave)
 
     def _stop_awaiting(self) -> None:
         if self._limit is not None:

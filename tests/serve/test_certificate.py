@@ -1,0 +1,260 @@
+"""The certificate: made, kept, made anew so that clients still trust it, the user's own, reloaded while serving."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from lxdocker import certs
+from lxdocker.certs import Certificate, Pair, Watch
+from lxdocker.errors import UsageError
+from tests.serve.rig import Served, make_tree, serve, wait_until
+
+SOON = {"server.WATCH_SECONDS": 0.2}
+
+
+def shown(served: Served) -> str:
+    """The fingerprint of what a new connection is shown."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", served.port), 10) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        return Certificate.parse(connection.getpeercert(binary_form=True) or b"").fingerprint
+
+
+def own_pair(folder: Path, name: str = "own") -> Pair:
+    """As a user makes one."""
+    folder.mkdir(exist_ok=True)
+    pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(pair.key), "-out", str(pair.certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return pair
+
+
+def read(pair: Pair) -> Certificate:
+    return Certificate.parse(pair.certificate.read_bytes())
+
+
+# ---- made here
+
+
+def test_it_has_all_names_and_addresses_of_the_host(tmp_path: Path) -> None:
+    found = read(certs.make(tmp_path / "tls", ["images.lan", "IMAGES.example", "192.0.2.77", "2001:db8::77"]))
+    addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=True).stdout.split()
+    expected = {"localhost", socket.gethostname().lower(), "127.0.0.1", "::1", *addresses}
+    assert expected | {"images.lan", "images.example", "192.0.2.77", "2001:db8::77"} <= set(found.names)
+    assert not [name for name in found.names if name.startswith("fe80")]
+    # Clients check the server's name against the first one in their copy, so it may never become another.
+    assert found.names[0] == certs.FIXED_NAME
+    assert found.self_signed
+    assert timedelta(days=3649) < found.ends - datetime.now(UTC) <= timedelta(days=3650)
+
+
+def test_it_makes_nobody_an_authority(tmp_path: Path) -> None:
+    certificate = x509.load_pem_x509_certificate(certs.make(tmp_path / "tls").certificate.read_bytes())
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_the_key_is_private_from_the_first_moment(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        pair = certs.make(tmp_path / "tls")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(pair.key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(pair.key.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(pair.certificate.stat().st_mode) == 0o644
+    assert sorted(path.name for path in pair.key.parent.iterdir()) == [".lock", "server.crt", "server.key"]
+
+
+def test_it_stays_as_it_is(tmp_path: Path) -> None:
+    certs.make(tmp_path / "tls", ["images.lan"])
+    before = {path: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+    certs.make(tmp_path / "tls", ["images.lan"])
+    certs.make(tmp_path / "tls", ["Images.LAN"])
+    certs.make(tmp_path / "tls")
+    assert {path: path.read_bytes() for path in (tmp_path / "tls").iterdir()} == before
+
+
+@pytest.mark.parametrize("why", ["about to end", "a name is missing", "lost", "damaged", "not yet valid"])
+def test_made_anew_it_keeps_its_key(tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        if why == "about to end":
+            patched.setattr(certs, "LIFE", certs.RENEW_BEFORE - timedelta(hours=1))
+        if why == "not yet valid":
+            patched.setattr(certs, "BACKDATED", timedelta(days=-1))
+        pair = certs.make(tmp_path / "tls")
+    before, key = read(pair), pair.key.read_bytes()
+    if why == "lost":
+        pair.certificate.unlink()
+    if why == "damaged":
+        pair.certificate.write_text("-----BEGIN CERTIFICATE-----\n")
+    assert certs.make(tmp_path / "tls", ["new.lan"] if why == "a name is missing" else []) == pair
+    after = read(pair)
+    assert after.fingerprint != before.fingerprint
+    assert after.names[0] == before.names[0]
+    assert ("new.lan" in after.names) == (why == "a name is missing")
+    assert after.ends - datetime.now(UTC) > certs.RENEW_BEFORE
+    assert pair.key.read_bytes() == key
+
+
+def test_without_its_key_both_are_made_anew(tmp_path: Path) -> None:
+    pair = certs.make(tmp_path / "tls")
+    before = read(pair)
+    pair.key.write_text("nonsense")
+    certs.make(tmp_path / "tls")
+    assert read(pair).fingerprint != before.fingerprint
+    Watch(lambda: pair)  # the two fit together
+
+
+def test_servers_that_start_at_once_get_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        pairs = list(pool.map(lambda _: read(certs.make(tmp_path / "tls")).fingerprint, range(16)))
+    assert len(set(pairs)) == 1
+
+
+def test_a_folder_that_can_not_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="can't be used") as caught:
+        certs.make(tmp_path / "file/tls")
+    assert "--tls-dir" in caught.value.resolution
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "-a", "a..b", ".a", "*", "a.*", "x" * 64, "1.2.3.4/24", "[::1]"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(ValueError, match="neither a host name nor an address"):
+        certs.check_name(name)
+
+
+def test_clients_with_the_old_certificate_trust_the_new_one(tmp_path: Path) -> None:
+    """What LXD and Incus do: take their copy as the authority, and its first name as the server's.
+
+    (The same against a real LXD is in tests/lxd.) OpenSSL asks for more than Go does, so this is only the signature.
+    """
+    pair = certs.make(tmp_path / "tls")
+    old = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    pair.certificate.unlink()
+    certs.make(tmp_path / "tls", ["new.lan"])
+    new = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    assert new != old
+    new.verify_directly_issued_by(old)
+
+
+# ---- while serving
+
+
+def test_a_lost_certificate_is_made_anew_while_serving(tmp_path: Path) -> None:
+    with serve(tmp_path, make_tree(tmp_path), limits=SOON) as served:
+        before = shown(served)
+        with served.connection() as connection:
+            connection.request("GET", "/healthz")
+            connection.getresponse().read()
+            (tmp_path / "tls/server.crt").unlink()
+            wait_until("another certificate", lambda: shown(served) != before)
+            connection.request("GET", "/healthz")  # connections that are open go on
+            assert connection.getresponse().read() == b"ok\n"
+        assert served.get("/healthz").status == 200
+        assert f"showing a new certificate, good until {datetime.now(UTC).year + 10}" in served.log
+
+
+def test_a_certificate_of_ones_own_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    pair, other = own_pair(tmp_path / "own"), own_pair(tmp_path / "own", "other")
+    options = ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
+    with serve(tmp_path, make_tree(tmp_path), *options, limits=SOON) as served:
+        first = shown(served)
+        assert first == read(pair).fingerprint
+        assert not (tmp_path / "tls").exists()
+        # As some tools do it: one file after the other, each not in one go.
+        shutil.copyfile(other.certificate, pair.certificate)
+        wait_until("the complaint", lambda: "is not its key" in served.log)
+        assert shown(served) == first
+        pair.key.write_text("-----BEGIN")
+        wait_until("the complaint", lambda: served.log.count("going on with the one from before") == 2)
+        assert shown(served) == first
+        shutil.copyfile(other.key, pair.key)
+        wait_until("the other certificate", lambda: shown(served) == read(other).fingerprint)
+        assert served.get("/healthz").status == 200
+        assert served.log.count("going on") == 2  # said once each, not at every look
+        pair.certificate.unlink()
+        wait_until("the complaint", lambda: served.log.count("going on") == 3)
+        assert shown(served) == Certificate.parse(other.certificate.read_bytes()).fingerprint
+
+
+def test_hangup_reads_it_at_once(tmp_path: Path) -> None:
+    pair, other = own_pair(tmp_path / "own"), own_pair(tmp_path / "own", "other")
+    options = ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key))
+    with serve(tmp_path, make_tree(tmp_path), *options, limits={"server.WATCH_SECONDS": 3600}) as served:
+        other.certificate.rename(pair.certificate)
+        other.key.rename(pair.key)
+        served.process.send_signal(signal.SIGHUP)
+        wait_until("the other certificate", lambda: shown(served) == read(pair).fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--tls-cert", "{own}.crt"], "half of a certificate"),
+        (["--tls-key", "{own}.key"], "half of a certificate"),
+        (["--tls-cert", "{own}.crt", "--tls-key", "{other}.key"], "is not its key"),
+        (["--tls-cert", "{own}.key", "--tls-key", "{own}.key"], "can't be used"),
+        (["--tls-cert", "{own}.crt", "--tls-key", "/missing"], "No such file"),
+        (["--tls-cert", "{own}.crt", "--tls-key", "{locked}"], "protected by a password"),
+        (["--name", "a..b"], "neither a host name nor an address"),
+        (["--listen", "127.0.0.1:99999"], "not of the form ADDRESS:PORT"),
+        (["--listen", "::1:80"], "ADDRESS:PORT"),
+        (["--listen", "192.0.2.1:0"], "can't listen on 192.0.2.1:0"),
+        (["--listen", "name.invalid:0"], "can't listen on name.invalid:0"),
+    ],
+)
+def test_what_can_not_be_used_is_said_at_once(tmp_path: Path, options: list[str], expected: str) -> None:
+    own, other = own_pair(tmp_path / "own"), own_pair(tmp_path / "own", "other")
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "ec", "-in", str(own.key), "-aes256", "-passout", "pass:x", "-out", str(locked)],
+        check=True,
+        capture_output=True,
+    )
+    names = {"own": own.key.with_suffix(""), "other": other.key.with_suffix(""), "locked": locked}
+    with (
+        pytest.raises(AssertionError) as caught,
+        serve(tmp_path, make_tree(tmp_path), *(option.format(**names) for option in options)),
+    ):
+        pass
+    assert expected in str(caught.value)
+    assert "error: " in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_only_tls_1_2_and_later(tmp_path: Path) -> None:
+    with serve(tmp_path, make_tree(tmp_path)) as served:
+        for version in ("-tls1", "-tls1_1", "-tls1_2", "-tls1_3"):
+            done = subprocess.run(
+                ["openssl", "s_client", "-connect", f"127.0.0.1:{served.port}", version, "-cipher", "ALL:@SECLEVEL=0"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=20,
+            )
+            assert (done.returncode == 0) == (version in {"-tls1_2", "-tls1_3"}), version
