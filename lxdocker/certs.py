@@ -3,7 +3,8 @@
 A self-signed certificate lives long and keeps its key, because clients pin it: LXD and Incus keep a copy and take
 that copy as the authority for what the server shows. They check the server's name against the *first* name in their
 copy. So a certificate that is made anew with the same key, the same subject and the same first name is trusted by
-every client that has the old one, until that one ends.
+every client that has the old one, until that one ends. Its names must not all be the same, though: Go takes two
+certificates with the same subject, key and names for one that leads to itself, and leaves the old one out of the chain.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import ssl
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -140,6 +142,7 @@ def _signed(key: ec.EllipticCurvePrivateKey, wanted: Iterable[str]) -> bytes:
     addresses = {name: address for name in unique if (address := _address(name)) is not None}
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in unique if name not in addresses]
     names += [x509.IPAddress(address) for address in addresses.values()]
+    names.append(x509.UniformResourceIdentifier(uuid.uuid4().urn))
     now = datetime.now(UTC).replace(microsecond=0)
     certificate = (
         x509.CertificateBuilder()

@@ -6,6 +6,7 @@ the system has signed must lie in the client's own folder, from where it also re
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -190,7 +191,8 @@ def check_index(address: Address, pinned: Certificate | None) -> int:
     """Makes sure that there are images. Returns how many. Raises LxdockerError."""
     headers = {}
     if address.user is not None:
-        headers = urllib3.make_headers(basic_auth=f"{address.user}:{address.password or ''}")
+        login = base64.b64encode(f"{address.user}:{address.password or ''}".encode()).decode()
+        headers["Authorization"] = f"Basic {login}"
     trust: dict[str, Any] = {}
     if pinned is not None:
         trust = {"cert_reqs": "CERT_NONE", "assert_hostname": False, "assert_fingerprint": pinned.fingerprint}
@@ -265,10 +267,10 @@ def add(
         raise UsageError("nothing was changed", "the certificate was not accepted")
     images = check_index(address, pinned)
     before = client.address_of(name)
-    if before is not None and Address.parse(before).url != address.url:
+    if before is not None and _without_login(before) != address.url:
         raise UsageError(
             f"{client.name} has a remote {name} already",
-            Address.parse(before).url,
+            _without_login(before),
             f"choose another name, or remove it: {client.name} remote remove {name}",
         )
     file = client.folder / "servercerts" / f"{name}.crt"
@@ -287,6 +289,13 @@ def add(
                 client.run("remote", "remove", name)
             raise
     return Added(name, address.url, client.name, images, file if pinned else None, before is not None)
+
+
+def _without_login(address: str) -> str:
+    try:
+        return Address.parse(address).url
+    except UsageError:  # unix://, or another protocol's
+        return address.rpartition("@")[2]
 
 
 def _set_login(config: Path, name: str, address: Address) -> None:

@@ -155,10 +155,12 @@ def test_clients_with_the_old_certificate_trust_the_new_one(tmp_path: Path) -> N
     pair = certs.make(tmp_path / "tls")
     old = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
     pair.certificate.unlink()
-    certs.make(tmp_path / "tls", ["new.lan"])
+    certs.make(tmp_path / "tls")
     new = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
-    assert new != old
     new.verify_directly_issued_by(old)
+    # Go leaves out what it takes for the same certificate: subject, key and all names are equal.
+    names = [one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value for one in (old, new)]
+    assert names[0] != names[1]
 
 
 # ---- while serving
