@@ -204,7 +204,7 @@ _USUAL_FAILURES = (
 
 def explain(step: str, result: ExecResult) -> BuildError:
     """A failed command's own words, and what to do about the usual ones."""
-    said = (result.stderr.strip() or result.stdout.strip())[-2000:]
+    said = _both_ends(result.stderr.strip() or result.stdout.strip())
     low = said.lower()
     if result.status in {137, -9}:
         said = said or "it was killed"
@@ -214,6 +214,11 @@ def explain(step: str, result: ExecResult) -> BuildError:
             return BuildError(f"{step} failed", said, resolution)
     resolution = "run it again with --keep-builder to look around in the builder"
     return BuildError(f"{step} failed", said or f"exit status {result.status}", resolution)
+
+
+def _both_ends(text: str, length: int = 2000) -> str:
+    """Short enough to be shown: most tools say at the end what went wrong, a crashed one says so at the beginning."""
+    return text if len(text) <= length else f"{text[: length // 4]}\n[...]\n{text[-length * 3 // 4 :]}"
 
 
 def _loopback_device(registry: RegistryRef) -> Mapping[str, str]:

@@ -44,5 +44,5 @@ in_memory() {
 }
 
 # From an earlier try, which failed.
-if "$bb" mountpoint -q /work; then "$bb" umount -l /work; fi
+if "$bb" grep -q " /work tmpfs " /proc/mounts; then "$bb" umount -l /work; fi
 in_memory "$@" || unpack
