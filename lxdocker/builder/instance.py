@@ -16,6 +16,7 @@ from lxdocker.lxd import ExecResult, Lxd
 from lxdocker.values import Fingerprint, RegistryRef
 
 OWNER_KEY = "user.lxdocker.owner"
+GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
 NETWORK_SECONDS = 15  # how long a builder may take to get a lease, or its way to a registry on this host
 
 
@@ -204,7 +205,8 @@ _USUAL_FAILURES = (
 
 def explain(step: str, result: ExecResult) -> BuildError:
     """A failed command's own words, and what to do about the usual ones."""
-    said = _both_ends(result.stderr.strip() or result.stdout.strip())
+    # Without a Go program's stack: when it crashes, what went wrong stands before that.
+    said = (result.stderr.strip() or result.stdout.strip()).partition(GO_STACK)[0].strip()[-2000:]
     low = said.lower()
     if result.status in {137, -9}:
         said = said or "it was killed"
@@ -214,11 +216,6 @@ def explain(step: str, result: ExecResult) -> BuildError:
             return BuildError(f"{step} failed", said, resolution)
     resolution = "run it again with --keep-builder to look around in the builder"
     return BuildError(f"{step} failed", said or f"exit status {result.status}", resolution)
-
-
-def _both_ends(text: str, length: int = 2000) -> str:
-    """Short enough to be shown: most tools say at the end what went wrong, a crashed one says so at the beginning."""
-    return text if len(text) <= length else f"{text[: length // 4]}\n[...]\n{text[-length * 3 // 4 :]}"
 
 
 def _loopback_device(registry: RegistryRef) -> Mapping[str, str]:

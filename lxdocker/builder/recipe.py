@@ -14,7 +14,7 @@ from typing import IO
 
 from lxdocker import artifact, skopeo
 from lxdocker.artifact import Artifact
-from lxdocker.builder.instance import Builder, explain
+from lxdocker.builder.instance import GO_STACK, Builder, explain
 from lxdocker.errors import BuildError, ImageMissingError
 from lxdocker.oci import OciConfig
 from lxdocker.runtime import render
@@ -29,6 +29,8 @@ ROOTFS = "/work/rootfs"
 SQUASHFS = "/work/rootfs.squashfs"
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 TAG = "image"
+# Where unpacking fails, umoci (0.4.7) may close a layer that it is still reading and crash instead of saying why.
+UNPACK_TRIES = 4
 PACK_MEMORY = "512M"  # mksquashfs would size its buffers by the host's memory, not the builder's
 
 # The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
@@ -143,9 +145,12 @@ def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
     memory = MEMORY_KIB if recipe.in_memory else 0
     image = f"/cache/images/{recipe.name}:{TAG}"
     argv = [BUSYBOX, "sh", "-c", UNPACK.read_text(), "unpack", str(memory), ROOTFS, image, *recipe.layers]
-    result = builder.try_run(argv, timeout=recipe.timeout)
-    if result.status == 0:
-        return True
+    for _ in range(UNPACK_TRIES):
+        result = builder.try_run(argv, timeout=recipe.timeout)
+        if result.status == 0:
+            return True
+        if GO_STACK not in result.stderr:
+            break
     if not final and re.search(
         r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", result.stderr, re.IGNORECASE
     ):
