@@ -3,10 +3,15 @@
 # lxc exec NAME -- /lxd-health: the state of the image's health check. Exit status: 0 healthy, 1 unhealthy, 2 starting,
 # 3 the image has no health check.
 bb=/busybox-lxd
-[ -r /dev/.lxd-health ] || {
+if [ ! -r /dev/.lxd-health ]; then
+	# The instance may be so young that the application has not been started.
+	if "$bb" grep -qx _health=yes /lxd-image; then
+		echo starting
+		exit 2
+	fi
 	echo none
 	exit 3
-}
+fi
 "$bb" cat /dev/.lxd-health
 read -r state </dev/.lxd-health
 case $state in

@@ -105,6 +105,7 @@ class Instance:
     def __init__(self, lxc: Lxc, image: str, *options: str) -> None:
         self._lxc = lxc
         self.name = f"t-{uuid.uuid4().hex[:8]}"
+        self._said = self._last_said = ""
         lxc("launch", image, self.name, *options)
 
     def state(self) -> dict[str, Any]:
@@ -122,8 +123,16 @@ class Instance:
         return str(wait_until(f"an address of {self.name}", probe))
 
     def log(self) -> str:
-        """What it has said on its console so far."""
-        return self._lxc("console", self.name, "--show-log").replace("\r", "")
+        """What it has said on its console so far.
+
+        What a running instance has said, LXD tells once, and of a stopped one the rest again and again.
+        """
+        text = self._lxc("console", self.name, "--show-log").replace("\r", "").partition("Console log:\n\n")[2]
+        text = text.removesuffix("\n")
+        if text and text != self._last_said:
+            self._last_said = text
+            self._said += text
+        return self._said
 
     def log_with(self, text: str) -> str:
         """The console log once it has ``text``."""
