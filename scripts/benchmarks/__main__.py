@@ -90,7 +90,7 @@ def _row(one: Figure, result: dict[str, Any]) -> list[str]:
 
 
 def _show(one: Figure, value: float, *, bare: bool = False) -> str:
-    digits = 2 if one.unit in {"s", "x"} else 0
+    digits = 2 if one.unit in {"s", "ms", "x"} else 0
     return f"{value:.{digits}f}" + ("" if bare or not one.unit else f" {one.unit}")
 
 

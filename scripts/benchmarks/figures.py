@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import serving
 from benchmarks.place import SCRIPTS, Measured, MeasurementError, Place, say
 from benchmarks.proxy import slow_proxy
 from lxdocker import artifact, simplestreams
@@ -259,6 +260,72 @@ def _multiply(product: Path) -> None:
             for file in (METADATA_FILE, ROOTFS_FILE):
                 os.link(first / file, folder / file)
             (folder / SIDECAR).write_text(sidecar.replace('"image"', f'"image-{number}"'))
+
+
+# ---- serving
+
+SERVED_SIZE = 500_000_000
+SLOW_CLIENTS = 200
+# 0.7 of nginx's throughput is 1.43 times its time.
+AS_FAST_AS_NGINX = 1 / 0.7
+
+
+@figure("serve-1", "500 MB over TLS to one client, time against nginx's", "x", AS_FAST_AS_NGINX)
+def serve_one(place: Place) -> Measured:
+    return _served(place, clients=1, rounds=9)
+
+
+@figure("serve-16", "500 MB over TLS to each of 16 clients at once, time against nginx's", "x", AS_FAST_AS_NGINX)
+def serve_sixteen(place: Place) -> Measured:
+    return _served(place, clients=16, rounds=3)
+
+
+def _served(place: Place, clients: int, rounds: int) -> Measured:
+    """Both by turns, so that what else the machine does meets both. The ratio of each pair."""
+    folder = place.folder("served")
+    tree = serving.make_tree(folder, SERVED_SIZE, PRODUCTS)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with serving.lxdocker(folder, tree) as lxdocker, serving.nginx(folder, tree) as nginx:
+
+        def once(number: int) -> float:
+            for server, seconds in ((lxdocker, ours), (nginx, theirs))[:: 1 if number % 2 else -1]:
+                seconds.append(serving.download(server, clients))
+            return ours[-1] / theirs[-1]
+
+        once(0)
+        ours.clear()
+        theirs.clear()
+        samples = place.repeat(rounds, once)
+    rates = [clients * SERVED_SIZE / 1e6 / _median(seconds) for seconds in (ours, theirs)]
+    return Measured(samples, f"{rates[0]:.0f} MB/s, nginx {rates[1]:.0f} MB/s")
+
+
+@figure("serve-304", "one of 8 clients' requests for an images.json that has not changed", "ms", 1)
+def serve_unchanged(place: Place) -> Measured:
+    folder = place.folder("served")
+    tree = serving.make_tree(folder, 1_000_000, PRODUCTS)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with serving.lxdocker(folder, tree) as lxdocker, serving.nginx(folder, tree) as nginx:
+
+        def once(_: int) -> float:
+            ours.append(serving.unchanged_per_second(lxdocker, 20_000, 8))
+            theirs.append(serving.unchanged_per_second(nginx, 20_000, 8))
+            return 1000 / ours[-1]
+
+        samples = place.repeat(3, once)
+    return Measured(samples, f"{_median(ours):.0f} requests/s, nginx {_median(theirs):.0f}")
+
+
+@figure("serve-memory", f"the server's memory under {SLOW_CLIENTS} slow clients of a 500 MB file", "MB", 150)
+def serve_memory(place: Place) -> Measured:
+    folder = place.folder("served")
+    tree = serving.make_tree(folder, SERVED_SIZE, PRODUCTS)
+    with serving.lxdocker(folder, tree) as lxdocker:
+        before = lxdocker.memory
+        samples = place.repeat(3, lambda _: serving.slow_clients(lxdocker, SLOW_CLIENTS, 10))
+    return Measured(samples, f"{before:.0f} MB before")
 
 
 # ---- nothing to do
