@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import socket
 import time
+from http.client import IncompleteRead
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,34 @@ def test_running_downloads_finish(tmp_path: Path) -> None:
             assert received == (tree / ROOTFS[1:]).read_bytes()
         assert served.process.wait(10) == 0
         assert f'"GET {ROOTFS} HTTP/1.1" 200 {SIZE} ' in served.log
+
+
+def test_a_download_outlives_its_file(tmp_path: Path) -> None:
+    """Retention may delete what somebody is in the middle of."""
+    tree = make_tree(tmp_path, rootfs=SIZE)
+    content = (tree / ROOTFS[1:]).read_bytes()
+    with serve(tmp_path, tree) as served, served.connection() as slow:
+        slow.request("GET", ROOTFS)
+        answer = slow.getresponse()
+        received = answer.read(1000)
+        shutil.rmtree(tree / "images")
+        assert served.get(ROOTFS).status == 404
+        while part := answer.read(1_000_000):
+            received += part
+            time.sleep(0.01)
+        assert received == content
+
+
+def test_a_file_that_is_cut_short_is_not_passed_off_as_whole(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, rootfs=SIZE)
+    with serve(tmp_path, tree) as served, served.connection() as slow:
+        slow.request("GET", ROOTFS)
+        answer = slow.getresponse()
+        answer.read(1000)
+        os.truncate(tree / ROOTFS[1:], 2_000_000)
+        with pytest.raises((IncompleteRead, OSError)):
+            answer.read()
+        assert "the file has become shorter" in served.log
 
 
 @pytest.mark.parametrize("closing", [False, True])
