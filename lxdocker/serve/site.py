@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from pathlib import Path
@@ -17,6 +19,7 @@ from aiohttp import ETag, hdrs, web
 from lxdocker.serve.access import Users
 from lxdocker.serve.files import Served, open_served
 from lxdocker.serve.metrics import CONTENT_TYPE, Metrics
+from lxdocker.serve.packed import Packer, can_be_packed
 
 HEALTH = "/healthz"
 METRICS = "/metrics"
@@ -32,6 +35,7 @@ _RANGE = re.compile(r"bytes=[ \t]*(?P<first>\d{0,18})-(?P<last>\d{0,18})[ \t]*",
 _MAX_LOGGED = 300
 
 Say = Callable[[str], None]
+Read = Callable[[int, int], Awaitable[bytes | memoryview]]  # how much at most, from where
 
 
 class Site:
@@ -42,6 +46,7 @@ class Site:
         self._users = users
         self._metrics = metrics
         self._log = log
+        self._packer = Packer()
 
     async def answer(self, request: web.BaseRequest, waiting: Callable[[], int]) -> web.StreamResponse:
         """Answers, counts and logs one request. ``waiting`` tells how many bytes its connection could not send yet."""
@@ -116,7 +121,18 @@ class Site:
         if served is None:
             answer.refuse(404)
             return
+        handle = served.handle
         try:
+            read: Read = functools.partial(_read, asyncio.get_running_loop(), handle)
+            if can_be_packed(served):
+                answer.response.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
+                if _takes_packed(answer.request):
+                    packed = self._packer.kept(served)
+                    if packed is None:
+                        packed = await asyncio.to_thread(self._packer.pack, served)
+                    served = replace(served, size=len(packed), etag=f"{served.etag}-gzip")
+                    answer.response.headers[hdrs.CONTENT_ENCODING] = "gzip"
+                    read = functools.partial(_slice, packed)
             first, length = _choose(answer, served)
             if answer.response.status not in {200, 206}:
                 return
@@ -124,19 +140,18 @@ class Site:
             await answer.response.prepare(answer.request)
             if answer.request.method == hdrs.METH_GET and length:
                 with self._metrics.downloads.track_inprogress():
-                    await self._send(answer, served.handle, first, length)
+                    await self._send(answer, read, first, length)
         finally:
-            os.close(served.handle)
+            os.close(handle)
 
-    async def _send(self, answer: _Answer, handle: int, offset: int, left: int) -> None:
-        loop = asyncio.get_running_loop()
+    async def _send(self, answer: _Answer, read: Read, offset: int, left: int) -> None:
         transport = answer.request.transport
         if transport is not None:
             # Else the transport would take half a megabyte before it asks us to wait.
             transport.set_write_buffer_limits(high=SMALL)
         size = SMALL
         while left:
-            data = await _read(loop, handle, min(size, left), offset)
+            data = await read(min(size, left), offset)
             if not data:
                 raise OSError("the file has become shorter")
             async with asyncio.timeout(STALL_SECONDS):
@@ -260,6 +275,21 @@ def _range(request: web.BaseRequest, served: Served) -> tuple[int, int] | None:
         return None
     length = min(int(match["last"]), served.size)
     return served.size - length, length
+
+
+def _takes_packed(request: web.BaseRequest) -> bool:
+    """Whether it names gzip among what it takes. A range is always of the document itself."""
+    if hdrs.RANGE in request.headers:
+        return False
+    for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower().split(","):
+        name, _, quality = coding.partition(";")
+        if name.strip() == "gzip":
+            return not re.fullmatch(r"\s*q=0(\.0*)?\s*", quality)
+    return False
+
+
+async def _slice(packed: bytes, size: int, offset: int) -> memoryview:
+    return memoryview(packed)[offset : offset + size]
 
 
 async def _read(loop: asyncio.AbstractEventLoop, handle: int, size: int, offset: int) -> bytes | memoryview:

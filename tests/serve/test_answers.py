@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -166,6 +167,39 @@ def test_a_download_that_was_cut_is_taken_up_only_of_the_same_file(served: Serve
     assert served.get(ROOTFS, If_Match='"other"').status == 412
     assert served.get(ROOTFS, If_Unmodified_Since=whole["Last-Modified"]).status == 200
     assert served.get(ROOTFS, If_Unmodified_Since=formatdate(0, usegmt=True)).status == 412
+
+
+def test_documents_are_sent_packed_to_who_takes_that(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    images = tree / IMAGES[1:]
+    images.write_text(json.dumps({"products": {f"image-{number}": {"versions": {}} for number in range(1000)}}))
+    with serve(tmp_path, tree) as served:
+        plain = served.get(IMAGES)
+        assert plain.body == images.read_bytes()
+        assert plain.headers["Vary"] == "Accept-Encoding"
+        for accepted in ("gzip", "deflate, GZIP;q=0.5", "br, gzip"):
+            packed = served.get(IMAGES, Accept_Encoding=accepted)
+            assert packed.headers["Content-Encoding"] == "gzip"
+            assert packed.headers["Vary"] == "Accept-Encoding"
+            assert gzip.decompress(packed.body) == plain.body
+            assert len(packed.body) < len(plain.body) / 4
+        head = served.request("HEAD", IMAGES, {"Accept-Encoding": "gzip"})
+        assert head.headers["Content-Length"] == str(len(packed.body))
+        # Another body is another tag.
+        etag = packed.headers["ETag"]
+        assert etag != plain.headers["ETag"]
+        assert served.get(IMAGES, Accept_Encoding="gzip", If_None_Match=etag).status == 304
+        assert served.get(IMAGES, If_None_Match=etag).status == 200
+        for accepted in ("identity", "gzip;q=0", "gzip; q=0.00", "xgzip", "*"):
+            assert "Content-Encoding" not in served.get(IMAGES, Accept_Encoding=accepted).headers
+        ranged = served.get(IMAGES, Accept_Encoding="gzip", Range="bytes=0-9")
+        assert (ranged.status, ranged.body) == (206, plain.body[:10])
+        assert "Content-Encoding" not in served.get(ROOTFS, Accept_Encoding="gzip").headers
+        for number in range(10):  # a new version is packed anew
+            text = json.dumps({"products": {f"other-{number}-{entry}": {"versions": {}} for entry in range(100)}})
+            (tree / ".staging/new").write_text(text)
+            (tree / ".staging/new").rename(images)
+            assert gzip.decompress(served.get(IMAGES, Accept_Encoding="gzip").body).decode() == text
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
