@@ -66,17 +66,20 @@ class Certificate:
     @classmethod
     def parse(cls, data: bytes) -> Certificate:
         """The first certificate of a PEM file, or one in DER. Raises ValueError."""
-        if data.startswith(b"\x30"):
-            found = x509.load_der_x509_certificate(data)
-        else:
-            found = x509.load_pem_x509_certificates(data)[0]
-        return cls(
-            pem=found.public_bytes(serialization.Encoding.PEM).decode(),
-            fingerprint=found.fingerprint(hashes.SHA256()).hex(),
-            names=_names(found),
-            ends=found.not_valid_after_utc,
-            self_signed=found.issuer == found.subject,
-        )
+        try:
+            if data.startswith(b"\x30"):
+                found = x509.load_der_x509_certificate(data)
+            else:
+                found = x509.load_pem_x509_certificates(data)[0]
+            return cls(
+                pem=found.public_bytes(serialization.Encoding.PEM).decode(),
+                fingerprint=found.fingerprint(hashes.SHA256()).hex(),
+                names=_names(found),
+                ends=found.not_valid_after_utc,
+                self_signed=found.issuer == found.subject,
+            )
+        except (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, IndexError) as error:
+            raise ValueError(f"unusable certificate: {error}") from error
 
     @property
     def shown_fingerprint(self) -> str:
@@ -97,14 +100,16 @@ def make(folder: Path, names: Iterable[str] = ()) -> Pair:
     pair = Pair(folder / "server.crt", folder / "server.key")
     needed = ("localhost", *_own_name(), *names)
     try:
+        if _still_good(pair, needed):  # the usual case, in which the folder need not be writable
+            return pair
+        also = (*_full_name(), *map(str, host_addresses()))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
-            key = _read_key(pair.key)
-            if key is None:
-                key = ec.generate_private_key(ec.SECP256R1())
-                write_file(pair.key, _key_pem(key), 0o600)
-            if not _still_good(pair.certificate, key, needed):
-                also = (*_full_name(), *map(str, host_addresses()))
+            if not _still_good(pair, needed):
+                key = _read_key(pair.key)
+                if key is None:
+                    key = ec.generate_private_key(ec.SECP256R1())
+                    write_file(pair.key, _key_pem(key), 0o600)
                 write_file(pair.certificate, _signed(key, (*needed, *also)), 0o644)
     except OSError as error:
         raise UsageError(
@@ -123,11 +128,13 @@ def check_name(text: str) -> str:
     return text
 
 
-def _still_good(path: Path, key: ec.EllipticCurvePrivateKey, needed: Iterable[str]) -> bool:
+def _still_good(pair: Pair, needed: Iterable[str]) -> bool:
     try:
-        found = x509.load_pem_x509_certificate(path.read_bytes())
+        key = _read_key(pair.key)
+        found = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
         return (
-            found.public_key() == key.public_key()
+            key is not None
+            and found.public_key() == key.public_key()
             and found.not_valid_after_utc - datetime.now(UTC) > RENEW_BEFORE
             and found.not_valid_before_utc <= datetime.now(UTC)
             and {_canonical(name) for name in needed} <= {_canonical(name) for name in _names(found)}
@@ -325,7 +332,7 @@ def _load(pair: Pair) -> tuple[ssl.SSLContext, Certificate]:
     try:
         certificate = Certificate.parse(pair.certificate.read_bytes())
         context.load_cert_chain(pair.certificate, pair.key, password=_refuse_password)
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or error
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             why = f"{pair.key} is not its key"

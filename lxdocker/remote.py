@@ -165,7 +165,7 @@ def look_at(address: Address) -> Seen:
         with _connect(address, context) as connection:
             shown = connection.getpeercert(binary_form=True)
         certificate = Certificate.parse(shown or b"")
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise LxdockerError(
             f"{address.host}:{address.port} can't be reached with TLS",
             str(error),

@@ -13,9 +13,11 @@ import hashlib
 import hmac
 import re
 import secrets
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import bcrypt
 
 from lxdocker.errors import UsageError
 
@@ -37,8 +39,8 @@ class Users:
         self._secret = secrets.token_bytes(32)
         # bcrypt is slow on purpose, and LXD sends the password with every request.
         self._remembered: set[bytes] = set()
-        # A flood of wrong passwords may keep one core busy, not all of them.
-        self._one_at_a_time = threading.Lock()
+        # A flood of wrong passwords may keep one core busy, not all of them, and no thread that reads files.
+        self._checker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="passwords")
         self._state = self._stat()
         self._hashes = _read(path)
 
@@ -67,22 +69,13 @@ class Users:
         if token in remembered:
             return name
         hashes = self._hashes
-        if not await asyncio.to_thread(self._check, hashes.get(name), password):
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(self._checker, _check, hashes.get(name), password):
             return None
         if len(remembered) < MAX_REMEMBERED:
             # The set of before, should the file have changed meanwhile.
             remembered.add(token)
         return name
-
-    def _check(self, stored: str | None, password: bytes) -> bool:
-        import bcrypt
-
-        with self._one_at_a_time:
-            try:
-                same = bcrypt.checkpw(password, (stored or _NOBODY).encode())
-            except ValueError:  # longer than bcrypt takes
-                return False
-        return same and stored is not None
 
     def _stat(self) -> object:
         try:
@@ -111,6 +104,14 @@ def _read(path: Path) -> Mapping[str, str]:
     if not hashes:
         raise UsageError(f"the file of users {path} has no user", "nobody could read the tree", HINT)
     return hashes
+
+
+def _check(stored: str | None, password: bytes) -> bool:
+    try:
+        same = bcrypt.checkpw(password, (stored or _NOBODY).encode())
+    except ValueError:  # longer than bcrypt takes
+        return False
+    return same and stored is not None
 
 
 def _basic(authorization: str | None) -> tuple[str, bytes] | None:

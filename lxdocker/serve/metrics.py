@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, exposition
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics, exposition
 from prometheus_client.core import GaugeMetricFamily
 
 from lxdocker.simplestreams import IMAGES_PATH
@@ -21,6 +21,8 @@ class Metrics:
     """Counters of one server, and what its tree holds when somebody asks."""
 
     def __init__(self, tree: Path, certificate_ends: Callable[[], float]) -> None:
+        # Half of all lines otherwise, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.requests = Counter("lxdocker_requests", "Requests answered.", ["status"], registry=self._registry)
         self.sent = Counter("lxdocker_sent_bytes", "Bytes of files sent, before TLS.", registry=self._registry)

@@ -131,12 +131,15 @@ class Server:
         self._workers = [Worker(self._site, self._metrics, self._say) for _ in range(threads)]
         tasks = [loop.create_task(self._accept(one, slots)) for one in self._sockets]
         tasks.append(loop.create_task(self._keep_looking()))
+        stop = loop.create_task(self._stop.wait())
         try:
-            await self._stop.wait()
+            done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # what accepts must not just be gone
         finally:
-            for task in tasks:
+            for task in (stop, *tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(stop, *tasks, return_exceptions=True)
             for one in self._sockets:
                 one.close()
             await self._finish()
@@ -188,7 +191,10 @@ class Server:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             # It can take a while: a disk, a new key.
-            await asyncio.to_thread(self._look)
+            try:
+                await asyncio.to_thread(self._look)
+            except Exception as error:  # whatever is in these files, downloads go on
+                self._say(f"looking at the certificate and the users failed: {error!r}")
             if self._ended >= MANY_CONNECTIONS:
                 self._ended = 0
                 _give_memory_back()

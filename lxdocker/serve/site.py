@@ -97,7 +97,7 @@ class Site:
             # A Go client that has a password sends it without being asked; this is for people's browsers.
             answer.refuse(401, {hdrs.WWW_AUTHENTICATE: 'Basic realm="lxdocker", charset="UTF-8"'})
         elif request.rel_url.raw_path == METRICS:
-            answer.text(200, self._metrics.text(), CONTENT_TYPE)
+            answer.text(200, await asyncio.to_thread(self._metrics.text), CONTENT_TYPE)
         else:
             await self._file(answer)
 

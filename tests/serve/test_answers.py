@@ -314,6 +314,7 @@ def test_it_says_what_to_type_elsewhere(tmp_path: Path, tree: Path) -> None:
         assert "https://images.lan" in said
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this host has no IPv6")
 def test_ipv6(tmp_path: Path, tree: Path) -> None:
     with serve(tmp_path, tree, "--listen", "[::1]:0") as served:
         connection = HTTPSConnection("::1", served.port, context=served.context(), timeout=10)

@@ -9,12 +9,16 @@ import socket
 import ssl
 import stat
 import subprocess
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from lxdocker import certs
 from lxdocker.certs import Certificate, Pair, Watch
@@ -36,19 +40,27 @@ def shown(served: Served) -> str:
         return Certificate.parse(connection.getpeercert(binary_form=True) or b"").fingerprint
 
 
-def own_pair(folder: Path, name: str = "own") -> Pair:
-    """As a user makes one."""
+def own_pair(folder: Path, name: str = "own", password: bytes | None = None) -> Pair:
+    """As a user brings one."""
     folder.mkdir(exist_ok=True)
-    pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(pair.key), "-out", str(pair.certificate)),
-        ],
-        check=True,
-        capture_output=True,
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
     )
+    pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
+    pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    pair.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection))
     return pair
 
 
@@ -132,6 +144,14 @@ def test_servers_that_start_at_once_get_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         pairs = list(pool.map(lambda _: read(certs.make(tmp_path / "tls")).fingerprint, range(16)))
     assert len(set(pairs)) == 1
+
+
+def test_a_folder_that_is_only_read_is_enough_for_what_is_there(tmp_path: Path) -> None:
+    pair = certs.make(tmp_path / "tls")
+    (tmp_path / "tls/.lock").unlink()
+    before = (tmp_path / "tls").stat().st_mtime_ns
+    assert certs.make(tmp_path / "tls") == pair
+    assert (tmp_path / "tls").stat().st_mtime_ns == before
 
 
 def test_a_folder_that_can_not_be_used(tmp_path: Path) -> None:
@@ -231,13 +251,8 @@ def test_hangup_reads_it_at_once(tmp_path: Path) -> None:
 )
 def test_what_can_not_be_used_is_said_at_once(tmp_path: Path, options: list[str], expected: str) -> None:
     own, other = own_pair(tmp_path / "own"), own_pair(tmp_path / "own", "other")
-    locked = tmp_path / "locked.key"
-    subprocess.run(
-        ["openssl", "ec", "-in", str(own.key), "-aes256", "-passout", "pass:x", "-out", str(locked)],
-        check=True,
-        capture_output=True,
-    )
-    names = {"own": own.key.with_suffix(""), "other": other.key.with_suffix(""), "locked": locked}
+    locked = own_pair(tmp_path / "own", "locked", b"password")
+    names = {"own": own.key.with_suffix(""), "other": other.key.with_suffix(""), "locked": locked.key}
     with (
         pytest.raises(AssertionError) as caught,
         serve(tmp_path, make_tree(tmp_path), *(option.format(**names) for option in options)),
@@ -250,13 +265,15 @@ def test_what_can_not_be_used_is_said_at_once(tmp_path: Path, options: list[str]
 
 def test_only_tls_1_2_and_later(tmp_path: Path) -> None:
     with serve(tmp_path, make_tree(tmp_path)) as served:
-        for version in ("-tls1", "-tls1_1", "-tls1_2", "-tls1_3"):
-            done = subprocess.run(
-                ["openssl", "s_client", "-connect", f"127.0.0.1:{served.port}", version, "-cipher", "ALL:@SECLEVEL=0"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=20,
-            )
-            assert (done.returncode == 0) == (version in {"-tls1_2", "-tls1_3"}), version
+        for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = served.context()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                context.minimum_version = context.maximum_version = version
+            context.set_ciphers("ALL:@SECLEVEL=0")
+            with socket.create_connection(("127.0.0.1", served.port), 10) as plain:
+                if version < ssl.TLSVersion.TLSv1_2:
+                    with pytest.raises(ssl.SSLError):
+                        context.wrap_socket(plain, server_hostname="127.0.0.1")
+                else:
+                    context.wrap_socket(plain, server_hostname="127.0.0.1").close()
