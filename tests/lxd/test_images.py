@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def environment(instance: Instance, program: str) -> dict[str, str]:
 def report(instance: Instance) -> dict[str, Any]:
     """What the image pid1 says it sees."""
     log = instance.log_with("}}\n")  # the end of its line
+    # The DHCP client may have a word in the middle of it.
+    log = re.sub(r"udhcpc: .*\n", "", log)
     line = next(line for line in log.splitlines() if line.startswith("pid1: {"))
     found: dict[str, Any] = json.loads(line.removeprefix("pid1: "))
     return found
