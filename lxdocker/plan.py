@@ -49,6 +49,7 @@ class Touch:
     stored: Stored
     published: Published
     provenance: Provenance
+    surplus: tuple[str, ...]  # aliases that an earlier form of the spec asked for, and no spec does now
     reason: str
 
 
@@ -144,7 +145,8 @@ def plan(
 ) -> list[PerSpec]:
     """One action per spec, in their order."""
     folder = folder_id(settings.specs)
-    return [_for_spec(spec, resolutions[spec.name], holdings, settings, arch, folder, force) for spec in specs]
+    claimed = frozenset(alias for spec in specs for alias in all_aliases(spec))
+    return [_for_spec(spec, resolutions[spec.name], holdings, settings, arch, folder, claimed, force) for spec in specs]
 
 
 def plan_removals(specs: Sequence[ImageSpec], holdings: Holdings, settings: Settings) -> list[Remove]:
@@ -188,17 +190,18 @@ def _for_spec(
     settings: Settings,
     arch: Arch,
     folder: str,
+    claimed: frozenset[str],
     force: bool,
 ) -> PerSpec:
     if isinstance(resolution, LxdockerError):
         return Fail(spec, resolution)
-    if taken := _taken_alias(spec, holdings):
+    if taken := _taken_alias(spec, holdings, folder, arch):
         return Fail(spec, taken)
     wanted = inputs_hash(spec, resolution, arch, settings.compression_level)
     stored = holdings.stored(spec.name)
     published = holdings.published(spec.name, arch)
     if holdings.withholds(spec.name, arch, wanted) and (published is None or published.provenance.inputs != wanted):
-        return _rolled_back(spec, stored, published, holdings, arch, folder)
+        return _rolled_back(spec, stored, published, holdings, arch, folder, claimed)
     if force:
         return Build(spec, resolution, "forced")
     has_stored = stored is not None and stored.provenance.inputs == wanted
@@ -206,7 +209,7 @@ def _for_spec(
     if has_stored and has_published and stored and published:
         if stored.fingerprint != published.fingerprint:
             return Restore(spec, stored, None)  # a forced build that was cut short: the store is the newer one
-        return _touch_or_keep(spec, resolution.source_digest, stored, published, holdings, folder)
+        return _touch_or_keep(spec, resolution.source_digest, stored, published, holdings, folder, claimed)
     if has_stored and stored:
         return Restore(spec, stored, None)
     if has_published and published:
@@ -215,13 +218,19 @@ def _for_spec(
 
 
 def _rolled_back(
-    spec: ImageSpec, stored: Stored | None, published: Published | None, holdings: Holdings, arch: Arch, folder: str
+    spec: ImageSpec,
+    stored: Stored | None,
+    published: Published | None,
+    holdings: Holdings,
+    arch: Arch,
+    folder: str,
+    claimed: frozenset[str],
 ) -> PerSpec:
     """The registry still has what was rolled back: the store follows the tree, and nothing is built, forced or not."""
     if published is not None:
         if stored is None or stored.fingerprint != published.fingerprint:
             return Restore(spec, None, published, rolled_back=True)
-        action = _touch_or_keep(spec, published.provenance.source_digest, stored, published, holdings, folder)
+        action = _touch_or_keep(spec, published.provenance.source_digest, stored, published, holdings, folder, claimed)
         return replace(action, rolled_back=True) if isinstance(action, Keep) else action
     if stored is not None and not holdings.withholds(spec.name, arch, stored.provenance.inputs):
         return Restore(spec, stored, None)
@@ -242,24 +251,25 @@ def _touch_or_keep(
     published: Published,
     holdings: Holdings,
     folder: str,
+    claimed: frozenset[str],
 ) -> Touch | Keep:
     provenance = stored.provenance.seen_as(source_digest, folder)
-    wrong = [
-        alias for alias in all_aliases(spec) if holdings.store.aliases.get(alias) != stored.fingerprint
-    ] + surplus_aliases(spec, stored, published)
-    if wrong:
-        return Touch(spec, stored, published, provenance, f"aliases to set right: {', '.join(wrong)}")
-    if published.aliases != spec.aliases:
-        return Touch(spec, stored, published, provenance, "published aliases to set right")
-    if superseded(spec, stored.fingerprint, holdings):
-        # A run that was cut short just before its end.
-        return Touch(spec, stored, published, provenance, "an older image to remove")
+    surplus = _surplus_aliases(stored, published, claimed)
+    missing = tuple(alias for alias in all_aliases(spec) if holdings.store.aliases.get(alias) != stored.fingerprint)
     before = (stored.provenance, published.provenance)
-    if any(one.source_digest != source_digest for one in before):
-        return Touch(spec, stored, published, provenance, "the tag names a new index with the same image for this host")
-    if any(one.folder != folder for one in before):
-        return Touch(spec, stored, published, provenance, "another folder of specs has it now")
-    return Keep(spec, stored)
+    if missing or surplus:
+        reason = f"aliases to set right: {', '.join(missing + surplus)}"
+    elif published.aliases != spec.aliases:
+        reason = "published aliases to set right"
+    elif superseded(spec, stored.fingerprint, holdings):
+        reason = "an older image to remove"  # a run that was cut short just before its end
+    elif any(one.source_digest != source_digest for one in before):
+        reason = "the tag names a new index with the same image for this host"
+    elif any(one.folder != folder for one in before):
+        reason = "another folder of specs has it now"
+    else:
+        return Keep(spec, stored)
+    return Touch(spec, stored, published, provenance, surplus, reason)
 
 
 def all_aliases(spec: ImageSpec) -> tuple[str, ...]:
@@ -272,24 +282,39 @@ def superseded(spec: ImageSpec, fingerprint: Fingerprint, holdings: Holdings) ->
     return [one for one in holdings.store.ours if one.provenance.name == spec.name and one.fingerprint != fingerprint]
 
 
-def surplus_aliases(spec: ImageSpec, stored: Stored, published: Published) -> list[str]:
-    """Aliases that an earlier form of the spec asked for. What a user added by hand is not among them."""
-    return [alias for alias in published.aliases if alias not in all_aliases(spec) and alias in stored.image.aliases]
+def _surplus_aliases(stored: Stored, published: Published, claimed: frozenset[str]) -> tuple[str, ...]:
+    """Aliases that an earlier form of the spec asked for. What a user added by hand is not among them, nor what another
+    spec asks for now: that one's image takes it over.
+    """
+    return tuple(alias for alias in published.aliases if alias not in claimed and alias in stored.image.aliases)
 
 
-def _taken_alias(spec: ImageSpec, holdings: Holdings) -> LxdockerError | None:
-    made_for: dict[Fingerprint, ImageName] = {one.fingerprint: one.provenance.name for one in holdings.store.ours}
+def _taken_alias(spec: ImageSpec, holdings: Holdings, folder: str, arch: Arch) -> LxdockerError | None:
+    made_for = {one.fingerprint: one for one in holdings.store.ours}
     for alias in all_aliases(spec):
         target = holdings.store.aliases.get(alias)
-        if target is None or made_for.get(target) == spec.name:
+        owner = made_for.get(target) if target else None
+        if target is None or (
+            owner and (owner.provenance.name == spec.name or _gave_up(owner, alias, holdings, folder, arch))
+        ):
             continue
-        owner = f"the image {made_for[target]}" if target in made_for else "an image that lxdocker did not make"
+        whose = f"the image {owner.provenance.name}" if owner else "an image that lxdocker did not make"
         return UsageError(
             f"{spec.name}: the alias {alias} is taken",
-            f"it points to {owner} ({target.short})",
+            f"it points to {whose} ({target.short})",
             f"delete or rename that alias (lxc image alias delete {alias}), or rename {spec.path.name}",
         )
     return None
+
+
+def _gave_up(owner: Stored, alias: str, holdings: Holdings, folder: str, arch: Arch) -> bool:
+    """Whether an image has an alias only because a spec of this folder once said so. No two specs of a folder have one
+    alias, so another one that asks for it now has the right to it: the first was renamed, or has let go of it.
+    """
+    name = owner.provenance.name
+    published = holdings.published(name, arch)
+    named = (name.value, *(published.aliases if published else ()))
+    return owner.provenance.folder == folder and alias in named
 
 
 def _build_reason(resolution: ResolvedImage, before: Stored | Published | None) -> str:

@@ -506,16 +506,18 @@ class Tree:
         temporary.rename(path)
 
     def _products(self, listed: Sequence[Published]) -> list[Product]:
+        groups = [list(group) for _, group in groupby(listed, key=_product_key)]
+        owners = _alias_owners([versions[-1] for versions in groups])
         products = []
-        for _, group in groupby(listed, key=_product_key):
-            versions = list(group)
+        for versions in groups:
+            latest = versions[-1]
             keys = {one.key for one in versions}
             products.append(
                 Product(
-                    name=versions[-1].name,
-                    arch=versions[-1].arch,
-                    aliases=(versions[-1].name.value, *versions[-1].aliases),
-                    title=versions[-1].provenance.source,
+                    name=latest.name,
+                    arch=latest.arch,
+                    aliases=(latest.name.value, *(one for one in latest.aliases if owners[one] == latest.name)),
+                    title=latest.provenance.source,
                     release=RELEASE,
                     versions=tuple(one.version(self.root, keys) for one in versions),
                 )
@@ -578,6 +580,14 @@ def _tree_error(doing: str, root: Path, error: OSError) -> TreeError:
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         resolution = "run as a user who may write there, or choose another folder with --tree DIR"
     return TreeError(f"{doing} the tree {root} failed", str(error), resolution)
+
+
+def _alias_owners(latest: Sequence[Published]) -> dict[str, ImageName]:
+    """Which image gets an alias that several claim, as they may while one moves from one spec to another: the one with
+    that name, else the newest. LXD would take whichever it reads first.
+    """
+    owners = {alias: one.name for one in sorted(latest, key=lambda one: one.key) for alias in one.aliases}
+    return owners | {one.name.value: one.name for one in latest}
 
 
 def _sidecar_document(published: Published) -> dict[str, Any]:

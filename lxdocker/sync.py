@@ -204,7 +204,7 @@ class _Run:
         if action.provenance != stored.provenance:
             self._context.store.describe(stored, action.provenance)
         self._point_aliases(spec, stored.fingerprint)
-        for alias in plan.surplus_aliases(spec, stored, action.published):
+        for alias in action.surplus:
             self._context.store.drop_alias(alias)
         self._context.tree.update(action.published, action.provenance, spec.aliases)
         for older in plan.superseded(spec, stored.fingerprint, self._holdings):

@@ -163,6 +163,23 @@ def test_an_alias_moves_with_its_spec_key_while_the_image_changes(world: World) 
     assert world.lxc.aliases() == dict.fromkeys(["app", "new"], done.fingerprint("app"))
 
 
+def test_an_alias_moves_from_spec_to_spec(pair: World) -> None:
+    before = pair.lxc.aliases()
+    pair.spec("app", pair.ref("app"), aliases=["web"])
+    pair.sync()
+    pair.spec("app", pair.ref("app"))
+    pair.spec("other", pair.ref("other"), aliases=["web"])
+    assert pair.sync().statuses == {"app": "updated", "other": "updated"}
+    assert pair.lxc.aliases() == {**before, "web": before["other"]}
+    assert pair.sync().statuses == SETTLED
+    # Renamed, alias and all.
+    (pair.specs / "other.yaml").rename(pair.specs / "renamed.yaml")
+    done = pair.sync()
+    assert done.statuses == {"app": "unchanged", "other": "removed", "renamed": "built"}
+    renamed = done.fingerprint("renamed")
+    assert pair.lxc.aliases() == {"app": before["app"], "renamed": renamed, "web": renamed}
+
+
 def test_an_alias_that_is_taken_is_left(world: World, tmp_path: Path) -> None:
     foreign = import_foreign(world, tmp_path, "app", "app/stable")
     world.wants("app", tiny())

@@ -23,7 +23,6 @@ from lxdocker.plan import (
     plan,
     plan_removals,
     refuse_to_empty,
-    surplus_aliases,
 )
 from lxdocker.provenance import Provenance
 from lxdocker.publish import Published, Withheld
@@ -34,7 +33,7 @@ from lxdocker.spec import ImageSpec
 from lxdocker.store import Stored, StoreView
 from lxdocker.values import Arch
 from tests import examples
-from tests.examples import SETTINGS, digest, fingerprint, lay_down, provenance, resolved, spec, stored
+from tests.examples import SETTINGS, SPECS, digest, fingerprint, lay_down, provenance, resolved, spec, stored
 
 WEB = spec()
 TODAY = resolved()
@@ -288,14 +287,40 @@ def test_an_alias_that_points_to_an_older_image_of_the_same_name_is_moved(tmp_pa
     assert said(action) == "touch: aliases to set right: www"
 
 
-def test_an_alias_of_another_image_of_ours_is_not_taken_away_from_it() -> None:
-    other = stored(provenance(spec("other")), content="other", aliases=("other", "www"))
-    action = decide(holdings([other]), WITH_WWW)
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [(ELSEWHERE, ("www",)), (SPECS, ())],
+    ids=["another folder's", "given by hand"],
+)
+def test_an_alias_of_another_image_of_ours_is_not_taken_away_from_it(
+    tmp_path: Path, folder: Path, named: tuple[str, ...]
+) -> None:
+    made = provenance(spec("other"), folder=folder)
+    other = stored(made, content="other", aliases=("other", "www"))
+    action = decide(holdings([other], [published(tmp_path, made, content="other", aliases=named)]), WITH_WWW)
     assert isinstance(action, Fail)
     assert isinstance(action.error, UsageError)
     assert action.error.details == f"it points to the image other ({other.fingerprint.short})"
     assert "lxc image alias delete www" in action.error.resolution
     assert "web.yaml" in action.error.resolution
+
+
+def test_an_alias_that_another_spec_of_the_folder_gave_up_is_taken_over(tmp_path: Path) -> None:
+    """The other spec was renamed to this one, or the alias was moved from file to file."""
+    other = provenance(spec("other"))
+    found = holdings(
+        [stored(other, content="other", aliases=("other", "www"))],
+        [published(tmp_path, other, content="other", aliases=("www",))],
+    )
+    assert said(decide(found, WITH_WWW)) == "build: new"
+    assert said(decide(found, spec(aliases=("other",)))) == "build: new"
+    # Whoever had it must not delete it after the new one has got it.
+    wanted = [spec("other"), WITH_WWW]
+    first, second = plan(wanted, {one.name: TODAY for one in wanted}, found, SETTINGS, Arch.X86_64, force=False)
+    assert said(first) == "touch: published aliases to set right"
+    assert isinstance(first, Touch)
+    assert first.surplus == ()
+    assert said(second) == "build: new"
 
 
 def test_a_touch_carries_what_is_to_be_recorded(tmp_path: Path) -> None:
@@ -308,6 +333,7 @@ def test_a_touch_carries_what_is_to_be_recorded(tmp_path: Path) -> None:
         here,
         there,
         replace(made, source_digest=digest("new index"), folder=CURRENT.folder),
+        (),
         "the tag names a new index with the same image for this host",
     )
 
@@ -335,17 +361,22 @@ def test_when_an_image_was_built_may_differ_between_store_and_tree(tmp_path: Pat
 @pytest.mark.parametrize(
     ("in_store", "in_tree", "wanted", "surplus"),
     [
-        (("web", "www", "old"), ("www", "old"), ("www",), ["old"]),
-        (("web",), ("old",), (), []),  # gone already
-        (("web", "mine"), (), (), []),  # the user's own
-        (("web", "www"), ("www",), ("www",), []),
+        (("web", "www", "old"), ("www", "old"), ("www",), ("old",)),
+        (("web",), ("old",), (), ()),  # gone already
+        (("web", "mine"), ("old",), (), ()),  # the user's own
     ],
 )
 def test_surplus_aliases(
-    tmp_path: Path, in_store: tuple[str, ...], in_tree: tuple[str, ...], wanted: tuple[str, ...], surplus: list[str]
+    tmp_path: Path,
+    in_store: tuple[str, ...],
+    in_tree: tuple[str, ...],
+    wanted: tuple[str, ...],
+    surplus: tuple[str, ...],
 ) -> None:
     here, there = stored(CURRENT, aliases=in_store), published(tmp_path, aliases=in_tree)
-    assert surplus_aliases(spec(aliases=wanted), here, there) == surplus
+    action = decide(holdings([here], [there]), spec(aliases=wanted))
+    assert isinstance(action, Touch)
+    assert action.surplus == surplus
 
 
 # ---- rolled back

@@ -199,6 +199,18 @@ def test_the_newest_version_says_which_aliases_there_are(tree: Tree) -> None:
     assert products(tree)["web:current:default:amd64"]["aliases"] == "web,new"
 
 
+def test_an_alias_is_one_image_s(tree: Tree) -> None:
+    """Two may claim it while it moves from one spec to another: the newer has it; and a name beats both."""
+    publish(tree, provenance(spec("first")), aliases=("www", "third"))
+    publish(tree, provenance(spec("other")), aliases=("other2",))
+    (folder,) = (tree.root / "images/first/x86_64").iterdir()
+    folder.rename(folder.with_name("20200101_0000"))
+    publish(tree, provenance(spec("second")), aliases=("www",))
+    publish(tree, provenance(spec("third")))
+    listed = {name.split(":")[0]: product["aliases"] for name, product in products(tree).items()}
+    assert listed == {"first": "first", "other": "other,other2", "second": "second,www", "third": "third"}
+
+
 def test_what_is_withdrawn_leaves_the_index_and_stays_on_disk(tree: Tree) -> None:
     first, second = publish(tree, content="1"), publish(tree, content="2")
     before = time.time()

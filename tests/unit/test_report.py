@@ -116,7 +116,7 @@ ACTIONS: list[PerSpec] = [
     Build(SPECS["a"], resolved(), "new"),
     Keep(SPECS["b"], STORED["b"]),
     Restore(SPECS["c"], STORED["c"], None),
-    Touch(SPECS["d"], STORED["d"], TREE["d"], provenance(), "published aliases to set right"),
+    Touch(SPECS["d"], STORED["d"], TREE["d"], provenance(), (), "published aliases to set right"),
     Fail(SPECS["e"], ImageMissingError("no image e:1", "the registry has none")),
 ]
 REMOVALS = [Remove(NAMES["f"], (), (TREE["f"],))]
