@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lxdocker import artifact
 from lxdocker.builder import placement as placing
-from lxdocker.builder.instance import OWNER_KEY, Builder, owner
+from lxdocker.builder.instance import OWNER_KEY, Builder, is_alive, owner
 from lxdocker.builder.placement import Placement
 from lxdocker.errors import BuildError, HostError, LxdError
 from lxdocker.lxd import Lxd, StoredImage
@@ -35,8 +35,12 @@ SUITE = "trixie"  # what mmdebstrap takes; the default base image is the same re
 LOCAL_SERVER = "local"  # builder_server that means: the base is an image in LXD's own store
 HERE = Path(__file__).parent
 INIT = HERE / "init.sh"
+INSTALL = HERE / "install.sh"
 COLLECT = HERE / "collect.sh"
 INSTALL_SECONDS = 900
+NO_NETWORK = 69  # install.sh's exit status
+NETWORK_SECONDS = 60  # how long a base image's own init may take to get it a network
+WITHOUT_BASE = "or make the builder from Debian packages: lxdocker builder build --from mmdebstrap"
 Say = Callable[[str], None]
 
 
@@ -77,6 +81,7 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
     Raises BuildError, HostError or LxdError; the old one is then still there.
     """
     placement = placing.prepare(lxd, settings)
+    _remove_left_copies(lxd, placement.project)
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lxdocker-builder.")))
         if settings.builder_from == "mmdebstrap":
@@ -176,15 +181,9 @@ def _from_base_image(
 ) -> tuple[dict[str, str], Iterable[bytes]]:
     """In a container of a base image: its own package manager does the fetching."""
     name = f"builder-base-{os.getpid()}"
+    say(f"starting {settings.builder_base} from {settings.builder_server}")
     if settings.builder_server == LOCAL_SERVER:
-        target = lxd.aliases("default").get(settings.builder_base)
-        if target is None:
-            raise HostError(
-                f"there is no base image {settings.builder_base}",
-                "LXD's own store has no such alias in the default project",
-                "correct the settings builder_server and builder_base",
-            )
-        source = {"type": "image", "fingerprint": target.value, "project": "default"}
+        source = {"type": "image", "fingerprint": _copy_of_local(lxd, placement.project, settings, cleanup).value}
     else:
         source = {
             "type": "image",
@@ -201,7 +200,6 @@ def _from_base_image(
         "devices": placement.devices(network=True, cache=False),
         "source": source,
     }
-    say(f"starting {settings.builder_base} from {settings.builder_server}")
     cleanup.callback(lxd.delete_instance, placement.project, name)
     try:
         lxd.create_instance(placement.project, body)
@@ -210,23 +208,63 @@ def _from_base_image(
             f"starting the base image {settings.builder_base} from {settings.builder_server} failed",
             error.details,
             error.resolution
-            or "check the network, name another base (settings builder_server, builder_base), "
-            "or make the builder from Debian packages: lxdocker builder build --from mmdebstrap",
+            or f"check the network, name another base (settings builder_server, builder_base), {WITHOUT_BASE}",
         ) from error
     base = Builder(lxd, placement.project, name)
     say("installing packages")
-    script = (
-        "i=0; until ip -4 route 2>/dev/null | grep -q default || [ $i -ge 60 ]; do i=$((i + 1)); sleep 0.5; done; "
-        "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && "
-        f"apt-get -qq install -y --no-install-recommends {' '.join(PACKAGES)}"
-    )
-    base.run("installing packages in the base image", ["/bin/sh", "-c", script], timeout=INSTALL_SECONDS)
+    _install(base)
     say("collecting files")
     base.push("/root/builder-init", INIT.read_bytes())
     collect = 'exec /bin/busybox sh -c "$1" collect /out </root/builder-init'
     base.run("collecting the builder's files", ["/bin/sh", "-c", collect, "sh", COLLECT.read_text()], timeout=120)
     versions = _parse_versions(b"".join(base.pull("/out/versions")).decode("utf-8", "replace"))
     return versions, cleanup.enter_context(closing(base.pull("/out/rootfs.squashfs")))
+
+
+def _install(base: Builder) -> None:
+    """Raises BuildError."""
+    step = "installing packages in the base image"
+    command = ["/bin/sh", "-c", INSTALL.read_text(), "install", str(NETWORK_SECONDS), *PACKAGES]
+    done = base.try_run(command, timeout=INSTALL_SECONDS)
+    if done.status == NO_NETWORK:
+        raise BuildError(
+            f"{step} failed",
+            f"its init has set up no default route within {NETWORK_SECONDS} s",
+            f"check LXD's network (lxc network list), name another base (setting builder_base), {WITHOUT_BASE}",
+        )
+    if done.status != 0:
+        said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.status}"
+        raise BuildError(
+            f"{step} failed", said[-2000:], f"see that LXD's network reaches a Debian mirror, {WITHOUT_BASE}"
+        )
+
+
+def _copy_of_local(lxd: Lxd, project: str, settings: Settings, cleanup: ExitStack) -> Fingerprint:
+    """The base image out of LXD's own store, copied into the builders' project until ``cleanup``, since LXD starts an
+    instance only from an image of its own project. Raises HostError, or LxdError for one that is no split image.
+    """
+    fingerprint = lxd.aliases("default").get(settings.builder_base)
+    if fingerprint is None:
+        raise HostError(
+            f"there is no base image {settings.builder_base}",
+            "LXD's own store has no such alias in the default project",
+            "correct the settings builder_server and builder_base",
+        )
+    if lxd.image(project, fingerprint) is None:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lxdocker-base.")))
+        cleanup.callback(lxd.delete_image, project, fingerprint)
+        metadata, rootfs = lxd.export_image("default", fingerprint, folder)
+        properties = {"description": "base of the builder image, there while that is made", OWNER_KEY: owner()}
+        lxd.import_image(project, fingerprint, metadata, rootfs, properties)
+    return fingerprint
+
+
+def _remove_left_copies(lxd: Lxd, project: str) -> None:
+    """Copies of base images that a killed lxdocker left."""
+    for image in lxd.images(project):
+        mark = image.properties.get(OWNER_KEY)
+        if mark and not is_alive(mark):
+            lxd.delete_image(project, image.fingerprint)
 
 
 def _parse_versions(text: str) -> dict[str, str]:

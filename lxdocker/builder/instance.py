@@ -27,6 +27,12 @@ class Builder:
         self._lxd = lxd
         self.project = project
         self.name = name
+        self.connecting: Future[None] | None = None
+
+    def await_connection(self) -> None:
+        """Returns once what it needs to reach its image is there. Raises BuildError if that does not come."""
+        if self.connecting is not None:
+            self.connecting.result()
 
     def run(
         self,
@@ -36,12 +42,11 @@ class Builder:
         environment: Mapping[str, str] | None = None,
         timeout: float,
         tick: Callable[[], None] | None = None,
-    ) -> str:
-        """Runs a command to its end and returns its output. Raises BuildError if it fails."""
+    ) -> None:
+        """Runs a command to its end. Raises BuildError if it fails."""
         result = self.try_run(argv, environment=environment, timeout=timeout, tick=tick)
         if result.status != 0:
             raise explain(step, result)
-        return result.stdout
 
     def try_run(
         self,
@@ -50,9 +55,12 @@ class Builder:
         environment: Mapping[str, str] | None = None,
         timeout: float,
         tick: Callable[[], None] | None = None,
+        output: bool = False,
     ) -> ExecResult:
-        """Runs a command to its end, whatever that is."""
-        return self._lxd.execute(self.project, self.name, argv, environment=environment, timeout=timeout, tick=tick)
+        """Runs a command to its end, whatever that is; see Lxd.execute() for ``output``."""
+        return self._lxd.execute(
+            self.project, self.name, argv, environment=environment, timeout=timeout, tick=tick, output=output
+        )
 
     def pull(self, path: str) -> Generator[bytes, None, None]:
         """Streams a file out. Close it where it is not read to its end."""
@@ -87,7 +95,9 @@ class Workshop:
 
     @contextmanager
     def builder(self, registry: RegistryRef | None, *, network: bool, cache: bool = True) -> Iterator[Builder]:
-        """A fresh builder, which can reach ``registry`` also where that listens on this host's loopback."""
+        """A fresh builder, which can reach ``registry`` also where that listens on this host's loopback; when, tells
+        its await_connection().
+        """
         name = f"builder-{secrets.token_hex(4)}"
         loopback = registry is not None and registry.is_loopback
         devices = self._placement.devices(network=network and not loopback, cache=cache)
@@ -108,9 +118,9 @@ class Workshop:
                 # LXD sleeps for a second after starting such a proxy, which by then has long been of use.
                 device = _loopback_device(registry)
                 adding = self._helpers.submit(self._lxd.add_device, builder.project, name, "registry", device)
-                self._await_registry(builder, device, adding)
-            if "eth0" in devices:
-                self._await_network(builder)
+                builder.connecting = self._helpers.submit(self._await_registry, builder, device, adding)
+            elif "eth0" in devices:
+                builder.connecting = self._helpers.submit(self._await_network, builder)
             yield builder
             failed = False
         finally:
@@ -166,7 +176,7 @@ def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:
         return
     for instance in lxd.instances(project):
         name, mark = instance["name"], instance["config"].get(OWNER_KEY)
-        if mark and not _is_alive(mark):
+        if mark and not is_alive(mark):
             try:
                 lxd.delete_instance(project, name)
             except LxdError as error:
@@ -230,7 +240,7 @@ def _loopback_device(registry: RegistryRef) -> Mapping[str, str]:
     }
 
 
-def _is_alive(mark: str) -> bool:
+def is_alive(mark: str) -> bool:
     try:
         boot, pid, start = mark.split()
         return boot == _boot_id() and start == _start_time(int(pid))

@@ -67,7 +67,7 @@ def test_the_last_words_are_kept() -> None:
 
 def test_our_own_builders_are_alive() -> None:
     assert instance.owner() == instance.owner()
-    assert instance._is_alive(instance.owner())
+    assert instance.is_alive(instance.owner())
 
 
 def test_the_builders_of_another_running_process_are_alive_until_it_ends() -> None:
@@ -78,22 +78,22 @@ def test_the_builders_of_another_running_process_are_alive_until_it_ends() -> No
         assert other.stdout is not None
         mark = other.stdout.readline().strip()
         assert mark != instance.owner()
-        assert instance._is_alive(mark)
+        assert instance.is_alive(mark)
         other.kill()
-    assert not instance._is_alive(mark)
+    assert not instance.is_alive(mark)
 
 
 def test_a_process_id_that_came_again_or_another_boot_is_somebody_else() -> None:
     boot, pid, start = instance.owner().split()
-    assert instance._is_alive(f"{boot} {pid} {start}")
-    assert not instance._is_alive(f"{boot} {pid} {int(start) - 1}")
-    assert not instance._is_alive(f"00000000-0000-0000-0000-000000000000 {pid} {start}")
-    assert not instance._is_alive(f"{boot} {2**30} {start}")
+    assert instance.is_alive(f"{boot} {pid} {start}")
+    assert not instance.is_alive(f"{boot} {pid} {int(start) - 1}")
+    assert not instance.is_alive(f"00000000-0000-0000-0000-000000000000 {pid} {start}")
+    assert not instance.is_alive(f"{boot} {2**30} {start}")
 
 
 @pytest.mark.parametrize("mark", ["", "x", "a b", "a b c", "a b c d", "- - -"])
 def test_a_mark_that_says_nothing_is_nobody_s(mark: str) -> None:
-    assert not instance._is_alive(mark)
+    assert not instance.is_alive(mark)
 
 
 def test_programs_may_be_called_anything(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The builder image as it is made by default: in a container of a Debian that an image server gives.
+
+On an LXD that has nothing yet, as on the first day.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lxdocker import artifact
+from lxdocker.publish import Tree
+from lxdocker.values import Arch
+from tests.examples import provenance, spec
+from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Instance, Lxc, World, fetch
+from tests.serve.rig import Served, serve
+
+LXD_UP = Path(__file__).parents[2] / "scripts/lxd-up"
+
+
+@pytest.fixture(scope="module")
+def image_server(parts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """What stands for Canonical's: it has a Debian 13, and an authority of the host's vouches for it."""
+    folder = tmp_path_factory.mktemp("image-server")
+    base = Path(os.environ["LXDOCKER_TEST_BASE"])
+    tree = Tree(folder / "tree")
+    debian = spec("debian")
+    with tree.lock(print, threading.Event()), tree.staging(debian.name) as staging:
+        finished = artifact.write(staging, (base / "lxd.tar.xz").read_bytes(), artifact.read(base / "rootfs.squashfs"))
+        tree.publish(finished, provenance(debian), Arch.host(), ("debian/13",))
+    with serve(folder / "served", tree.root) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def fresh(image_server: Served) -> Iterator[None]:
+    """An LXD without anything, for which the certificate is one of the system's."""
+    folder = Path(os.environ["LXD_DIR"])
+    folder = folder.with_name(f"{folder.name}-fresh")
+    environment = {**os.environ, "SSL_CERT_FILE": str(image_server.certificate)}
+    try:
+        subprocess.run(
+            [LXD_UP, "--dir", folder], env=environment, check=True, capture_output=True, timeout=COMMAND_SECONDS
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LXD_DIR", str(folder))
+            patch.setenv("LXD_CONF", str(folder / "client"))
+            yield
+    finally:
+        subprocess.run([LXD_UP, "--down", "--dir", folder], check=True, capture_output=True, timeout=COMMAND_SECONDS)
+
+
+def test_the_builder_made_in_a_base_image(fresh: None, image_server: Served, registry: str, tmp_path: Path) -> None:
+    """The first sync of a first day: it makes the builder, and then an image that runs."""
+    server = {"builder_from": "image", "builder_server": image_server.url, "builder_base": "debian/13"}
+    world = World(tmp_path / "world", registry, settings=server)
+    world.spec("static", f"{registry}/static")
+    with world.start("sync", "--json") as running:
+        done = running.end(timeout=600)
+    assert done.status == 0, done
+    assert done.statuses == {"static": "built"}
+    assert f"starting debian/13 from {image_server.url}" in done.err
+    shown = world.run("builder", "show", "--json").document
+    assert shown["base"] == f"{image_server.url} debian/13"
+    assert shown["stale"] is None
+    assert shown["size"] < 30_000_000
+    assert {"skopeo", "umoci", "mksquashfs", "busybox", "gosu"} <= shown["versions"].keys()
+    # Of the base nothing is left: neither its container nor, in the builder, anything that a build does not need.
+    assert Lxc(BUILDER_PROJECT).instances() == []
+    assert Lxc(BUILDER_PROJECT).aliases() == {"builder": shown["fingerprint"]}
+    instance = Instance(world.lxc, "static")
+    assert fetch(f"http://{instance.address()}:8080/etc/hostname").strip() == instance.name
+
+
+def test_a_base_image_of_lxds_own_store(fresh: None, registry: str, tmp_path: Path) -> None:
+    base = Path(os.environ["LXDOCKER_TEST_BASE"])
+    Lxc()("image", "import", str(base / "lxd.tar.xz"), str(base / "rootfs.squashfs"), "--alias", "mine")
+    world = World(tmp_path / "world", registry, settings={"builder_server": "local", "builder_base": "mine"})
+    with world.start("builder", "build", "--json") as running:
+        done = running.end(timeout=600)
+    assert done.status == 0, done
+    shown = world.run("builder", "show", "--json").document
+    assert shown["base"] == "local mine"
+    assert Lxc(BUILDER_PROJECT).instances() == []
+    # Not even the copy of it that was started: only what LXD itself keeps of the other server's for a while.
+    copies = [one for one in Lxc(BUILDER_PROJECT).images().values() if not one["cached"]]
+    assert [one["fingerprint"] for one in copies] == [shown["fingerprint"]]
