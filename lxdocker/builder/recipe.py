@@ -27,6 +27,7 @@ UNPACK = HERE / "unpack.sh"
 BUSYBOX = "/bin/busybox"
 ROOTFS = "/work/rootfs"
 SQUASHFS = "/work/rootfs.squashfs"
+RUNTIME = PurePath("/run/runtime.tar")  # not below /work, which may be mounted over in between
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 TAG = "image"
 # Where unpacking fails, umoci (0.4.7) may close a layer that it is still reading and crash instead of saying why.
@@ -69,6 +70,8 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
     tool's own words.
     """
     phase("fetch")
+    # While the builder's network comes up.
+    builder.push(str(RUNTIME), render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise))
     fetch(builder, recipe, count)
     phase("unpack")
     if not unpack(builder, recipe):
@@ -103,6 +106,7 @@ def fetch(builder: Builder, recipe: Recipe, count: Bytes) -> None:
     else:
         source = skopeo.source_name(recipe.source)
     try:
+        builder.await_connection()
         builder.run(
             f"fetching {recipe.source}",
             skopeo.copy_argv(
@@ -132,7 +136,7 @@ def _fetch_watch(builder: Builder, recipe: Recipe, count: Bytes) -> Callable[[],
     def look() -> None:
         nonlocal seen
         argv = [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", "fetched", recipe.name.value, *recipe.layers]
-        there = builder.try_run(argv, timeout=30).stdout.strip()
+        there = builder.try_run(argv, timeout=30, output=True).stdout.strip()
         if there.isdigit():
             count(max(0, int(there) - seen))
             seen = max(seen, int(there))
@@ -160,8 +164,7 @@ def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
 
 def inject(builder: Builder, recipe: Recipe) -> None:
     """Puts the runtime into the root filesystem."""
-    builder.push("/work/runtime.tar", render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise))
-    script = 'exec "$0" sh -c "$1" inject "$2" "$3" "$4" </work/runtime.tar'
+    script = 'exec "$0" sh -c "$1" inject "$2" "$3" <"$4"'
     builder.run(
         f"injecting the runtime into {recipe.source}",
         [
@@ -173,6 +176,7 @@ def inject(builder: Builder, recipe: Recipe) -> None:
             render.INJECT.read_text(),
             ROOTFS,
             str(recipe.config.created),
+            str(RUNTIME),
         ],
         timeout=recipe.timeout,
     )
@@ -207,11 +211,9 @@ def keep_only(builder: Builder, names: list[ImageName]) -> None:
     cache(builder, "keep", *(name.value for name in names))
 
 
-def cache(builder: Builder, *arguments: str) -> str:
+def cache(builder: Builder, *arguments: str) -> None:
     """One command of cache.sh."""
-    return builder.run(
-        "keeping the layer cache", [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", *arguments], timeout=300
-    )
+    builder.run("keeping the layer cache", [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", *arguments], timeout=300)
 
 
 def _push_from_disk(builder: Builder, ref: DiskRef) -> str:

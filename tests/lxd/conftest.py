@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Instance, World, tiny
+from tests.serve.rig import Served, serve
 
-NEEDED = ("LXD_DIR", "LXDOCKER_TEST_REGISTRY", "LXDOCKER_TEST_IMAGES")
+NEEDED = ("LXD_DIR", "LXDOCKER_TEST_REGISTRY", "LXDOCKER_TEST_IMAGES", "LXDOCKER_TEST_INCUS", "LXDOCKER_TEST_BASE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -118,6 +119,21 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, registry: str, builde
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def published(shared_world: World, registry: str) -> World:
+    """A world with the image ``nginx``, for a whole module."""
+    shared_world.spec("nginx", f"{registry}/nginx")
+    shared_world.sync()
+    return shared_world
+
+
+@pytest.fixture
+def served(published: World, tmp_path: Path) -> Iterator[Served]:
+    """A server of that world's tree."""
+    with serve(tmp_path / "served", published.tree) as found:
+        yield found
 
 
 @pytest.fixture

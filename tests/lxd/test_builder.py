@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, builders, tiny, wait_until
+from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, builders, entry, image, layer, tiny, wait_until
 
 ALIAS = "builder"
 
@@ -75,11 +75,11 @@ def test_a_builder_that_can_not_be_made(spare: World) -> None:
 
 
 def test_a_failed_builds_builder_is_kept_when_asked(world: World) -> None:
-    world.wants("app", tiny(StopSignal="SIGNONE"))
+    world.wants("app", image(layer(entry("beyond", "every id map", uid=50_000_000))))
     done = world.run("sync", "--json", "--keep-builder", expect=1)
     (kept,) = done.document["kept_builders"]
     assert builders() == [kept]
-    assert Lxc(BUILDER_PROJECT)("exec", kept, "--", "/bin/busybox", "ls", "/work/rootfs/etc") == "text\n"
+    assert Lxc(BUILDER_PROJECT)("exec", kept, "--", "/bin/busybox", "ls", "/cache/images/app/index.json")
     # The next sync removes it.
     world.push("app", tiny())
     world.run("sync")

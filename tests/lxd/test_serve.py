@@ -118,19 +118,6 @@ def host(daemon: Path, tmp_path: Path) -> Iterator[Host]:
     found.forget_indexes()
 
 
-@pytest.fixture(scope="module")
-def published(shared_world: World, registry: str) -> World:
-    shared_world.spec("nginx", f"{registry}/nginx")
-    shared_world.sync()
-    return shared_world
-
-
-@pytest.fixture
-def served(published: World, tmp_path: Path) -> Iterator[Served]:
-    with serve(tmp_path / "served", published.tree) as found:
-        yield found
-
-
 def address(host: Host, instance: str) -> str:
     def probe() -> str | None:
         state = json.loads(host.lxc("query", f"/1.0/instances/{instance}/state"))
