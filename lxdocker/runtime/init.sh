@@ -31,11 +31,13 @@ start() {
 	. /lxd-image
 	read_instance_settings /lxd-instance
 	set_environment
+	# What takes longest, most of it waiting for answers, goes on beside the rest.
+	start_network
 	image_volumes
 	image_tmpfs
-	start_network
 	# The image's own init is in its place again for whoever looks for it; this script is running already.
 	[ -e /lxd-realinit ] && "$_bb" mount -o bind /lxd-realinit /sbin/init
+	await_network
 	run_prelaunch
 	[ -n "${LXDOCKER_ENVFILE-}" ] && read_envfile "$LXDOCKER_ENVFILE"
 	"$_bb" mkdir -p "$_working_dir" 2>/dev/null

@@ -88,11 +88,13 @@ set_dns() {
 		for server in $dns; do echo "nameserver $(clean "$server")"; done
 	} >"/dev/.lxd-dns/$interface"
 	# Other interfaces may be at it, too: whoever writes last must have seen what the others got.
-	content=
-	until [ "$content" = "$(resolver)" ]; do
-		content=$(resolver)
+	seen=$(resolver)
+	while
+		content=$seen
 		write_resolver "$content"
-	done
+		seen=$(resolver)
+		[ "$seen" != "$content" ]
+	do :; done
 }
 
 case "${1-}" in
@@ -106,4 +108,5 @@ bound | renew)
 	set_dns
 	;;
 dns) set_dns ;; # from the instance configuration, without a lease
+refresh) [ ! -d /dev/.lxd-dns ] || write_resolver "$(resolver)" ;; # nothing new, but perhaps it was hidden
 esac

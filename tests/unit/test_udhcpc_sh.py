@@ -258,6 +258,24 @@ def test_a_mounted_resolver_is_written_into(machine: Machine) -> None:
     assert [path.name for path in (machine.root / "etc").iterdir()] == ["resolv.conf"]
 
 
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [(["deconfig", "bound"], ["search lan", "nameserver 10.1.2.1"]), ([], ["nameserver 8.8.8.8"])],
+    ids=["lease", "none"],
+)
+def test_what_was_hidden_is_written_again(machine: Machine, events: list[str], expected: list[str]) -> None:
+    """By a tmpfs that was filled before the lease came; and where none came there is nothing to write."""
+    words = " ".join(f"{name}='{value}'" for name, value in LEASE.items())
+    script = "; ".join([
+        *(f"{words} {SCRIPT} {event}" for event in events),
+        "echo nameserver 8.8.8.8 >/etc/resolv.conf",
+        f"{SCRIPT} refresh",
+    ])  # fmt: skip
+    done = machine.root.run("/busybox-lxd", "sh", "-c", script, before=INTERFACES.format(more=""))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert machine.resolver == expected
+
+
 def test_a_resolver_that_can_t_be_written_is_named_and_the_rest_is_done(machine: Machine) -> None:
     machine.root.write("etc/resolv.conf", "nameserver 8.8.8.8\n")
     after = machine.lease(

@@ -1,6 +1,8 @@
 # shellcheck shell=dash disable=SC2154
 # Temporary filesystems, which hide nothing.
 
+_tmpfs_on= # where there is one
+
 # Whether something is mounted at $1 or below: a disk that the user attached must stay visible.
 has_mount() {
 	# shellcheck disable=SC2016 # awk's own
@@ -17,6 +19,7 @@ make_volumes() {
 # mount_tmpfs FOLDER OPTIONS: called by /lxd-image. What the image has in the folder shows on the fresh tmpfs.
 mount_tmpfs() {
 	has_mount "$1" && return
+	_tmpfs_on="$_tmpfs_on $1"
 	if [ ! -d "$1" ]; then
 		"$_bb" mkdir -p "$1" 2>/dev/null
 		"$_bb" mount -t tmpfs -o "nosuid,nodev,$2" tmpfs "$1" 2>/dev/null || say "no tmpfs on $1"

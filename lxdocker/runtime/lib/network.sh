@@ -14,8 +14,13 @@ start_network() {
 		configure_interface "${_path##*/}" &
 		_waiting="$_waiting $!"
 	done
+}
+
+await_network() {
 	# shellcheck disable=SC2086 # process ids
 	[ -z "$_waiting" ] || wait $_waiting
+	# A tmpfs on /etc may have been filled before a lease came, and mounted after that.
+	case "$_tmpfs_on " in *" /etc "*) "$_bb" sh /lxd-udhcpc-default.script.real refresh ;; esac
 	# Sleeps in the kernel until an interface comes.
 	"$_bb" uevent "$_lib/hotplug.sh" >/dev/null 2>&1 </dev/null &
 }
