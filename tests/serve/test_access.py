@@ -138,6 +138,7 @@ def test_users_come_and_go_while_serving(tmp_path: Path) -> None:
         (line("ann", "a") + ":" + line("", "a")[1:], ":2: expected NAME:HASH"),
         (line("ann", "a").replace("$04$", "$20$"), "cost above 14"),
     ],
+    ids=["empty", "comment", "no hash", "plain", "apr1", "two on a line", "too dear"],
 )
 def test_files_that_can_not_be_used(tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "users").write_text(content)

@@ -268,7 +268,7 @@ def test_what_was_hidden_is_written_again(machine: Machine, events: list[str], e
     words = " ".join(f"{name}='{value}'" for name, value in LEASE.items())
     script = "; ".join([
         *(f"{words} {SCRIPT} {event}" for event in events),
-        "echo nameserver 8.8.8.8 >/etc/resolv.conf",
+        "/busybox-lxd mkdir -p /etc; echo nameserver 8.8.8.8 >/etc/resolv.conf",
         f"{SCRIPT} refresh",
     ])  # fmt: skip
     done = machine.root.run("/busybox-lxd", "sh", "-c", script, before=INTERFACES.format(more=""))
