@@ -6,12 +6,11 @@ What needs LXD counts the containers there, so each worker has an LXD of its own
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-TOGETHER = {"lxd": "lxd", "parity": "instances", "runtime": "instances"}  # folder -> group
+TOGETHER = {"lxd": "lxd", "parity": "instances", "runtime": "instances"}  # folder -> group; elsewhere it is the file
 
 
 def pytest_configure() -> None:
@@ -22,8 +21,13 @@ def pytest_configure() -> None:
             os.environ[variable] += f"-{number + 1}"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.relative_to(HERE).parts[0]
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(folder, item.path.name)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return TOGETHER.get(path.split("/")[1], path)
+
+    return Groups(config, log)

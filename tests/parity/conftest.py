@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,7 @@ from tests.parity.run import Seen
 REPOSITORY = "parity"
 SYNC_SECONDS = 400
 RESULTS = pytest.StashKey[dict[str, list[Difference]]]()
+LINES = pytest.StashKey[list[str]]()  # of the table, for the end of the run
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def observations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     layout = images.make(folder, [case for case in CASES if case.name in sources])
     layout.push(registry, REPOSITORY)
     world = World(folder / "world", registry, settings={"builder_from": "mmdebstrap", "jobs": 2})
-    podman = run.Podman(folder / "podman")
+    podman = run.Podman(Path(tempfile.mkdtemp(prefix="podman.")))
     try:
         with ThreadPoolExecutor(2) as pool:
             docker = pool.submit(_run_by_podman, podman, cases, layout)
@@ -79,9 +83,23 @@ def _sync(world: World, cases: list[Case], registry: str) -> None:
         pytest.fail(f"lxdocker sync ended with status {done.status}:\n{(done.out + done.err)[-1500:]}", pytrace=False)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if results := session.config.stash.get(RESULTS, None):
+        lines = list(table.lines(results))
+        if hasattr(session.config, "workeroutput"):  # one of several workers: none of them speaks to whoever looks on
+            session.config.workeroutput["parity"] = lines
+        else:
+            session.config.stash[LINES] = lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if lines := getattr(node, "workeroutput", {}).get("parity"):
+        node.config.stash[LINES] = lines
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    results: dict[str, list[Difference]] = config.stash.get(RESULTS, {})
-    if results:
+    if lines := config.stash.get(LINES, None):
         terminalreporter.section("what an application sees: podman and LXD")
-        for line in table.lines(results):
+        for line in lines:
             terminalreporter.line(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class Podman:
     """podman with runc and a storage of its own."""
 
     def __init__(self, folder: Path) -> None:
+        """``folder``: a short path, since podman takes no longer one for its sockets."""
         self._folder = folder
         self._command = ["podman", "--root", str(folder / "storage"), "--runroot", str(folder / "run"),
                          "--tmpdir", str(folder / "tmp"), "--storage-driver=vfs", "--runtime=runc",
@@ -57,10 +59,11 @@ class Podman:
         return parse(done.stdout + done.stderr)
 
     def close(self) -> None:
-        """Nothing may stay mounted below the folder."""
+        """Nothing may stay mounted below the folder, which goes, too."""
         subprocess.run(
             [*self._command, "system", "reset", "--force"], capture_output=True, timeout=SECONDS, check=False
         )
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def launch(case: Case, lxc: Lxc) -> Seen:
