@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests import summary
+
 TOGETHER = {"lxd": "lxd", "parity": "instances", "runtime": "instances"}  # folder -> group; elsewhere it is the file
 
 
@@ -31,3 +33,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return TOGETHER.get(path.split("/")[1], path)
 
     return Groups(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    summary.take_over(node.config, node)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    summary.show(config, terminalreporter)

@@ -116,8 +116,11 @@ class Server:
         self._looking = threading.Lock()
         self._ended = 0  # connections, since memory was last given back
 
-    async def run(self) -> None:
-        """Until SIGTERM or SIGINT; then running downloads finish, for as long as they may, or until the next signal."""
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Until SIGTERM or SIGINT; then running downloads finish, for as long as they may, or until the next signal.
+
+        Calls ``ready`` once signals are heeded: whoever hears of it may send one at once.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -133,6 +136,7 @@ class Server:
         tasks.append(loop.create_task(self._keep_looking()))
         stop = loop.create_task(self._stop.wait())
         try:
+            ready()
             done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # what accepts must not just be gone
@@ -241,13 +245,16 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Say) -> None:
     site = Site(settings.tree, users, metrics, log_to_stderr)
     sockets = endpoint.listen()
     url = server_url(endpoint.host, sockets[0].getsockname()[1], settings.tls_names)
-    ready(instructions(url, watch.certificate, password=users is not None))
-    if users is not None and endpoint.port != 443:
-        say(
-            "note: LXD and Incus ask for image files without TLS first, with the password, on the same port; if others"
-            " can listen in, serve on port 443, where they ask port 80 instead (keep that closed)"
-        )
-    asyncio.run(Server(sockets, watch, users, site, metrics, say, settings.stop_timeout).run())
+
+    def announce() -> None:
+        ready(instructions(url, watch.certificate, password=users is not None))
+        if users is not None and endpoint.port != 443:
+            say(
+                "note: LXD and Incus ask for image files without TLS first, with the password, on the same port; if"
+                " others can listen in, serve on port 443, where they ask port 80 instead (keep that closed)"
+            )
+
+    asyncio.run(Server(sockets, watch, users, site, metrics, say, settings.stop_timeout).run(announce))
 
 
 def _pair(settings: Settings) -> certs.Pair:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests import summary
 from tests.lxd.rig import World
 from tests.parity import images, run, table
 from tests.parity.cases import CASES, Case
@@ -22,7 +22,6 @@ from tests.parity.run import Seen
 REPOSITORY = "parity"
 SYNC_SECONDS = 400
 RESULTS = pytest.StashKey[dict[str, list[Difference]]]()
-LINES = pytest.StashKey[list[str]]()  # of the table, for the end of the run
 
 
 @dataclass(frozen=True)
@@ -85,21 +84,4 @@ def _sync(world: World, cases: list[Case], registry: str) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if results := session.config.stash.get(RESULTS, None):
-        lines = list(table.lines(results))
-        if hasattr(session.config, "workeroutput"):  # one of several workers: none of them speaks to whoever looks on
-            session.config.workeroutput["parity"] = lines
-        else:
-            session.config.stash[LINES] = lines
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    if lines := getattr(node, "workeroutput", {}).get("parity"):
-        node.config.stash[LINES] = lines
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if lines := config.stash.get(LINES, None):
-        terminalreporter.section("what an application sees: podman and LXD")
-        for line in lines:
-            terminalreporter.line(line)
+        summary.add(session.config, "what an application sees: podman and LXD", table.lines(results))
