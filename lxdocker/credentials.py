@@ -29,7 +29,7 @@ _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 # What a helper or a file calls the user when the secret is an identity token.
-_TOKEN_USER = "<token>"  # noqa: S105
+_TOKEN_USER = "<token>"  # noqa: S105 - no secret, but the name that says that what follows is a token
 
 
 @dataclass(frozen=True, slots=True)

@@ -631,7 +631,7 @@ def _pools(options: Options) -> Callable[[Url], tuple[urllib3.HTTPConnectionPool
     def pool(url: Url) -> tuple[urllib3.HTTPConnectionPool, str]:
         proxies = request.getproxies_environment()
         proxy = proxies.get(url.scheme or "") or proxies.get("all")
-        bypass = request.proxy_bypass_environment  # type: ignore[attr-defined]
+        bypass = request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
         manager, target = direct, url.request_uri
         if proxy and not _is_loopback(url.host or "") and not bypass(url.netloc or "", proxies):
             manager = through.setdefault(proxy, urllib3.ProxyManager(proxy, **limits))

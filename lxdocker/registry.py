@@ -617,7 +617,7 @@ def _proxy_for(url: Url) -> str | None:
     from urllib import request  # rarely needed, and not free
 
     proxies = request.getproxies_environment()
-    bypass = request.proxy_bypass_environment  # type: ignore[attr-defined]
+    bypass = request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
     if bypass(f"{host}:{url.port}" if url.port else host, proxies):
         return None
     return proxies.get(url.scheme or "") or proxies.get("all")

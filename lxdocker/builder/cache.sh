@@ -36,9 +36,9 @@ keep)
 		case " $* " in *" ${layout#images/} "*) ;; *) "$bb" rm -rf "$layout" ;; esac
 	done
 	# Never without a line: busybox takes a file without patterns for one that matches all.
-	{ echo none && for name; do blobs_of "$name"; done; } | "$bb" sort -u >/work/kept
-	"$bb" find blobs/sha256 -type f | "$bb" sed 's,.*/,,' | "$bb" sort >/work/there
-	"$bb" grep -vxFf /work/kept /work/there | while read -r blob; do "$bb" rm -f "blobs/sha256/$blob"; done
+	{ echo none && for name; do blobs_of "$name"; done; } | "$bb" sort -u >/build/kept
+	"$bb" find blobs/sha256 -type f | "$bb" sed 's,.*/,,' | "$bb" sort >/build/there
+	"$bb" grep -vxFf /build/kept /build/there | while read -r blob; do "$bb" rm -f "blobs/sha256/$blob"; done
 	;;
 forget)
 	for blob in $(blobs_of "$1"); do "$bb" rm -f "/cache/blobs/sha256/$blob"; done

@@ -25,7 +25,7 @@ find_loader() {
 }
 
 "$bb" rm -rf "$out"
-for folder in bin sbin usr/bin lib lib64 etc/containers etc/ssl/certs proc sys dev run root cache work; do
+for folder in bin sbin usr/bin lib lib64 etc/containers etc/ssl/certs proc sys dev run root cache build; do
 	"$bb" mkdir -p "$root/$folder"
 done
 "$bb" mkdir -m 1777 "$root/tmp" "$root/var" "$root/var/tmp"

@@ -25,9 +25,9 @@ HERE = Path(__file__).parent
 CACHE = HERE / "cache.sh"
 UNPACK = HERE / "unpack.sh"
 BUSYBOX = "/bin/busybox"
-ROOTFS = "/work/rootfs"
-SQUASHFS = "/work/rootfs.squashfs"
-RUNTIME = PurePath("/run/runtime.tar")  # not below /work, which may be mounted over in between
+ROOTFS = "/build/rootfs"
+SQUASHFS = "/build/rootfs.squashfs"
+RUNTIME = PurePath("/run/runtime.tar")  # not below /build, which may be mounted over in between
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 TAG = "image"
 # Where unpacking fails, umoci (0.4.7) may close a layer that it is still reading and crash instead of saying why.
@@ -218,7 +218,7 @@ def cache(builder: Builder, *arguments: str) -> None:
 
 def _push_from_disk(builder: Builder, ref: DiskRef) -> str:
     """Streams an image on this host's disk into the builder; returns how skopeo finds it there."""
-    target = "/work/source.tar"
+    target = "/build/source.tar"
     try:
         if ref.kind is ArchiveKind.OCI_LAYOUT:
             builder.push(target, _layout_as_tar(ref.path))

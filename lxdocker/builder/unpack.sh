@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016
-# unpack.sh MEMORY ROOTFS IMAGE [HEX…]: makes ROOTFS, below /work, from an image in the layer cache.
-# With a MEMORY of more than 0 (KiB), and where the host has several times that to spare, /work becomes a tmpfs if the
+# unpack.sh MEMORY ROOTFS IMAGE [HEX…]: makes ROOTFS, below /build, from an image in the layer cache.
+# With a MEMORY of more than 0 (KiB), and where the host has several times that to spare, /build becomes a tmpfs if the
 # image will fit: the layers are HEX…, and unpacked three times as large as a rule. It is then a quarter faster, and
 # what it makes is the same.
 set -eu
@@ -37,13 +37,13 @@ in_memory() {
 	size=$(size_wanted "$@")
 	spare=$("$bb" awk '/^MemAvailable:/ { print $2 }' /proc/meminfo)
 	[ "$size" -le "$memory" ] && [ "$((size * 4))" -le "$spare" ] &&
-		"$bb" mount -t tmpfs -o "size=${size}k,mode=755" work /work || return 1
+		"$bb" mount -t tmpfs -o "size=${size}k,mode=755" build /build || return 1
 	# The squashfs is never much larger than what it is made of.
-	if unpack && "$bb" df -k /work | "$bb" awk -v added="$added" 'NR == 2 { exit !($3 + added * 2 <= $4) }'; then return; fi
-	"$bb" umount -l /work
+	if unpack && "$bb" df -k /build | "$bb" awk -v added="$added" 'NR == 2 { exit !($3 + added * 2 <= $4) }'; then return; fi
+	"$bb" umount -l /build
 	return 1
 }
 
 # From an earlier try, which failed.
-if "$bb" grep -q " /work tmpfs " /proc/mounts; then "$bb" umount -l /work; fi
+if "$bb" grep -q " /build tmpfs " /proc/mounts; then "$bb" umount -l /build; fi
 in_memory "$@" || unpack

@@ -79,14 +79,21 @@ def test_the_builder_made_in_a_base_image(fresh: None, image_server: Served, reg
 
 def test_a_base_image_of_lxds_own_store(fresh: None, registry: str, tmp_path: Path) -> None:
     base = Path(os.environ["LXDOCKER_TEST_BASE"])
-    Lxc()("image", "import", str(base / "lxd.tar.xz"), str(base / "rootfs.squashfs"), "--alias", "mine")
-    world = World(tmp_path / "world", registry, settings={"builder_server": "local", "builder_base": "mine"})
+    halves = (str(base / "lxd.tar.xz"), str(base / "rootfs.squashfs"))
+    Lxc()("image", "import", *halves, "--alias", "mine")
+    # In a project of its own: that of the test before has this image in LXD's cache.
+    project = "local-builders"
+    Lxc()("project", "create", project)
+    Lxc(project)(
+        "image", "import", *halves, "user.lxdocker.owner=00000000-0000-0000-0000-000000000000 1 1"
+    )  # as killed
+    settings = {"builder_server": "local", "builder_base": "mine", "builder_project": project}
+    world = World(tmp_path / "world", registry, settings=settings)
     with world.start("builder", "build", "--json") as running:
         done = running.end(timeout=600)
     assert done.status == 0, done
     shown = world.run("builder", "show", "--json").document
     assert shown["base"] == "local mine"
-    assert Lxc(BUILDER_PROJECT).instances() == []
-    # Not even the copy of it that was started: only what LXD itself keeps of the other server's for a while.
-    copies = [one for one in Lxc(BUILDER_PROJECT).images().values() if not one["cached"]]
-    assert [one["fingerprint"] for one in copies] == [shown["fingerprint"]]
+    assert Lxc(project).instances() == []
+    # Neither the copy that was started nor that of the lxdocker that was killed.
+    assert list(Lxc(project).images()) == [shown["fingerprint"]]

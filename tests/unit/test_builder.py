@@ -26,7 +26,7 @@ from tests.examples import fingerprint
 @pytest.mark.parametrize(
     ("stderr", "advice"),
     [
-        ("write /work/rootfs/x: no space left on device", "the builder's storage pool is full"),
+        ("write /build/rootfs/x: no space left on device", "the builder's storage pool is full"),
         ("Disk quota exceeded", "the builder's storage pool is full"),
         ("unpack: layer digest mismatch: sha256:…", "the image is damaged where it comes from"),
         ("unexpected EOF", "the image is damaged where it comes from"),

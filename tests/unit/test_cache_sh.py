@@ -20,7 +20,7 @@ class Cache:
 
     def __init__(self, path: Path) -> None:
         self.root = Root.make(path, "/bin/busybox")
-        for folder in ("cache", "work"):
+        for folder in ("cache", "build"):
             (self.root / folder).mkdir()
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -165,8 +165,8 @@ def test_an_index_that_names_strange_things_leads_nowhere(cache: Cache) -> None:
     """Only what looks like a digest is ever taken for one."""
     db = cache.fetch("db", b"only db")
     cache("open", "web")
-    canary = cache.root.write("/work/canary", "x")
-    odd = ["sha256:../../../work/canary", "sha256:" + "A" * 64, "$(rm /work/canary)", "sha256:" + "a" * 64]
+    canary = cache.root.write("/build/canary", "x")
+    odd = ["sha256:../../../build/canary", "sha256:" + "A" * 64, "$(rm /build/canary)", "sha256:" + "a" * 64]
     (cache.root / "cache/images/web/index.json").write_text(json.dumps([{"digest": one} for one in odd]))
     cache("forget", "web")
     assert canary.exists()

@@ -85,19 +85,19 @@ def test_every_tool_runs_there_by_itself(root: Path, command: list[str]) -> None
 
 def test_mksquashfs_packs_there(root: Path) -> None:
     """It opens a library by name when its threads end, which no list of linked ones has."""
-    (root / "work/in").mkdir(exist_ok=True)
-    (root / "work/in/file").write_bytes(b"x" * 1_000_000)
+    (root / "build/in").mkdir(exist_ok=True)
+    (root / "build/in/file").write_bytes(b"x" * 1_000_000)
     options = ["-comp", "zstd", "-quiet", "-no-progress"]
-    done = Root(root, "/bin/busybox").run("/usr/bin/mksquashfs", "/work/in", "/work/out", *options)
+    done = Root(root, "/bin/busybox").run("/usr/bin/mksquashfs", "/build/in", "/build/out", *options)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (root / "work/out").read_bytes()[:4] == b"hsqs"
+    assert (root / "build/out").read_bytes()[:4] == b"hsqs"
 
 
 def test_it_holds_what_builds_need_and_little_else(root: Path) -> None:
     assert (root / "sbin/init").read_bytes() == INIT
     assert (root / "etc/ssl/certs/ca-certificates.crt").read_text().count("BEGIN CERTIFICATE") > 50
     assert (root / "etc/passwd").read_text() == "root:x:0:0:root:/root:/bin/sh\n"
-    for folder in ("cache", "work", "proc", "sys", "dev", "run", "root"):
+    for folder in ("cache", "build", "proc", "sys", "dev", "run", "root"):
         assert (root / folder).is_dir()
     for folder in ("tmp", "var/tmp"):
         assert (root / folder).stat().st_mode & 0o7777 == 0o1777

@@ -25,30 +25,30 @@ THEIRS = b"#!/bin/sh\nthe image's own init\n"
 
 
 class Builder:
-    """A builder's root filesystem, as far as injecting uses it, with an image's at /work/rootfs."""
+    """A builder's root filesystem, as far as injecting uses it, with an image's at /build/rootfs."""
 
     def __init__(self, path: Path) -> None:
         self.root = Root.make(path, "/bin/busybox")
         self.root.write("/usr/bin/gosu", b"gosu", 0o755)
-        self.image = Root(path / "work/rootfs")
+        self.image = Root(path / "build/rootfs")
         self.image.path.mkdir(parents=True)
 
     def inject(self) -> None:
         # What is older than this was made by unpacking; what comes with the layers is older still.
         for path in [self.image.path, *self.image.path.rglob("*")]:
             os.utime(path, (1_600_000_000, 1_600_000_000), follow_symlinks=False)
-        marker = self.root.write("/work/rootfs.marker")
+        marker = self.root.write("/build/rootfs.marker")
         os.utime(marker, (time.time() - 1,) * 2)  # as the recipe makes it
         before = self.outside()
         done = self.root.run(
-            *("/bin/busybox", "sh", "-c", render.INJECT.read_text(), "inject", "/work/rootfs", str(EPOCH)),
+            *("/bin/busybox", "sh", "-c", render.INJECT.read_text(), "inject", "/build/rootfs", str(EPOCH)),
             stdin=RUNTIME,
         )
         assert done.returncode == 0, done.stderr
         assert self.outside() == before, "something was written outside of the image"
 
     def outside(self) -> dict[str, object]:
-        return {path: entry for path, entry in self.root.contents().items() if not path.startswith("work/rootfs/")}
+        return {path: entry for path, entry in self.root.contents().items() if not path.startswith("build/rootfs/")}
 
     def links(self) -> dict[str, str]:
         return {name: str(entry[2]) for name, entry in self.image.contents().items() if entry[0] == "link"}
@@ -221,7 +221,7 @@ def test_nothing_of_the_image_is_run(builder: Builder) -> None:
     image = builder.image
     trap = "#!/busybox-lxd sh\n/busybox-lxd touch /ran\n"
     applets = ("sh", "tar", "mv", "rm", "mkdir", "ln", "readlink", "realpath", "chmod", "find", "touch", "busybox")
-    for folder in ("bin", "sbin", "usr/bin", "usr/sbin", "work", "."):
+    for folder in ("bin", "sbin", "usr/bin", "usr/sbin", "build", "."):
         for applet in applets:
             image.write(f"/{folder}/{applet}", trap, 0o755)
     image.write("/etc/profile", "/busybox-lxd touch /ran\n")
