@@ -1,8 +1,7 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016
 # The layer cache on the volume that all builders share: /cache/blobs/sha256 holds every blob once, and
-# /cache/images/NAME is an OCI layout whose index names the manifest last built for NAME.
-#   cache.sh open NAME           makes NAME's layout ready to be written to
+# /cache/images/NAME is an OCI layout whose index names the manifest last built for NAME (fetch.sh makes it).
 #   cache.sh keep NAME…          deletes every other layout, and each blob that no kept one refers to
 #   cache.sh forget NAME         deletes NAME's blobs: one of them turned out to be damaged
 #   cache.sh fetched NAME HEX…   prints how many bytes of these blobs are there, those on their way to NAME included
@@ -22,13 +21,6 @@ blobs_of() {
 }
 
 case $command in
-open)
-	layout=/cache/images/$1
-	"$bb" mkdir -p /cache/blobs/sha256 "$layout"
-	# What a killed skopeo left.
-	"$bb" rm -f "$layout"/oci-put-blob*
-	[ -L "$layout/blobs" ] || "$bb" ln -s ../../blobs "$layout/blobs"
-	;;
 keep)
 	cd /cache
 	[ -d images ] || exit 0

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lxdocker import artifact
 from lxdocker.builder import placement as placing
-from lxdocker.builder.instance import OWNER_KEY, Builder, is_alive, owner
+from lxdocker.builder.instance import OWNER_KEY, Builder, Connection, is_alive, owner
 from lxdocker.builder.placement import Placement
 from lxdocker.errors import BuildError, HostError, LxdError
 from lxdocker.lxd import Lxd, StoredImage
@@ -210,7 +210,7 @@ def _from_base_image(
             error.resolution
             or f"check the network, name another base (settings builder_server, builder_base), {WITHOUT_BASE}",
         ) from error
-    base = Builder(lxd, placement.project, name)
+    base = Builder(lxd, placement.project, name, Connection("none"))  # install.sh waits for its network
     say("installing packages")
     _install(base)
     say("collecting files")

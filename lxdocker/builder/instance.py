@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from lxdocker.builder.placement import PROFILE, Placement
@@ -17,22 +18,52 @@ from lxdocker.values import Fingerprint, RegistryRef
 
 OWNER_KEY = "user.lxdocker.owner"
 GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
+CONNECTED = Path(__file__).with_name("connected.sh")
+NOT_CONNECTED = 69  # connected.sh's exit status for it
 NETWORK_SECONDS = 15  # how long a builder may take to get a lease, or its way to a registry on this host
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A builder's way to its image."""
+
+    way: str  # as connected.sh names it
+    adding: Future[None] | None = None  # LXD's part of it, where it is not done yet
+
+    def missing(self) -> BuildError:
+        """Why there is none. Raises LxdError where LXD itself knows."""
+        if self.adding is None:
+            return BuildError(
+                "the builder has no network",
+                f"it got no DHCP lease within {NETWORK_SECONDS} s",
+                "check LXD's network (lxc network list), or name another in the setting `network`",
+            )
+        self.adding.result()
+        return BuildError(
+            "the builder has no way to the registry on this host",
+            f"LXD's proxy does not listen after {NETWORK_SECONDS} s",
+            "run the same command again; if it persists, look at LXD's log",
+        )
 
 
 class Builder:
     """A running builder. Commands in it are argument lists; nothing of an image is ever executed."""
 
-    def __init__(self, lxd: Lxd, project: str, name: str) -> None:
+    def __init__(self, lxd: Lxd, project: str, name: str, connection: Connection) -> None:
         self._lxd = lxd
+        self._connection = connection
         self.project = project
         self.name = name
-        self.connecting: Future[None] | None = None
 
-    def await_connection(self) -> None:
-        """Returns once what it needs to reach its image is there. Raises BuildError if that does not come."""
-        if self.connecting is not None:
-            self.connecting.result()
+    def connected(self, argv: Sequence[str]) -> list[str]:
+        """The command that runs ``argv`` once there is a way to the image: see check_connection()."""
+        script = ["/bin/busybox", "sh", "-c", CONNECTED.read_text(), "connected"]
+        return [*script, str(NETWORK_SECONDS), self._connection.way, *argv]
+
+    def check_connection(self, result: ExecResult) -> None:
+        """Raises BuildError, or LxdError, if a connected() command never ran since the way did not come."""
+        if result.status == NOT_CONNECTED:
+            raise self._connection.missing()
 
     def run(
         self,
@@ -95,9 +126,7 @@ class Workshop:
 
     @contextmanager
     def builder(self, registry: RegistryRef | None, *, network: bool, cache: bool = True) -> Iterator[Builder]:
-        """A fresh builder, which can reach ``registry`` also where that listens on this host's loopback; when, tells
-        its await_connection().
-        """
+        """A fresh builder, which can reach ``registry`` also where that listens on this host's loopback."""
         name = f"builder-{secrets.token_hex(4)}"
         loopback = registry is not None and registry.is_loopback
         devices = self._placement.devices(network=network and not loopback, cache=cache)
@@ -109,22 +138,24 @@ class Workshop:
             "devices": devices,
             "source": {"type": "image", "fingerprint": self._image.value},
         }
-        builder = Builder(self._lxd, self._placement.project, name)
-        adding: Future[None] | None = None
+        connection = Connection("lease" if "eth0" in devices else "none")
         failed = True
         try:
             self._lxd.create_instance(self._placement.project, body)
             if registry is not None and loopback:
-                # LXD sleeps for a second after starting such a proxy, which by then has long been of use.
-                device = _loopback_device(registry)
-                adding = self._helpers.submit(self._lxd.add_device, builder.project, name, "registry", device)
-                builder.connecting = self._helpers.submit(self._await_registry, builder, device, adding)
-            elif "eth0" in devices:
-                builder.connecting = self._helpers.submit(self._await_network, builder)
-            yield builder
+                connection = self._connect(name, registry)
+            yield Builder(self._lxd, self._placement.project, name, connection)
             failed = False
         finally:
-            self._dispose(name, failed, adding)
+            self._dispose(name, failed, connection.adding)
+
+    def _connect(self, name: str, registry: RegistryRef) -> Connection:
+        """Adds a proxy to a registry on this host. LXD sleeps for a second after it has started one, which by then has
+        long been of use.
+        """
+        device = _loopback_device(registry)
+        adding = self._helpers.submit(self._lxd.add_device, self._placement.project, name, "registry", device)
+        return Connection(f"port:{int(device['listen'].rsplit(':', 1)[1]):04X}", adding)
 
     def _dispose(self, name: str, failed: bool, adding: Future[None] | None) -> None:
         with self._changing:
@@ -137,37 +168,6 @@ class Workshop:
         if adding is not None:
             wait([adding])  # LXD does not stop an instance that it is changing
         self._lxd.delete_instance(self._placement.project, name)
-
-    @staticmethod
-    def _await_registry(builder: Builder, device: Mapping[str, str], adding: Future[None]) -> None:
-        port = int(device["listen"].rsplit(":", 1)[1])
-        # In proc(5)'s tables: listening is state 0A, and no peer has port 0.
-        script = (
-            f"i=0; until /bin/busybox grep -qs ':{port:04X} 0*:0000 0A' /proc/net/tcp /proc/net/tcp6; do "
-            f"i=$((i + 1)); [ $i -le {NETWORK_SECONDS * 50} ] || exit 1; /bin/busybox usleep 20000; done"
-        )
-        result = builder.try_run(["/bin/busybox", "sh", "-c", script], timeout=NETWORK_SECONDS + 15)
-        if result.status != 0:
-            adding.result()
-            raise BuildError(
-                "the builder has no way to the registry on this host",
-                f"LXD's proxy does not listen after {NETWORK_SECONDS} s",
-                "run the same command again; if it persists, look at LXD's log",
-            )
-
-    @staticmethod
-    def _await_network(builder: Builder) -> None:
-        script = (
-            f"i=0; until [ -s /etc/resolv.conf ]; do i=$((i + 1)); [ $i -le {NETWORK_SECONDS * 20} ] || exit 1; "
-            "/bin/busybox usleep 50000; done"
-        )
-        result = builder.try_run(["/bin/busybox", "sh", "-c", script], timeout=NETWORK_SECONDS + 15)
-        if result.status != 0:
-            raise BuildError(
-                "the builder has no network",
-                f"it got no DHCP lease within {NETWORK_SECONDS} s",
-                "check LXD's network (lxc network list), or name another in the setting `network`",
-            )
 
 
 def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:

@@ -7,7 +7,8 @@ import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO
@@ -15,7 +16,8 @@ from typing import IO
 from lxdocker import artifact, skopeo
 from lxdocker.artifact import Artifact
 from lxdocker.builder.instance import GO_STACK, Builder, explain
-from lxdocker.errors import BuildError, ImageMissingError
+from lxdocker.errors import BuildError, ImageMissingError, LxdError
+from lxdocker.lxd import Cancelled
 from lxdocker.oci import OciConfig
 from lxdocker.runtime import render
 from lxdocker.spec import Behaviour
@@ -23,12 +25,16 @@ from lxdocker.values import Arch, ArchiveKind, DiskRef, ImageName, RegistryRef
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache.sh"
+FETCH = HERE / "fetch.sh"
 UNPACK = HERE / "unpack.sh"
+PACK = HERE / "pack.sh"
+INJECTING_FAILED = 70  # pack.sh's exit status for it
 BUSYBOX = "/bin/busybox"
 ROOTFS = "/build/rootfs"
 SQUASHFS = "/build/rootfs.squashfs"
 RUNTIME = PurePath("/run/runtime.tar")  # not below /build, which may be mounted over in between
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
+AUTHFILE = SECRETS / "auth.json"
 TAG = "image"
 # Where unpacking fails, umoci (0.4.7) may close a layer that it is still reading and crash instead of saying why.
 UNPACK_TRIES = 4
@@ -70,17 +76,17 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
     tool's own words.
     """
     phase("fetch")
-    # While the builder's network comes up.
-    builder.push(str(RUNTIME), render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise))
-    fetch(builder, recipe, count)
+    runtime = render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise)
+    with ThreadPoolExecutor(1, thread_name_prefix="push") as helper:
+        pushing = helper.submit(builder.push, str(RUNTIME), runtime)
+        fetch(builder, recipe, count)
+        pushing.result()
     phase("unpack")
     if not unpack(builder, recipe):
         # A blob in the shared cache is not what its name says. It is fetched again, once.
         forget(builder, recipe)
         fetch(builder, recipe, count)
         unpack(builder, recipe, final=True)
-    phase("inject")
-    inject(builder, recipe)
     phase("pack")
     pack(builder, recipe)
     phase("read out")
@@ -89,44 +95,50 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
 
 def fetch(builder: Builder, recipe: Recipe, count: Bytes) -> None:
     """Copies the image by digest into the layer cache; blobs that are there are not fetched again."""
-    cache(builder, "open", recipe.name.value)
-    authfile = certificates = None
-    if recipe.authfile or recipe.certificates:
-        builder.run("preparing the login", [BUSYBOX, "mkdir", "-p", "-m", "700", str(SECRETS)], timeout=30)
-    if recipe.authfile:
-        authfile = SECRETS / "auth.json"
-        builder.push(str(authfile), recipe.authfile.encode())
-    if recipe.certificates:
-        certificates = SECRETS
-        for path in recipe.certificates.iterdir():
-            if path.suffix in {".crt", ".cert", ".key"}:
-                builder.push(str(SECRETS / path.name), path.read_bytes())
+    secrets = _push_secrets(builder, recipe)
     if isinstance(recipe.source, DiskRef):
         source = _push_from_disk(builder, recipe.source)
     else:
         source = skopeo.source_name(recipe.source)
+    copy = skopeo.copy_argv(
+        source,
+        skopeo.disk_name(ArchiveKind.OCI_LAYOUT, PurePath("/cache/images", recipe.name.value), TAG),
+        recipe.arch,
+        skopeo.CopyOptions(
+            authfile=AUTHFILE if recipe.authfile else None,
+            cert_dir=SECRETS if recipe.certificates else None,
+            tls_verify=recipe.verify_tls,
+            gzip_layers=recipe.gzip_layers,
+        ),
+    )
+    argv = [BUSYBOX, "sh", "-c", FETCH.read_text(), "fetch", recipe.name.value, str(SECRETS), *builder.connected(copy)]
     try:
-        builder.await_connection()
-        builder.run(
-            f"fetching {recipe.source}",
-            skopeo.copy_argv(
-                source,
-                skopeo.disk_name(ArchiveKind.OCI_LAYOUT, PurePath("/cache/images", recipe.name.value), TAG),
-                recipe.arch,
-                skopeo.CopyOptions(
-                    authfile=authfile,
-                    cert_dir=certificates,
-                    tls_verify=recipe.verify_tls,
-                    gzip_layers=recipe.gzip_layers,
-                ),
-            ),
-            environment=recipe.environment,
-            timeout=recipe.timeout,
-            tick=_fetch_watch(builder, recipe, count),
+        result = builder.try_run(
+            argv, environment=recipe.environment, timeout=recipe.timeout, tick=_fetch_watch(builder, recipe, count)
         )
-    finally:
-        if authfile or certificates:
-            builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], timeout=30)
+    except (LxdError, Cancelled):
+        # fetch.sh has not come to its end, and the builder may be kept to look around in.
+        if secrets:
+            with suppress(LxdError, Cancelled):
+                builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], timeout=30)
+        raise
+    builder.check_connection(result)
+    if result.status != 0:
+        raise explain(f"fetching {recipe.source}", result)
+
+
+def _push_secrets(builder: Builder, recipe: Recipe) -> bool:
+    """Puts the login for the source where only skopeo finds it. Returns whether there is one."""
+    if not recipe.authfile and not recipe.certificates:
+        return False
+    builder.run("preparing the login", [BUSYBOX, "mkdir", "-p", "-m", "700", str(SECRETS)], timeout=30)
+    if recipe.authfile:
+        builder.push(str(AUTHFILE), recipe.authfile.encode())
+    if recipe.certificates:
+        for path in recipe.certificates.iterdir():
+            if path.suffix in {".crt", ".cert", ".key"}:
+                builder.push(str(SECRETS / path.name), path.read_bytes())
+    return True
 
 
 def _fetch_watch(builder: Builder, recipe: Recipe, count: Bytes) -> Callable[[], None]:
@@ -162,36 +174,20 @@ def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
     raise explain(f"unpacking {recipe.source}", result)
 
 
-def inject(builder: Builder, recipe: Recipe) -> None:
-    """Puts the runtime into the root filesystem."""
-    script = 'exec "$0" sh -c "$1" inject "$2" "$3" <"$4"'
-    builder.run(
-        f"injecting the runtime into {recipe.source}",
-        [
-            BUSYBOX,
-            "sh",
-            "-c",
-            script,
-            BUSYBOX,
-            render.INJECT.read_text(),
-            ROOTFS,
-            str(recipe.config.created),
-            str(RUNTIME),
-        ],
-        timeout=recipe.timeout,
-    )
-
-
 def pack(builder: Builder, recipe: Recipe) -> None:
-    """Makes the squashfs; the same bytes for the same root filesystem, whenever and wherever."""
+    """Puts the runtime into the root filesystem and makes the squashfs; for the same root filesystem the same bytes,
+    whenever and wherever.
+    """
+    created = str(recipe.config.created)
     options = ["-noappend", "-no-progress", "-quiet", "-comp", "zstd", "-mem", PACK_MEMORY]
-    options += [
-        "-Xcompression-level",
-        str(recipe.compression_level),
-        "-mkfs-time",
-        str(recipe.config.created),
-    ]
-    builder.run(f"packing {recipe.source}", ["mksquashfs", ROOTFS, SQUASHFS, *options], timeout=recipe.timeout)
+    options += ["-Xcompression-level", str(recipe.compression_level), "-mkfs-time", created]
+    injection = [render.INJECT.read_text(), ROOTFS, created, str(RUNTIME)]
+    argv = [BUSYBOX, "sh", "-c", PACK.read_text(), "pack", *injection, "mksquashfs", ROOTFS, SQUASHFS, *options]
+    result = builder.try_run(argv, timeout=recipe.timeout)
+    if result.status == INJECTING_FAILED:
+        raise explain(f"injecting the runtime into {recipe.source}", result)
+    if result.status != 0:
+        raise explain(f"packing {recipe.source}", result)
 
 
 def read_out(builder: Builder, recipe: Recipe, folder: Path, count: Bytes) -> Artifact:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lxdocker.builder.recipe import CACHE
+from lxdocker.builder.recipe import CACHE, FETCH
 from tests.chroots import Root, needs_namespaces
 
 pytestmark = needs_namespaces
@@ -31,6 +31,11 @@ class Cache:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
+    def open(self, name: str, script: str = "true") -> subprocess.CompletedProcess[str]:
+        """Runs fetch.sh with a shell script in skopeo's place."""
+        command = ("/bin/busybox", "sh", "-c", script)
+        return self.root.run("/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", name, "/secrets", *command)
+
     def blob(self, content: bytes) -> str:
         """Writes a blob through whichever layout is there; returns its digest."""
         digest = hashlib.sha256(content).hexdigest()
@@ -39,7 +44,7 @@ class Cache:
 
     def fetch(self, name: str, *layers: bytes, tag: str = "image") -> set[str]:
         """What skopeo leaves of an image; returns its blobs."""
-        self("open", name)
+        assert self.open(name).returncode == 0
         config = self.blob(json.dumps({"layers": [layer.decode() for layer in layers]}).encode())
         digests = [self.blob(layer) for layer in layers]
         manifest = self.blob(
@@ -66,8 +71,8 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def test_every_image_has_a_layout_on_the_same_blobs(cache: Cache) -> None:
-    cache("open", "web")
-    cache("open", "db")
+    assert cache.open("web").returncode == 0
+    assert cache.open("db").returncode == 0
     digest = cache.blob(b"x").removeprefix("sha256:")
     for name in ("web", "db"):
         assert (cache.root / "cache/images" / name / "blobs/sha256" / digest).read_bytes() == b"x"
@@ -75,7 +80,7 @@ def test_every_image_has_a_layout_on_the_same_blobs(cache: Cache) -> None:
 
 def test_opening_again_keeps_what_is_there(cache: Cache) -> None:
     blobs = cache.fetch("web", b"layer")
-    cache("open", "web")
+    assert cache.open("web").returncode == 0
     assert cache.blobs == blobs
     assert (cache.root / "cache/images/web/index.json").exists()
 
@@ -84,12 +89,26 @@ def test_opening_removes_what_a_killed_skopeo_left(cache: Cache) -> None:
     cache.fetch("web", b"layer")
     for name in ("oci-put-blob123", "oci-put-blob456"):
         (cache.root / "cache/images/web" / name).write_bytes(b"half a layer")
-    cache("open", "web")
+    assert cache.open("web").returncode == 0
     assert sorted(path.name for path in (cache.root / "cache/images/web").iterdir()) == [
         "blobs",
         "index.json",
         "oci-layout",
     ]
+
+
+def test_whoever_copies_finds_the_layout_ready_and_its_status_is_passed_on(cache: Cache) -> None:
+    done = cache.open("web", "echo x >/cache/images/web/blobs/sha256/y; echo failed >&2; exit 3")
+    assert (done.returncode, done.stderr) == (3, "failed\n")
+    assert cache.blobs == {"y"}
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_secrets_are_there_for_the_copy_and_gone_after_it(cache: Cache, status: int) -> None:
+    cache.root.write("/secrets/auth.json", "login")
+    done = cache.open("web", f"/bin/busybox cat /secrets/auth.json; exit {status}")
+    assert (done.returncode, done.stdout) == (status, "login")
+    assert not (cache.root / "secrets").exists()
 
 
 def test_layers_of_images_that_are_kept_stay_and_all_others_go(cache: Cache) -> None:
@@ -164,7 +183,7 @@ def test_a_ruined_index_ruins_nothing_else(cache: Cache, damage: str) -> None:
 def test_an_index_that_names_strange_things_leads_nowhere(cache: Cache) -> None:
     """Only what looks like a digest is ever taken for one."""
     db = cache.fetch("db", b"only db")
-    cache("open", "web")
+    assert cache.open("web").returncode == 0
     canary = cache.root.write("/build/canary", "x")
     odd = ["sha256:../../../build/canary", "sha256:" + "A" * 64, "$(rm /build/canary)", "sha256:" + "a" * 64]
     (cache.root / "cache/images/web/index.json").write_text(json.dumps([{"digest": one} for one in odd]))
