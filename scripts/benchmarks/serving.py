@@ -83,7 +83,16 @@ def make_tree(folder: Path, size: int, products: int) -> Path:
 def lxdocker(folder: Path, tree: Path) -> Iterator[Server]:
     port = _free_port()
     program = Path(sys.executable).with_name("lxdocker")
-    command = [program, "serve", "--tree", tree, "--tls-dir", folder / "tls", "--listen", f"127.0.0.1:{port}"]
+    command: list[str | Path] = [
+        program,
+        "serve",
+        "--tree",
+        tree,
+        "--tls-dir",
+        folder / "tls",
+        "--listen",
+        f"127.0.0.1:{port}",
+    ]
     with _running(command, port, folder / "lxdocker.log") as server:
         yield server
 
