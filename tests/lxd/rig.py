@@ -18,10 +18,9 @@ import stat
 import subprocess
 import sys
 import tarfile
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,23 +30,12 @@ import yaml
 
 from lxdocker.provenance import folder_id
 from tests.registry_server import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Blob, Image, Images
+from tests.waiting import wait_until
 
 LXDOCKER = [sys.executable, "-m", "lxdocker"]
 BUILDER_PROJECT = "lxdocker"
 T = TypeVar("T")
 COMMAND_SECONDS = 120
-PATIENCE_SECONDS = 30  # what polling waits for
-
-
-def wait_until(what: str, probe: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """What ``probe`` returns as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if found := probe():
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.02)
 
 
 # ---- LXD
@@ -426,7 +414,8 @@ class World:
     def rootfs(self, name: str) -> Path:
         """The newest published version's squashfs."""
         _, items = max(self.published()[name].items())
-        return self.tree / items["root.squashfs"]["path"]
+        path: str = items["root.squashfs"]["path"]
+        return self.tree / path
 
     def tree_state(self) -> dict[str, tuple[int, str]]:
         """Every file of the tree, with its time and content."""

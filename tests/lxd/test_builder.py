@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, builders, entry, image, layer, tiny, wait_until
+from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, builders, entry, image, layer, tiny
+from tests.waiting import wait_until
 
 ALIAS = "builder"
 

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.lxd.rig import World, big, builders, wait_until
+from tests.lxd.rig import World, big, builders
+from tests.waiting import wait_until
 
 # What a sync of one image says at the start of each of its phases, as patterns of "at any moment".
 MOMENTS = ["start a builder", "fetch", "unpack", "pack", "read out", "import", "publish"]

@@ -17,7 +17,8 @@ import pytest
 
 from lxdocker import certs
 from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Done, World, fetch
-from tests.serve.rig import Served, serve, wait_until
+from tests.serve.rig import Served, serve
+from tests.waiting import wait_until
 
 LXD_UP = Path(__file__).parents[2] / "scripts/lxd-up"
 LOGIN = ("ann", "pa:ss/wörd@")

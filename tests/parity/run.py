@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lxd.rig import Lxc, wait_until
+from tests.lxd.rig import Lxc
 from tests.parity.cases import Case
 from tests.parity.images import Layout
+from tests.waiting import wait_until
 
 SECONDS = 60
 PATIENCE_SECONDS = 20  # for an instance whose only work is to say what it sees

@@ -28,7 +28,8 @@ from lxdocker.publish import Published, Tree
 from lxdocker.simplestreams import IMAGES_PATH
 from lxdocker.values import Arch
 from tests.examples import provenance, resolved, spec
-from tests.lxd.rig import LXDOCKER, Lxc, wait_until
+from tests.lxd.rig import LXDOCKER, Lxc
+from tests.waiting import wait_until
 
 NEVER = threading.Event()
 DATA = random.Random(7).randbytes(3_000_000)  # nothing can compress it

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tests.lxd.rig import Instance, Lxc, entry, image, layer, symlink, wait_until
+from tests.lxd.rig import Instance, Lxc, entry, image, layer, symlink
 from tests.registry_server import Image
+from tests.waiting import wait_until
 
 BUSYBOX = Path("/bin/busybox")
 APP_UID = 1000

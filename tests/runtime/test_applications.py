@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import Lxc, World, fetch, redis, wait_until
+from tests.lxd.rig import Lxc, World, fetch, redis
 from tests.runtime.boxes import Box, Stopwatch, lines
+from tests.waiting import wait_until
 
 Launch = Callable[..., Box]
 WANTED: dict[str, dict[str, object]] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tests.lxd.rig import World, wait_until
+from tests.lxd.rig import World
 from tests.runtime.boxes import Box, lines
+from tests.waiting import wait_until
 
 Launch = Callable[..., Box]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import wait_until
 from tests.runtime.boxes import Box
+from tests.waiting import wait_until
 
 Launch = Callable[..., Box]
 

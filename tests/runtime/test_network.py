@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import Lxc, World, wait_until
+from tests.lxd.rig import Lxc, World
 from tests.runtime import dhcp
 from tests.runtime.boxes import Box, Stopwatch, lines
+from tests.waiting import wait_until
 
 Launch = Callable[..., Box]
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import World, wait_until
+from tests.lxd.rig import World
 from tests.runtime.boxes import Box, Stopwatch, lines
+from tests.waiting import wait_until
 
 Launch = Callable[..., Box]
 
@@ -248,7 +249,7 @@ def test_off_from_inside(launch: Launch, how: str) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hundred(request: pytest.FixtureRequest, boxes: World) -> Iterator[Future[None] | None]:
+def hundred(request: pytest.FixtureRequest, boxes: World) -> Iterator[Future[str] | None]:
     """A hundred restarts, beside the other tests: most of it is waiting for LXD."""
     if not any(item.name == "test_a_hundred_restarts" for item in request.session.items):
         yield None
@@ -259,7 +260,7 @@ def hundred(request: pytest.FixtureRequest, boxes: World) -> Iterator[Future[Non
     one.delete()
 
 
-def restart_a_hundred_times(one: Box) -> None:
+def restart_a_hundred_times(one: Box) -> str:
     for run in range(100):
         wait_until(f"run {run}", lambda: one.runs(f"[ $(wc -l </runs) = {run + 1} ]"))  # noqa: B023
         pid = one.pid
@@ -370,5 +371,5 @@ def test_instance_state_of_one_that_failed_is_clean(launch: Launch) -> None:
 # ---- last, since it began first
 
 
-def test_a_hundred_restarts(hundred: Future[None]) -> None:
+def test_a_hundred_restarts(hundred: Future[str]) -> None:
     hundred.result(timeout=300)

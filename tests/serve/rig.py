@@ -11,16 +11,14 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPMessage, HTTPSConnection
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
-PATIENCE_SECONDS = 30
+from tests.waiting import wait_until
+
 VERSION = "images/demo/x86_64/20260101_0000"
 METADATA = f"/{VERSION}/lxd.tar.xz"
 ROOTFS = f"/{VERSION}/rootfs.squashfs"
@@ -39,17 +37,6 @@ main()
 """
 
 
-def wait_until(what: str, probe: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """What ``probe`` returns as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        if found := probe():
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.02)
-
-
 def make_tree(folder: Path, *, rootfs: int = 300_000) -> Path:
     """A tree as lxdocker publishes it, with one image whose content nobody can run."""
     tree = folder / "tree"
@@ -62,7 +49,7 @@ def make_tree(folder: Path, *, rootfs: int = 300_000) -> Path:
         (version / name).write_bytes(content)
     files = {name: {"size": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in contents.items()}
     (version / "lxdocker.json").write_text(json.dumps({"files": files}))
-    products = {"demo:current:default:amd64": {"versions": {"20260101_0000": {"items": {}}}}}
+    products: dict[str, object] = {"demo:current:default:amd64": {"versions": {"20260101_0000": {"items": {}}}}}
     (tree / "streams/v1/images.json").write_text(json.dumps({"products": products}))
     (tree / "streams/v1/index.json").write_text(json.dumps({"index": {"images": {"products": list(products)}}}))
     (tree / "index.html").write_text("<!doctype html><title>LXD images</title>")

@@ -12,7 +12,8 @@ import pytest
 
 from lxdocker.errors import UsageError
 from lxdocker.serve.access import Users
-from tests.serve.rig import METADATA, ROOTFS, Served, make_tree, serve, wait_until
+from tests.serve.rig import METADATA, ROOTFS, Served, make_tree, serve
+from tests.waiting import wait_until
 
 PASSWORD = "pa:ss wörd/"  # noqa: S105
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.rig import METADATA, ROOTFS, SIDECAR, VERSION, Served, make_tree, serve, wait_until
+from tests.serve.rig import METADATA, ROOTFS, SIDECAR, VERSION, Served, make_tree, serve
+from tests.waiting import wait_until
 
 IMAGES = "/streams/v1/images.json"
 

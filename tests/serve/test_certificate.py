@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lxdocker import certs
 from lxdocker.certs import Certificate, Pair, Watch
 from lxdocker.errors import UsageError
-from tests.serve.rig import Served, make_tree, serve, wait_until
+from tests.serve.rig import Served, make_tree, serve
+from tests.waiting import wait_until
 
 SOON = {"server.WATCH_SECONDS": 0.2}
 

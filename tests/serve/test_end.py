@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.rig import ROOTFS, make_tree, serve, wait_until
+from tests.serve.rig import ROOTFS, make_tree, serve
+from tests.waiting import wait_until
 
 SIZE = 30_000_000  # more than the kernel buffers on the way
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.rig import METADATA, ROOTFS, Served, make_tree, read_all, serve, wait_until
+from tests.serve.rig import METADATA, ROOTFS, Served, make_tree, read_all, serve
+from tests.waiting import wait_until
 
 REQUEST = f"GET {METADATA} HTTP/1.1\r\nHost: x\r\n".encode()
 # What is allowed to stay after thousands of bad requests: allocators keep some.

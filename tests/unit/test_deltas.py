@@ -13,7 +13,7 @@ import pytest
 
 from lxdocker import artifact, deltas
 from lxdocker.artifact import Artifact
-from lxdocker.publish import Published, Tree
+from lxdocker.publish import Delta, Published, Tree
 from lxdocker.simplestreams import IMAGES_PATH, ROOTFS_FILE
 from lxdocker.values import Arch
 from tests.examples import provenance
@@ -41,7 +41,7 @@ def base(tree: Tree) -> Published:
         return tree.publish(make_artifact(folder, OLD), provenance(), Arch.X86_64, ())
 
 
-def make(base: Published, folder: Path, content: bytes) -> tuple[tuple[deltas.Delta, Path] | None, list[str]]:
+def make(base: Published, folder: Path, content: bytes) -> tuple[tuple[Delta, Path] | None, list[str]]:
     said: list[str] = []
     return deltas.make(base, make_artifact(folder, content), folder, NEVER, said.append), said
 

@@ -308,7 +308,7 @@ def test_the_next_run_goes_on_where_one_failed(world: World, here: Tree) -> None
     result = run(world, here)
     assert {failure.name.value for failure in result.failed} == {"web", "good"}
     world.answer = cut(60_000, 1)
-    world.answer = lambda handler, breaking=world.answer: (  # type: ignore[misc]
+    world.answer = lambda handler, breaking=world.answer: (
         breaking(handler)
         or (handler.path.endswith(ROOTFS_FILE) and "web" in handler.path and handler.plain(503, b"") is None)
     )
@@ -477,7 +477,7 @@ def test_a_full_disk(world: World, tmp_path: Path) -> None:
         assert "are free" in caught.value.details
         # It fills up only in the middle.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1 << 40))
+            patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1 << 40))
             with pytest.raises(TreeError, match="No space left") as full:
                 run(world, here)
         assert full.value.resolution.startswith("free space")

@@ -214,7 +214,7 @@ def test_a_token_is_renewed_before_it_expires(tmp_path: Path, storage: Path, cer
     ):
         for later, fetched in ((0, 1), (85, 1), (91, 2)):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(module.time, "monotonic", lambda later=later, now=time.monotonic: now() + later)
+                patch.setattr(time, "monotonic", lambda later=later, now=time.monotonic: now() + later)
                 ask.head(ref(server.address))
             assert len(tokens.server.seen) == fetched
 

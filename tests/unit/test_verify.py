@@ -94,13 +94,18 @@ def replace_by_link(path: Path) -> None:
     path.symlink_to(path.parent.parent.parent / "elsewhere")
 
 
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: dict[str, tuple[Callable[[Published], object], str, str]] = {
     "rootfs gone": (lambda one: (one.folder / ROOTFS_FILE).unlink(), ROOTFS_FILE, "is missing"),
     "metadata gone": (lambda one: (one.folder / METADATA_FILE).unlink(), METADATA_FILE, "is missing"),
     "cut short": (lambda one: os.truncate(one.folder / ROOTFS_FILE, 7), ROOTFS_FILE, "has 7 bytes instead of 1000"),
     "a link": (lambda one: replace_by_link(one.folder / ROOTFS_FILE), ROOTFS_FILE, "is not a regular file"),
     "a folder": (
-        lambda one: [(one.folder / METADATA_FILE).unlink(), (one.folder / METADATA_FILE).mkdir()],
+        lambda one: replace_by_folder(one.folder / METADATA_FILE),
         METADATA_FILE,
         "is not a regular file",
     ),
