@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
 
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.provenance import Provenance, folder_id, inputs_hash
@@ -13,6 +15,8 @@ from lxdocker.settings import Settings
 from lxdocker.spec import ImageSpec
 from lxdocker.store import Stored, StoreView
 from lxdocker.values import Arch, Digest, Fingerprint, ImageName
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ PerSpec = Build | Restore | Touch | Keep | Fail
 Action = PerSpec | Remove
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Holdings:
     """What there is already, looked at once."""
 
@@ -105,33 +109,59 @@ class Holdings:
     def rolled_back(self, name: ImageName, arch: Arch) -> Withheld | None:
         """The newest version that was rolled back, as long as nothing newer than it has been published."""
         newest = max(
-            (one for one in self.withheld if (one.provenance.name, one.arch) == (name, arch)),
-            key=lambda one: one.key,
-            default=None,
+            (one for one in self._withheld.get(name, ()) if one.arch == arch), key=lambda one: one.key, default=None
         )
-        current = self.published(name, arch)
+        current = self.published(name, arch) if newest else None
         return None if newest and current and current.key > newest.key else newest
 
     def withholds(self, name: ImageName, arch: Arch, inputs: str) -> bool:
         """Whether what is made from these inputs was rolled back."""
-        return any(
-            (one.provenance.name, one.arch, one.provenance.inputs) == (name, arch, inputs) for one in self.withheld
-        )
+        return any((one.arch, one.provenance.inputs) == (arch, inputs) for one in self._withheld.get(name, ()))
 
     def stored(self, name: ImageName) -> Stored | None:
         """The image that the alias ``name`` points to, or the newest one made for it."""
-        ours = [one for one in self.store.ours if one.provenance.name == name]
+        ours = self.made_for(name)
         current = self.store.aliases.get(name.value)
         return next((one for one in ours if one.fingerprint == current), ours[-1] if ours else None)
 
+    def made_for(self, name: ImageName) -> Sequence[Stored]:
+        """Every image in the store that was made for this name, the newest last."""
+        return self._stored.get(name, ())
+
+    def owner(self, alias: str) -> Stored | None:
+        """The image of lxdocker's that an alias points to."""
+        target = self.store.aliases.get(alias)
+        return self._by_fingerprint.get(target) if target else None
+
     def published(self, name: ImageName, arch: Arch | None = None) -> Published | None:
         """The newest listed version."""
-        versions = [
-            one
-            for one in self.tree
-            if one.name == name and one.withdrawn is None and arch in {None, one.arch} and one.is_whole()
-        ]
-        return versions[-1] if versions else None
+        versions = reversed(self._published.get(name, ()))
+        return next((one for one in versions if arch in {None, one.arch} and one.is_whole()), None)
+
+    # By name, since there may be a thousand of each.
+
+    @cached_property
+    def _stored(self) -> Mapping[ImageName, Sequence[Stored]]:
+        return _grouped(self.store.ours, lambda one: one.provenance.name)
+
+    @cached_property
+    def _by_fingerprint(self) -> Mapping[Fingerprint, Stored]:
+        return {one.fingerprint: one for one in self.store.ours}
+
+    @cached_property
+    def _published(self) -> Mapping[ImageName, Sequence[Published]]:
+        return _grouped((one for one in self.tree if one.withdrawn is None), lambda one: one.name)
+
+    @cached_property
+    def _withheld(self) -> Mapping[ImageName, Sequence[Withheld]]:
+        return _grouped(self.withheld, lambda one: one.provenance.name)
+
+
+def _grouped(items: Iterable[T], name: Callable[[T], ImageName]) -> Mapping[ImageName, Sequence[T]]:
+    groups: dict[ImageName, list[T]] = {}
+    for item in items:
+        groups.setdefault(name(item), []).append(item)
+    return groups
 
 
 def plan(
@@ -279,7 +309,7 @@ def all_aliases(spec: ImageSpec) -> tuple[str, ...]:
 
 def superseded(spec: ImageSpec, fingerprint: Fingerprint, holdings: Holdings) -> list[Stored]:
     """Images in the store that were made for this name before the one with this fingerprint."""
-    return [one for one in holdings.store.ours if one.provenance.name == spec.name and one.fingerprint != fingerprint]
+    return [one for one in holdings.made_for(spec.name) if one.fingerprint != fingerprint]
 
 
 def _surplus_aliases(stored: Stored, published: Published, claimed: frozenset[str]) -> tuple[str, ...]:
@@ -290,10 +320,8 @@ def _surplus_aliases(stored: Stored, published: Published, claimed: frozenset[st
 
 
 def _taken_alias(spec: ImageSpec, holdings: Holdings, folder: str, arch: Arch) -> LxdockerError | None:
-    made_for = {one.fingerprint: one for one in holdings.store.ours}
     for alias in all_aliases(spec):
-        target = holdings.store.aliases.get(alias)
-        owner = made_for.get(target) if target else None
+        target, owner = holdings.store.aliases.get(alias), holdings.owner(alias)
         if target is None or (
             owner and (owner.provenance.name == spec.name or _gave_up(owner, alias, holdings, folder, arch))
         ):

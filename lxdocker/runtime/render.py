@@ -16,6 +16,7 @@ import signal
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class Health:
         ]
 
 
+@cache
 def runtime_hash() -> str:
-    """Hex sha256 over every file that is injected or put into the metadata."""
+    """Hex sha256 over every file that is injected or put into the metadata. Each image's inputs have it."""
     digest = hashlib.sha256()
     for path in sorted([INIT, HEALTH, INJECT, UDHCPC, UDHCPC_WRAPPER, *LIB.iterdir(), *TEMPLATES.iterdir()]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
