@@ -4,14 +4,12 @@
 - ``TokenService``: the other half of token mode: hands out tokens that docker-registry verifies
 - ``Images``: makes tiny images by hand and pushes them with plain HTTP PUTs
 - ``ScriptedServer``: whatever a test wants a server to answer, right or hostile
-- ``slow_proxy()``: a TCP proxy, in a process of its own, that holds back each answer
 """
 
 # ruff: noqa: S104, S105
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import gzip
 import hashlib
@@ -21,7 +19,6 @@ import json
 import re
 import ssl
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -486,46 +483,3 @@ class TokenService:
 
 def _base64url(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
-# A slow way to a registry.
-
-
-@contextmanager
-def slow_proxy(port: int, seconds: float) -> Iterator[int]:
-    """The port of a TCP proxy to loopback's ``port`` that holds back each answer for ``seconds``."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(port), str(seconds)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
-    try:
-        assert process.stdout
-        yield int(process.stdout.readline())
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
-
-
-async def _serve_slowly(port: int, seconds: float) -> None:
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, pause: float) -> None:
-        try:
-            while data := await source.read(65536):
-                await asyncio.sleep(pause)
-                sink.write(data)
-                await sink.drain()
-        except ConnectionError:
-            pass
-        finally:
-            sink.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, there_writer, 0), pump(there_reader, writer, seconds))
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await server.serve_forever()
-
-
-if __name__ == "__main__":
-    asyncio.run(_serve_slowly(int(sys.argv[1]), float(sys.argv[2])))
