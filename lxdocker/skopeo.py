@@ -32,6 +32,7 @@ class CopyOptions:
     cert_dir: PurePath | None = None
     tls_verify: bool = True  # False allows plain http, and https with any certificate
     retry_times: int = 2
+    digestfile: PurePath | None = None  # where the digest of the copy's manifest is written
     policy: PurePath | None = None  # a containers-policy.json(5); None for skopeo's default one
     tmpdir: PurePath | None = None  # where archives are unpacked; None for skopeo's default
     gzip_layers: bool = False  # recompress layers that are in another format
@@ -81,6 +82,7 @@ def copy_argv(source: str, dest: str, arch: Arch, options: CopyOptions | None = 
         *(["--retry-times", str(options.retry_times)] if options.retry_times else []),
         *_flag("--src-authfile", options.authfile),
         *_flag("--src-cert-dir", options.cert_dir),
+        *_flag("--digestfile", options.digestfile),
         *([] if options.tls_verify else ["--src-tls-verify=false"]),
         *(["--dest-compress", "--dest-compress-format", "gzip"] if options.gzip_layers else []),
         source,

@@ -1,18 +1,31 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# fetch.sh NAME SECRETS COMMAND…: makes NAME's layout in the layer cache (see cache.sh) ready to be written to, and runs
-# COMMAND, which copies the image there. SECRETS, a folder, is gone before anything of the image is unpacked.
+# fetch.sh NAME WORK SECRETS COMMAND…: has COMMAND copy NAME's image into the OCI layout WORK, in the layer cache, and
+# write its manifest's digest to /run/digest. What is unpacked is then the layout /run/layout, which is this builder's
+# alone: others share the cache's blobs, whose names are their digests, and nothing else.
+# Neither SECRETS, a folder, nor WORK is there any more when this ends.
 set -eu
 bb=/bin/busybox
-layout=/cache/images/$1 secrets=$2
-shift 2
+name=$1 work=$2 secrets=$3
+shift 3
+trap '"$bb" rm -rf "$secrets" "$work"' EXIT
 
-"$bb" mkdir -p /cache/blobs/sha256 "$layout"
-# What a killed skopeo left.
-"$bb" rm -f "$layout"/oci-put-blob*
-[ -L "$layout/blobs" ] || "$bb" ln -s ../../blobs "$layout/blobs"
+"$bb" mkdir -p /cache/blobs/sha256 /cache/manifests /cache/work
+# What a builder left that was killed. None works for as long as a day.
+"$bb" find /cache/work -mindepth 1 -maxdepth 1 -mtime +0 -exec "$bb" rm -rf {} +
+"$bb" rm -rf "$work" /run/layout /run/digest
+"$bb" mkdir "$work" /run/layout
+"$bb" ln -s ../../blobs "$work/blobs"
+"$bb" ln -s /cache/blobs /run/layout/blobs
 
-status=0
-"$@" || status=$?
-"$bb" rm -rf "$secrets"
-exit "$status"
+# Not exec: there is something to do after it, however it ends.
+"$@"
+
+read -r digest <"/run/digest" || [ -n "$digest" ]
+size=$("$bb" stat -c %s "/cache/blobs/sha256/${digest#sha256:}")
+"$bb" cp "$work/oci-layout" /run/layout/
+printf '{"schemaVersion": 2, "manifests": [{"mediaType": "%s", "digest": "%s", "size": %d, "annotations": {"%s": "%s"}}]}\n' \
+	application/vnd.oci.image.manifest.v1+json "$digest" "$size" org.opencontainers.image.ref.name image \
+	>/run/layout/index.json
+echo "$digest" >"$work/manifest"
+"$bb" mv "$work/manifest" "/cache/manifests/$name"

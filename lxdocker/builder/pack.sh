@@ -5,5 +5,10 @@
 set -eu
 inject=$1 rootfs=$2 epoch=$3 runtime=$4
 shift 4
-/bin/busybox sh -c "$inject" inject "$rootfs" "$epoch" <"$runtime" || exit 70
+/bin/busybox sh -c "$inject" inject "$rootfs" "$epoch" <"$runtime" || {
+	status=$?
+	# Killed, by a signal, is for the caller to explain.
+	[ "$status" -lt 128 ] || exit "$status"
+	exit 70
+}
 exec "$@"

@@ -16,7 +16,7 @@ from typing import IO
 from lxdocker import artifact, skopeo
 from lxdocker.artifact import Artifact
 from lxdocker.builder.instance import GO_STACK, Builder, explain
-from lxdocker.errors import BuildError, ImageMissingError, LxdError
+from lxdocker.errors import BuildError, ImageMissingError, LxdError, LxdockerError
 from lxdocker.lxd import Cancelled
 from lxdocker.oci import OciConfig
 from lxdocker.runtime import render
@@ -32,6 +32,8 @@ INJECTING_FAILED = 70  # pack.sh's exit status for it
 BUSYBOX = "/bin/busybox"
 ROOTFS = "/build/rootfs"
 SQUASHFS = "/build/rootfs.squashfs"
+LAYOUT = PurePath("/run/layout")  # as fetch.sh makes it
+DIGEST = PurePath("/run/digest")
 RUNTIME = PurePath("/run/runtime.tar")  # not below /build, which may be mounted over in between
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 AUTHFILE = SECRETS / "auth.json"
@@ -84,7 +86,7 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
     phase("unpack")
     if not unpack(builder, recipe):
         # A blob in the shared cache is not what its name says. It is fetched again, once.
-        forget(builder, recipe)
+        cache(builder, "forget")
         fetch(builder, recipe, count)
         unpack(builder, recipe, final=True)
     phase("pack")
@@ -95,31 +97,36 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
 
 def fetch(builder: Builder, recipe: Recipe, count: Bytes) -> None:
     """Copies the image by digest into the layer cache; blobs that are there are not fetched again."""
-    secrets = _push_secrets(builder, recipe)
-    if isinstance(recipe.source, DiskRef):
-        source = _push_from_disk(builder, recipe.source)
-    else:
-        source = skopeo.source_name(recipe.source)
-    copy = skopeo.copy_argv(
-        source,
-        skopeo.disk_name(ArchiveKind.OCI_LAYOUT, PurePath("/cache/images", recipe.name.value), TAG),
-        recipe.arch,
-        skopeo.CopyOptions(
-            authfile=AUTHFILE if recipe.authfile else None,
-            cert_dir=SECRETS if recipe.certificates else None,
-            tls_verify=recipe.verify_tls,
-            gzip_layers=recipe.gzip_layers,
-        ),
-    )
-    argv = [BUSYBOX, "sh", "-c", FETCH.read_text(), "fetch", recipe.name.value, str(SECRETS), *builder.connected(copy)]
+    work = PurePath("/cache/work", builder.name)
     try:
-        result = builder.try_run(
-            argv, environment=recipe.environment, timeout=recipe.timeout, tick=_fetch_watch(builder, recipe, count)
+        _push_secrets(builder, recipe)
+        if isinstance(recipe.source, DiskRef):
+            source = _push_from_disk(builder, recipe.source)
+        else:
+            source = skopeo.source_name(recipe.source)
+        copy = skopeo.copy_argv(
+            source,
+            skopeo.disk_name(ArchiveKind.OCI_LAYOUT, work, TAG),
+            recipe.arch,
+            skopeo.CopyOptions(
+                authfile=AUTHFILE if recipe.authfile else None,
+                cert_dir=SECRETS if recipe.certificates else None,
+                digestfile=DIGEST,
+                tls_verify=recipe.verify_tls,
+                gzip_layers=recipe.gzip_layers,
+            ),
         )
-    except (LxdError, Cancelled):
+        script = [BUSYBOX, "sh", "-c", FETCH.read_text(), "fetch", recipe.name.value, str(work), str(SECRETS)]
+        result = builder.try_run(
+            [*script, *builder.connected(copy)],
+            environment=recipe.environment,
+            timeout=recipe.timeout,
+            tick=_fetch_watch(builder, recipe, work, count),
+        )
+    except LxdockerError:
         # fetch.sh has not come to its end, and the builder may be kept to look around in.
-        if secrets:
-            with suppress(LxdError, Cancelled):
+        if recipe.authfile or recipe.certificates:
+            with suppress(LxdError):
                 builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], timeout=30)
         raise
     builder.check_connection(result)
@@ -127,28 +134,32 @@ def fetch(builder: Builder, recipe: Recipe, count: Bytes) -> None:
         raise explain(f"fetching {recipe.source}", result)
 
 
-def _push_secrets(builder: Builder, recipe: Recipe) -> bool:
-    """Puts the login for the source where only skopeo finds it. Returns whether there is one."""
-    if not recipe.authfile and not recipe.certificates:
-        return False
-    builder.run("preparing the login", [BUSYBOX, "mkdir", "-p", "-m", "700", str(SECRETS)], timeout=30)
+def _push_secrets(builder: Builder, recipe: Recipe) -> None:
+    """Puts the login for the source where only skopeo finds it."""
+    if recipe.authfile or recipe.certificates:
+        builder.run("preparing the login", [BUSYBOX, "mkdir", "-p", "-m", "700", str(SECRETS)], timeout=30)
     if recipe.authfile:
         builder.push(str(AUTHFILE), recipe.authfile.encode())
     if recipe.certificates:
         for path in recipe.certificates.iterdir():
             if path.suffix in {".crt", ".cert", ".key"}:
                 builder.push(str(SECRETS / path.name), path.read_bytes())
-    return True
 
 
-def _fetch_watch(builder: Builder, recipe: Recipe, count: Bytes) -> Callable[[], None]:
+def _fetch_watch(builder: Builder, recipe: Recipe, work: PurePath, count: Bytes) -> Callable[[], None]:
     """Looks about once a second how far the fetching is: skopeo itself tells only a terminal."""
     seen = 0
 
     def look() -> None:
         nonlocal seen
-        argv = [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", "fetched", recipe.name.value, *recipe.layers]
-        there = builder.try_run(argv, timeout=30, output=True).stdout.strip()
+        argv = [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", "fetched", str(work), *recipe.layers]
+        try:
+            # LXD forgets an operation 5 s after its end, so there is no time to wait for long.
+            there = builder.try_run(argv, timeout=2, output=True).stdout.strip()
+        except Cancelled:
+            raise
+        except LxdError:
+            return  # what only tells of the work must not end it
         if there.isdigit():
             count(max(0, int(there) - seen))
             seen = max(seen, int(there))
@@ -159,7 +170,7 @@ def _fetch_watch(builder: Builder, recipe: Recipe, count: Bytes) -> Callable[[],
 def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
     """Makes the root filesystem from the layers. Returns False for a damaged blob, unless this try is final."""
     memory = MEMORY_KIB if recipe.in_memory else 0
-    image = f"/cache/images/{recipe.name}:{TAG}"
+    image = f"{LAYOUT}:{TAG}"
     argv = [BUSYBOX, "sh", "-c", UNPACK.read_text(), "unpack", str(memory), ROOTFS, image, *recipe.layers]
     for _ in range(UNPACK_TRIES):
         result = builder.try_run(argv, timeout=recipe.timeout)
@@ -195,11 +206,6 @@ def read_out(builder: Builder, recipe: Recipe, folder: Path, count: Bytes) -> Ar
     metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
     with closing(builder.pull(SQUASHFS)) as squashfs:
         return artifact.write(folder, metadata, squashfs, count)
-
-
-def forget(builder: Builder, recipe: Recipe) -> None:
-    """Drops the image's blobs from the layer cache."""
-    cache(builder, "forget", recipe.name.value)
 
 
 def keep_only(builder: Builder, names: list[ImageName]) -> None:

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016
-# unpack.sh MEMORY ROOTFS IMAGE [HEX…]: makes ROOTFS, below /build, from an image in the layer cache.
+# unpack.sh MEMORY ROOTFS IMAGE [HEX…]: makes ROOTFS, below /build, from the OCI layout IMAGE (its folder:tag).
 # With a MEMORY of more than 0 (KiB), and where the host has several times that to spare, /build becomes a tmpfs if the
 # image will fit: the layers are HEX…, and unpacked three times as large as a rule. It is then a quarter faster, and
 # what it makes is the same.

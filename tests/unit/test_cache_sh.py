@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,17 @@ from tests.chroots import Root, needs_namespaces
 pytestmark = needs_namespaces
 
 
+WORK = "/cache/work/builder-1"
+LAYOUT = "run/layout"
+
+
 class Cache:
-    """A builder's root with a cache volume, filled as skopeo fills it."""
+    """A builder's root with a cache volume."""
 
     def __init__(self, path: Path) -> None:
         self.root = Root.make(path, "/bin/busybox")
-        for folder in ("cache", "build"):
-            (self.root / folder).mkdir()
+        for folder in ("cache/blobs/sha256", "cache/manifests", "build", "run"):
+            (self.root / folder).mkdir(parents=True)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.root.run("/bin/busybox", "sh", "-c", CACHE.read_text(), "cache", *arguments)
@@ -31,38 +37,39 @@ class Cache:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def open(self, name: str, script: str = "true") -> subprocess.CompletedProcess[str]:
+    def copy(self, name: str, script: str) -> subprocess.CompletedProcess[str]:
         """Runs fetch.sh with a shell script in skopeo's place."""
-        command = ("/bin/busybox", "sh", "-c", script)
-        return self.root.run("/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", name, "/secrets", *command)
+        fetch = ("/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", name, WORK, "/secrets")
+        return self.root.run(*fetch, "/bin/busybox", "sh", "-c", script)
 
     def blob(self, content: bytes) -> str:
-        """Writes a blob through whichever layout is there; returns its digest."""
+        """Writes a blob; returns its digest."""
         digest = hashlib.sha256(content).hexdigest()
         (self.root / "cache/blobs/sha256" / digest).write_bytes(content)
         return f"sha256:{digest}"
 
-    def fetch(self, name: str, *layers: bytes, tag: str = "image") -> set[str]:
-        """What skopeo leaves of an image; returns its blobs."""
-        assert self.open(name).returncode == 0
+    def fetch(self, name: str, *layers: bytes) -> set[str]:
+        """As skopeo fetches an image; returns its blobs."""
         config = self.blob(json.dumps({"layers": [layer.decode() for layer in layers]}).encode())
         digests = [self.blob(layer) for layer in layers]
         manifest = self.blob(
             json.dumps({"config": {"digest": config}, "layers": [{"digest": one} for one in digests]}).encode()
         )
-        index = {"manifests": [{"digest": manifest, "annotations": {"org.opencontainers.image.ref.name": tag}}]}
-        layout = self.root / "cache/images" / name
-        (layout / "index.json").write_text(json.dumps(index))
-        (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+        version = '{"imageLayoutVersion": "1.0.0"}'
+        done = self.copy(name, f"echo '{version}' >{WORK}/oci-layout; printf %s {manifest} >/run/digest")
+        assert (done.returncode, done.stderr) == (0, "")
         return {one.removeprefix("sha256:") for one in (config, manifest, *digests)}
+
+    def entries(self, folder: str) -> set[str]:
+        return {path.name for path in (self.root / folder).iterdir()}
 
     @property
     def blobs(self) -> set[str]:
-        return {path.name for path in (self.root / "cache/blobs/sha256").iterdir()}
+        return self.entries("cache/blobs/sha256")
 
     @property
     def names(self) -> set[str]:
-        return {path.name for path in (self.root / "cache/images").iterdir()}
+        return self.entries("cache/manifests")
 
 
 @pytest.fixture
@@ -70,45 +77,70 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "builder")
 
 
-def test_every_image_has_a_layout_on_the_same_blobs(cache: Cache) -> None:
-    assert cache.open("web").returncode == 0
-    assert cache.open("db").returncode == 0
-    digest = cache.blob(b"x").removeprefix("sha256:")
-    for name in ("web", "db"):
-        assert (cache.root / "cache/images" / name / "blobs/sha256" / digest).read_bytes() == b"x"
-
-
-def test_opening_again_keeps_what_is_there(cache: Cache) -> None:
-    blobs = cache.fetch("web", b"layer")
-    assert cache.open("web").returncode == 0
-    assert cache.blobs == blobs
-    assert (cache.root / "cache/images/web/index.json").exists()
-
-
-def test_opening_removes_what_a_killed_skopeo_left(cache: Cache) -> None:
+def test_what_is_unpacked_is_what_this_builder_fetched(cache: Cache) -> None:
+    """And not what another one fetched for the same name meanwhile: they share only what its digest names."""
     cache.fetch("web", b"layer")
-    for name in ("oci-put-blob123", "oci-put-blob456"):
-        (cache.root / "cache/images/web" / name).write_bytes(b"half a layer")
-    assert cache.open("web").returncode == 0
-    assert sorted(path.name for path in (cache.root / "cache/images/web").iterdir()) == [
-        "blobs",
-        "index.json",
-        "oci-layout",
-    ]
+    index = json.loads((cache.root / LAYOUT / "index.json").read_text())
+    (entry,) = index["manifests"]
+    blob = cache.root / "cache/blobs/sha256" / entry["digest"].removeprefix("sha256:")
+    assert entry == {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": f"sha256:{hashlib.sha256(blob.read_bytes()).hexdigest()}",
+        "size": blob.stat().st_size,
+        "annotations": {"org.opencontainers.image.ref.name": "image"},
+    }
+    assert json.loads((cache.root / LAYOUT / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    assert (cache.root / LAYOUT / "blobs").readlink() == Path("/cache/blobs")
+    assert cache.entries("cache/work") == set()
 
 
-def test_whoever_copies_finds_the_layout_ready_and_its_status_is_passed_on(cache: Cache) -> None:
-    done = cache.open("web", "echo x >/cache/images/web/blobs/sha256/y; echo failed >&2; exit 3")
-    assert (done.returncode, done.stderr) == (3, "failed\n")
-    assert cache.blobs == {"y"}
+def test_whoever_copies_finds_a_fresh_layout_on_the_shared_blobs(cache: Cache) -> None:
+    cache.fetch("web", b"layer")
+    shared = "ls -A .; echo x >blobs/sha256/y; ls blobs/sha256 | wc -l"
+    done = cache.copy(
+        "web",
+        f"cd {WORK}; /bin/busybox sh -c '{shared}'; printf sha256:y >/run/digest; echo >oci-layout",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "blobs\n4\n", "")
 
 
-@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("status", [0, 3])
 def test_secrets_are_there_for_the_copy_and_gone_after_it(cache: Cache, status: int) -> None:
+    cache.fetch("web", b"layer")
     cache.root.write("/secrets/auth.json", "login")
-    done = cache.open("web", f"/bin/busybox cat /secrets/auth.json; exit {status}")
-    assert (done.returncode, done.stdout) == (status, "login")
+    rest = f"cp /run/digest.before /run/digest; echo >{WORK}/oci-layout; echo failed >&2; exit {status}"
+    (cache.root / "run/digest.before").write_text((cache.root / "run/digest").read_text())
+    done = cache.copy("web", f"/bin/busybox cat /secrets/auth.json; /bin/busybox sh -c '{rest}'")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "login", "failed\n")
     assert not (cache.root / "secrets").exists()
+    assert cache.entries("cache/work") == set()
+
+
+def test_secrets_are_gone_when_the_cache_itself_can_t_be_used(cache: Cache) -> None:
+    cache.root.write("/secrets/auth.json", "login")
+    (cache.root / "cache/manifests").rmdir()
+    cache.root.write("/cache/manifests", "no folder")
+    assert cache.copy("web", "echo never").returncode != 0
+    assert not (cache.root / "secrets").exists()
+
+
+def test_a_copy_that_fails_leaves_what_is_known_of_the_name(cache: Cache) -> None:
+    cache.fetch("web", b"layer")
+    before = (cache.root / "cache/manifests/web").read_text()
+    assert cache.copy("web", f"echo half >{WORK}/oci-put-blob1; exit 1").returncode == 1
+    assert (cache.root / "cache/manifests/web").read_text() == before
+    assert not (cache.root / LAYOUT / "index.json").exists()
+
+
+def test_what_a_killed_builder_left_goes_after_a_day(cache: Cache) -> None:
+    for name, age in (("builder-old", 2 * 86400), ("builder-busy", 3600)):
+        left = cache.root.write(f"/cache/work/{name}/oci-put-blob1", "half a layer").parent
+        os.utime(left, (time.time() - age,) * 2)
+    cache.fetch("web", b"layer")
+    assert cache.entries("cache/work") == {"builder-busy"}
+    # When nobody fetches, all of it goes.
+    cache("keep", "web")
+    assert cache.entries("cache/work") == set()
 
 
 def test_layers_of_images_that_are_kept_stay_and_all_others_go(cache: Cache) -> None:
@@ -152,16 +184,15 @@ def test_names_are_compared_whole(cache: Cache) -> None:
     assert (cache.names, cache.blobs) == ({"web"}, web)
 
 
-@pytest.mark.parametrize("command", [["keep", "web"], ["keep"], ["forget", "web"]])
+@pytest.mark.parametrize("command", [["keep", "web"], ["keep"], ["forget"]])
 def test_an_empty_cache_is_fine(cache: Cache, command: list[str]) -> None:
     assert cache(*command) == ""
 
 
 def test_a_damaged_image_is_forgotten_with_all_its_blobs(cache: Cache) -> None:
-    web = cache.fetch("web", b"shared", b"only web")
     db = cache.fetch("db", b"shared", b"only db")
-    cache("forget", "web")
-    assert cache.names == {"db"}
+    web = cache.fetch("web", b"shared", b"only web")
+    cache("forget")
     # Nobody knows which one is damaged: what they share is fetched again for both.
     assert cache.blobs == db - web
     # It can come back, whole.
@@ -169,25 +200,28 @@ def test_a_damaged_image_is_forgotten_with_all_its_blobs(cache: Cache) -> None:
     assert web <= cache.blobs
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"manifests": [{"digest": "sha256:short"}]}'])
-def test_a_ruined_index_ruins_nothing_else(cache: Cache, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["", "{", "sha256:short", "sha256:" + "0" * 64])
+def test_a_ruined_record_ruins_nothing_else(cache: Cache, damage: str) -> None:
     cache.fetch("web", b"only web")
     db = cache.fetch("db", b"only db")
-    (cache.root / "cache/images/web/index.json").write_text(damage)
+    (cache.root / "cache/manifests/web").write_text(damage)
     cache("keep", "web", "db")
     assert cache.blobs == db
-    cache("forget", "web")
-    assert cache.names == {"db"}
+    # It is fetched again as if it had never been there.
+    web = cache.fetch("web", b"only web")
+    cache("keep", "web", "db")
+    assert cache.blobs == db | web
 
 
-def test_an_index_that_names_strange_things_leads_nowhere(cache: Cache) -> None:
+def test_a_record_that_names_strange_things_leads_nowhere(cache: Cache) -> None:
     """Only what looks like a digest is ever taken for one."""
     db = cache.fetch("db", b"only db")
-    assert cache.open("web").returncode == 0
     canary = cache.root.write("/build/canary", "x")
     odd = ["sha256:../../../build/canary", "sha256:" + "A" * 64, "$(rm /build/canary)", "sha256:" + "a" * 64]
-    (cache.root / "cache/images/web/index.json").write_text(json.dumps([{"digest": one} for one in odd]))
-    cache("forget", "web")
+    for place in ("cache/manifests/web", "run/layout/index.json"):
+        (cache.root / place).write_text("\n".join(odd))
+    cache("forget")
+    cache("keep", "web", "db")
     assert canary.exists()
     assert cache.blobs == db
 
@@ -195,12 +229,12 @@ def test_an_index_that_names_strange_things_leads_nowhere(cache: Cache) -> None:
 def test_how_much_of_an_image_has_come(cache: Cache) -> None:
     cache.fetch("web", b"x" * 1000)
     layer, missing = (hashlib.sha256(content).hexdigest() for content in (b"x" * 1000, b"y"))
-    assert cache("fetched", "web", layer) == "1000\n"
-    assert cache("fetched", "web", layer, missing) == "1000\n"
-    assert cache("fetched", "web", missing) == "0\n"
+    assert cache("fetched", WORK, layer) == "1000\n"
+    assert cache("fetched", WORK, layer, missing) == "1000\n"
+    assert cache("fetched", WORK, missing) == "0\n"
     # What is still coming lies beside the layout's files.
-    (cache.root / "cache/images/web/oci-put-blob1").write_bytes(b"y" * 500)
-    assert cache("fetched", "web", layer, missing) == "1500\n"
+    cache.root.write(f"{WORK}/oci-put-blob1", b"y" * 500)
+    assert cache("fetched", WORK, layer, missing) == "1500\n"
 
 
 def test_an_unknown_command_does_nothing(cache: Cache) -> None:
