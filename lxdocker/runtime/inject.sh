@@ -42,6 +42,16 @@ fi
 "$bb" mv /.lxd-runtime/init /sbin/init
 for file in /.lxd-runtime/*; do "$bb" mv "$file" /; done
 "$bb" rmdir /.lxd-runtime
+# LXD writes files in /etc from the host, so it must be no link, which might lead anywhere there: what it led to in the
+# image takes its place, and is still found where it was.
+if [ -L /etc ]; then
+	target=$("$bb" realpath /etc 2>&-) || target=
+	"$bb" rm /etc
+	if [ "${target:-/}" != / ] && [ -d "$target" ]; then
+		"$bb" mv "$target" /etc
+		"$bb" ln -s /etc "$target"
+	fi
+fi
 # LXD writes these from templates: what they are put into must be there, and be a file.
 [ -d /etc ] || { "$bb" rm -f /etc; "$bb" mkdir /etc; "$bb" chmod 755 /etc; }
 # What is mounted on must be a folder itself: LXD follows no link there.

@@ -199,9 +199,10 @@ def test_what_links_led_to_is_as_it_was(root: Path) -> None:
 
 
 @of("etc-absolute")
-def test_an_absolute_link_is_followed_inside(root: Path) -> None:
-    assert (root / "else/x").read_text() == "x"
-    assert (root / "etc").is_symlink()
+def test_etc_is_a_folder_and_what_it_led_to_is_there(root: Path) -> None:
+    assert not (root / "etc").is_symlink()
+    assert (root / "etc/x").read_text() == "x"
+    assert (root / "else").readlink() == Path("/etc")
 
 
 @of("etc-traps")

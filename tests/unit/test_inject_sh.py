@@ -252,6 +252,28 @@ def test_what_is_written_when_an_instance_starts_is_no_link(builder: Builder, na
     assert (builder.image / "elsewhere").read_text() == "x"
 
 
+@pytest.mark.parametrize("target", ["/usr/etc", "usr/etc", "../usr/etc", "/proc/1/root/etc", "/dev", "/sbin", "/usr"])
+def test_what_etc_leads_to_takes_its_place(builder: Builder, target: str) -> None:
+    """LXD writes there from the host, where the link would lead elsewhere."""
+    place = "/" + target.lstrip("./")
+    builder.image.write(f"{place}/own", "x")
+    (builder.image / "etc").symlink_to(target)
+    builder.inject()
+    assert not (builder.image / "etc").is_symlink()
+    assert (builder.image / "etc/own").read_text() == "x"
+    if place not in {"/dev", "/sbin"}:  # which are made anew, or kept, for what is mounted there, and for init
+        assert (builder.image / place).readlink() == Path("/etc")
+
+
+@pytest.mark.parametrize("target", ["/", "..", ".", "/nowhere", "etc", "/bin/busybox", "../../../../build/secret"])
+def test_an_etc_that_leads_to_no_folder_of_its_own_is_an_empty_one(builder: Builder, target: str) -> None:
+    builder.image.write("/bin/busybox", "x")
+    (builder.image / "etc").symlink_to(target)
+    builder.inject()
+    assert not (builder.image / "etc").is_symlink()
+    assert {path.name for path in (builder.image / "etc").iterdir()} <= {"resolv.conf"}
+
+
 @pytest.mark.parametrize("folder", ["etc", "dev", "proc", "sys"])
 def test_folders_that_lxd_mounts_or_writes_into_are_folders(builder: Builder, folder: str) -> None:
     builder.image.write(f"/{folder}", "a file")
