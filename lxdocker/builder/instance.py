@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ OWNER_KEY = "user.lxdocker.owner"
 GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
 CONNECTED = Path(__file__).with_name("connected.sh")
 NOT_CONNECTED = 69  # connected.sh's exit status for it
+DAY_SECONDS = 86400
 NETWORK_SECONDS = 15  # how long a builder may take to get a lease, or its way to a registry on this host
 
 
@@ -186,8 +188,10 @@ def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:
 
 
 def owner() -> str:
-    """Names this process for good: boot, process id, and when it started (a process id comes again)."""
-    return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())}"
+    """Names this process for good: boot, process id, when it started (a process id comes again), and where that id
+    means something.
+    """
+    return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())} {_pid_namespace()}"
 
 
 # What skopeo, umoci and mksquashfs say, and what to do about it.
@@ -241,11 +245,35 @@ def _loopback_device(registry: RegistryRef) -> Mapping[str, str]:
 
 
 def is_alive(mark: str) -> bool:
+    """Whether the process that owner() named may still run. One that can't be seen from here, since it is in another
+    PID namespace or hidden by /proc (hidepid, proc(5)), is taken to for a day.
+    """
     try:
-        boot, pid, start = mark.split()
-        return boot == _boot_id() and start == _start_time(int(pid))
-    except (ValueError, OSError):
+        boot, pid, start, namespace = mark.split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
+        if boot != _boot_id():
+            return False
+        if namespace == _pid_namespace() and not _is_hidden(int(pid)):
+            return start == _start_time(int(pid))
+    except (ValueError, OverflowError, OSError):
         return False
+    return age < DAY_SECONDS
+
+
+def _is_hidden(pid: int) -> bool:
+    if Path(f"/proc/{pid}").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _pid_namespace() -> str:
+    return str(Path("/proc/self/ns/pid").stat().st_ino)
 
 
 def _boot_id() -> str:

@@ -18,6 +18,7 @@ from lxdocker.builder.placement import Placement
 from lxdocker.errors import BuildError, HostError
 from lxdocker.lxd import ExecResult, StoredImage
 from lxdocker.values import RegistryRef, parse_image_ref
+from tests.chroots import needs_namespaces
 from tests.examples import fingerprint
 
 # ---- what a failed command means
@@ -84,14 +85,42 @@ def test_the_builders_of_another_running_process_are_alive_until_it_ends() -> No
 
 
 def test_a_process_id_that_came_again_or_another_boot_is_somebody_else() -> None:
-    boot, pid, start = instance.owner().split()
-    assert instance.is_alive(f"{boot} {pid} {start}")
-    assert not instance.is_alive(f"{boot} {pid} {int(start) - 1}")
-    assert not instance.is_alive(f"00000000-0000-0000-0000-000000000000 {pid} {start}")
-    assert not instance.is_alive(f"{boot} {2**30} {start}")
+    boot, pid, start, namespace = instance.owner().split()
+    assert instance.is_alive(f"{boot} {pid} {start} {namespace}")
+    assert not instance.is_alive(f"{boot} {pid} {int(start) - 1} {namespace}")
+    assert not instance.is_alive(f"00000000-0000-0000-0000-000000000000 {pid} {start} {namespace}")
+    assert not instance.is_alive(f"{boot} {2**30} {start} {namespace}")
+    assert not instance.is_alive(f"{boot} {2**70} {start} {namespace}")
 
 
-@pytest.mark.parametrize("mark", ["", "x", "a b", "a b c", "a b c d", "- - -"])
+IS_ALIVE = "import os, sys; from lxdocker.builder.instance import is_alive, owner; "
+
+
+@needs_namespaces
+@pytest.mark.parametrize(
+    ("way", "before"),
+    [
+        (["--pid", "--fork", "--mount-proc"], ""),
+        (["--mount"], "os.system('mount -t proc -o hidepid=2 proc /proc'); os.setgid(65534); os.setuid(65534); "),
+    ],
+    ids=["another PID namespace", "hidepid"],
+)
+def test_a_process_that_can_not_be_seen_may_be_alive(way: list[str], before: str) -> None:
+    def seen(mark: str) -> str:
+        script = f"{IS_ALIVE}{before}print(is_alive(sys.argv[1]))"
+        argv = ["unshare", *way, sys.executable, "-c", script, mark]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+    mark = instance.owner()
+    boot, pid, start, namespace = mark.split()
+    assert seen(mark) == "True"
+    # Not for ever: no build takes a day.
+    day = instance.DAY_SECONDS * os.sysconf("SC_CLK_TCK")
+    assert seen(f"{boot} {pid} {int(start) - day} {namespace}") == "False"
+    assert seen(f"00000000-0000-0000-0000-000000000000 {pid} {start} {namespace}") == "False"
+
+
+@pytest.mark.parametrize("mark", ["", "x", "a b", "a b c", "a b c d", "a b c d e", "- - - -"])
 def test_a_mark_that_says_nothing_is_nobody_s(mark: str) -> None:
     assert not instance.is_alive(mark)
 
