@@ -99,11 +99,14 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
         metadata = render.image_metadata(Arch.host(), int(built_at.timestamp()), properties, templates=False)
         finished = artifact.write(folder, metadata, rootfs)
         say("importing")
-        old = find(lxd, placement.project)
+        before = find(lxd, placement.project)
         lxd.import_image(placement.project, finished.fingerprint, finished.metadata, finished.rootfs, properties)
         lxd.set_alias(placement.project, ALIAS, finished.fingerprint)
-        if old and old.fingerprint != finished.fingerprint:
-            lxd.delete_image(placement.project, old.fingerprint)
+        # The one before may be what another lxdocker goes on making builders of.
+        kept = {finished.fingerprint, *([before.fingerprint] if before else [])}
+        for image in lxd.images(placement.project):
+            if _parse(image) and image.fingerprint not in kept:
+                lxd.delete_image(placement.project, image.fingerprint)
     made = find(lxd, placement.project)
     if made is None:
         raise LxdError("making the builder image failed", "LXD took it but does not show it")
@@ -111,11 +114,13 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
 
 
 def delete(lxd: Lxd, project: str) -> BuilderImage | None:
-    """Deletes the builder image. Returns what it was."""
-    image = find(lxd, project)
-    if image:
-        lxd.delete_image(project, image.fingerprint)
-    return image
+    """Deletes the builder image, and the one before it. Returns what it was."""
+    current = find(lxd, project)
+    if lxd.project_exists(project):
+        for image in lxd.images(project):
+            if _parse(image):
+                lxd.delete_image(project, image.fingerprint)
+    return current
 
 
 def recipe_hash() -> str:

@@ -80,7 +80,7 @@ def test_a_failed_builds_builder_is_kept_when_asked(world: World) -> None:
     done = world.run("sync", "--json", "--keep-builder", expect=1)
     (kept,) = done.document["kept_builders"]
     assert builders() == [kept]
-    assert Lxc(BUILDER_PROJECT)("exec", kept, "--", "/bin/busybox", "ls", "/cache/images/app/index.json")
+    assert Lxc(BUILDER_PROJECT)("exec", kept, "--", "/bin/busybox", "ls", "/run/layout/index.json")
     # The next sync removes it.
     world.push("app", tiny())
     world.run("sync")
