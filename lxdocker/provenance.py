@@ -17,6 +17,7 @@ from lxdocker.spec import ImageSpec
 from lxdocker.values import Arch, Digest, DiskRef, ImageName, ImageRef
 
 PREFIX = "lxdocker."
+MACHINE_ID = Path("/etc/machine-id")
 # Part of the image itself (metadata.yaml), so also of its fingerprint; the rest may change without a build.
 _SEALED = ("name", "source", "manifest_digest", "config_digest", "inputs")
 
@@ -77,8 +78,19 @@ def source_label(ref: ImageRef) -> str:
 
 
 def folder_id(specs: Path) -> str:
-    """Names a folder of specs without telling where it is: 16 hex digits."""
-    return hashlib.sha256(str(specs.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    """Names a folder of specs without telling where it is: 16 hex digits. The same path on another machine is another
+    folder, since LXD copies an image's properties with it.
+    """
+    path = str(specs.resolve()).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(_machine_id() + b"\0" + path).hexdigest()[:16]
+
+
+def _machine_id() -> bytes:
+    """machine-id(5); empty where there is none."""
+    try:
+        return MACHINE_ID.read_bytes().strip()
+    except OSError:
+        return b""
 
 
 def inputs_hash(spec: ImageSpec, resolved: ResolvedImage, arch: Arch, compression_level: int) -> str:

@@ -32,6 +32,7 @@ from lxdocker.registry import certs_dir
 from lxdocker.runtime.render import parse_healthcheck
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.spec import ImageSpec
+from lxdocker.store import Stored
 from lxdocker.values import Fingerprint, RegistryRef
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -242,7 +243,8 @@ class _Run:
                 resolved = self._context.resolver.resolve(spec.image, None)
                 if action.published is not None:
                     self._context.tree.withdraw([action.published])
-                return self._build(Build(spec, resolved, "the only copy was damaged"), republish=True)
+                build = Build(spec, resolved, "the only copy was damaged")
+                return self._build(build, republish=True, damaged=action.stored)
             self._deliver(spec, finished, provenance, properties)
         return Outcome(spec.name, Status.RESTORED, action.reason, expected)
 
@@ -250,7 +252,7 @@ class _Run:
     def _copy(metadata: Path, rootfs: Path, folder: Path) -> Artifact:
         return artifact.write(folder, metadata.read_bytes(), artifact.read(rootfs))
 
-    def _build(self, action: Build, *, republish: bool = False) -> Outcome:
+    def _build(self, action: Build, *, republish: bool = False, damaged: Stored | None = None) -> Outcome:
         spec, resolved = action.spec, action.resolved
         workshop = self.need_workshop()
         if not isinstance(workshop, Workshop):
@@ -299,7 +301,7 @@ class _Run:
                     builder, work, folder, phase, lambda amount: self._progress.count(spec.name, amount)
                 )
             phase("import")
-            self._deliver(spec, finished, provenance, properties, republish=republish)
+            self._deliver(spec, finished, provenance, properties, republish=republish, damaged=damaged)
         return Outcome(spec.name, Status.BUILT, action.reason, finished.fingerprint)
 
     def _deliver(
@@ -310,14 +312,19 @@ class _Run:
         properties: Mapping[str, str],
         *,
         republish: bool = False,
+        damaged: Stored | None = None,
     ) -> None:
         """Into the store, under its aliases, into the tree; then what it replaces goes. Safe to be killed anywhere.
 
-        ``republish``: also where the tree has this very image, whose files turned out to be damaged.
+        ``republish``: also where the tree has this very image, whose files turned out to be damaged. ``damaged``: what
+        the store has, if its files did.
         """
         context = self._context
+        replaced = damaged if damaged and damaged.fingerprint == finished.fingerprint else None
+        if replaced:
+            context.store.remove(replaced)  # else LXD would keep it, since it has an image of that fingerprint
         context.store.add(finished, provenance, lambda amount: self._progress.count(spec.name, amount))
-        self._point_aliases(spec, finished.fingerprint)
+        self._point_aliases(spec, finished.fingerprint, replaced)
         current = self._holdings.published(spec.name, context.arch)
         if current is not None and current.fingerprint == finished.fingerprint and not republish:
             context.tree.update(current, provenance, spec.aliases)
@@ -339,8 +346,8 @@ class _Run:
         self._progress.phase(base.name, f"delta from {base.key}")
         return deltas.make(base, finished, finished.folder, self._context.cancelled, self._say)
 
-    def _point_aliases(self, spec: ImageSpec, fingerprint: Fingerprint) -> None:
-        """The spec's aliases; and those that a user gave to the image before follow it."""
+    def _point_aliases(self, spec: ImageSpec, fingerprint: Fingerprint, replaced: Stored | None = None) -> None:
+        """The spec's aliases; and those that a user gave to the image before follow it, or that ``replaced`` lost."""
         before = self._holdings.published(spec.name, self._context.arch)
         named_before = before.aliases if before else ()
         followers = {
@@ -349,8 +356,10 @@ class _Run:
             for alias in stored.image.aliases
             if alias not in named_before
         }
-        aliases = dict.fromkeys([*plan.all_aliases(spec), *sorted(followers)])
-        self._context.store.point(tuple(aliases), fingerprint, self._holdings.store.aliases)
+        lost = replaced.image.aliases if replaced else ()
+        aliases = dict.fromkeys([*plan.all_aliases(spec), *sorted(followers), *lost])
+        there = {alias: target for alias, target in self._holdings.store.aliases.items() if alias not in lost}
+        self._context.store.point(tuple(aliases), fingerprint, there)
 
 
 def image_properties(spec: ImageSpec, config: OciConfig, provenance: Provenance, context: Context) -> Mapping[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, cache_folder, entry, image, layer, tiny
+from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, big, cache_folder, entry, image, layer, tiny, unsquash
 from tests.registry_server import make_index, write_layout
 
 AMD = {"os": "linux", "architecture": "amd64"}
@@ -363,6 +364,48 @@ def test_a_damaged_file_is_no_source_to_restore_from(pair: World) -> None:
     assert done.fingerprint("app") == fingerprint
     assert pair.lxc.aliases()["app"] == fingerprint
     assert pair.published_fingerprints("app")[-1] == fingerprint
+
+
+def test_a_damaged_image_of_lxds_own_is_replaced(pair: World) -> None:
+    """Under the same fingerprint, as the same inputs give the same image; and under every alias that it had."""
+    fingerprint = pair.lxc.aliases()["app"]
+    pair.lxc("image", "alias", "create", "mine", fingerprint)
+    stored = Path(os.environ["LXD_DIR"], "images", f"{fingerprint}.rootfs")
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    subprocess.run(["rm", "-r", str(pair.tree / "images/app")], check=True)
+    assert pair.sync().statuses == {"app": "built", "other": "unchanged"}
+    assert stored.read_bytes() == content
+    assert {pair.lxc.aliases()[alias] for alias in ("app", "mine")} == {fingerprint}
+    assert pair.published_fingerprints("app") == [fingerprint]
+    pair.lxc("image", "alias", "delete", "mine")
+
+
+def test_two_lxdockers_that_build_one_name_at_once_get_their_own_image(world: World, tmp_path: Path) -> None:
+    """They share nothing but LXD, and so the layer cache."""
+    other = World(tmp_path / "other", world.registry)
+    try:
+        worlds = {"here": world, "there": other}
+        for text, one in worlds.items():
+            one.wants("app", big(text, 24))
+        with world.start("sync", "--json") as first, other.start("sync", "--json") as second:
+            assert [run.end().status for run in (first, second)] == [0, 0]
+        for text, one in worlds.items():
+            assert unsquash(one.rootfs("app"), tmp_path / text).joinpath("etc/text").read_text() == text
+    finally:
+        other.close()
+
+
+def test_the_layers_of_what_a_tag_named_before_are_not_kept(pair: World) -> None:
+    before, after = tiny("app 1"), tiny("app 2")
+    layers = [{one.digest.removeprefix("sha256:") for one in made.layers} for made in (before, after)]
+    pair.push("app", before)
+    pair.sync()
+    assert layers[0] <= cached_layers()
+    pair.push("app", after)
+    pair.sync()
+    assert layers[1] <= cached_layers()
+    assert not (layers[0] - layers[1]) & cached_layers()
 
 
 # ---- parts of it

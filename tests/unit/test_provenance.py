@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lxdocker import provenance as module
 from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
 from lxdocker.resolve import ResolvedImage
 from lxdocker.runtime import render
@@ -126,6 +127,22 @@ def test_a_folder_is_known_without_being_told(tmp_path: Path) -> None:
     assert folder_id(tmp_path / "other") != name
     # Not every path is text.
     assert folder_id(Path("/a\udcff")) != folder_id(Path("/a"))
+
+
+@pytest.mark.parametrize("other", ["another machine", None])
+def test_the_same_path_on_another_machine_is_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str | None
+) -> None:
+    """An image that was copied from there is not one that a spec here once named."""
+    this, that = tmp_path / "this", tmp_path / "that"
+    this.write_text("this machine\n")
+    if other:
+        that.write_text(other)
+    monkeypatch.setattr(module, "MACHINE_ID", this)
+    here = folder_id(tmp_path)
+    assert folder_id(tmp_path) == here
+    monkeypatch.setattr(module, "MACHINE_ID", that)
+    assert folder_id(tmp_path) != here
 
 
 def test_labels_of_images_on_disk_differ_by_what_they_name() -> None:
