@@ -25,8 +25,6 @@ _LINE = re.compile(r"(?P<name>[^:\s][^:]*):(?P<hash>\$2[aby]\$(?P<cost>\d\d)\$[.
 # 2^14 rounds take about a second.
 MAX_COST = 14
 MAX_REMEMBERED = 1000
-# Compared with where the name is unknown, so that an answer takes as long; the hash of a forgotten random password.
-_NOBODY = "$2b$10$JzYtB1xbYlSr0EqBUVvjQuNiZ8uKZUXmqbk8oFqTB0m1nP9fZ2k9W"
 HINT = "write it with: htpasswd -B -c FILE NAME (Debian's apache2-utils)"
 
 
@@ -70,7 +68,10 @@ class Users:
             return name
         hashes = self._hashes
         loop = asyncio.get_running_loop()
-        if not await loop.run_in_executor(self._checker, _check, hashes.get(name), password):
+        # Where the name is unknown, another one's is compared with, so that an answer takes as long.
+        stored = hashes.get(name) or next(iter(hashes.values()))
+        same = await loop.run_in_executor(self._checker, _check, stored, password)
+        if not same or name not in hashes:
             return None
         if len(remembered) < MAX_REMEMBERED:
             # The set of before, should the file have changed meanwhile.
@@ -106,12 +107,11 @@ def _read(path: Path) -> Mapping[str, str]:
     return hashes
 
 
-def _check(stored: str | None, password: bytes) -> bool:
+def _check(stored: str, password: bytes) -> bool:
     try:
-        same = bcrypt.checkpw(password, (stored or _NOBODY).encode())
+        return bcrypt.checkpw(password, stored.encode())
     except ValueError:  # longer than bcrypt takes
         return False
-    return same and stored is not None
 
 
 def _basic(authorization: str | None) -> tuple[str, bytes] | None:
