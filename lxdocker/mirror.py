@@ -18,16 +18,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib import request
 from urllib.parse import quote, urljoin
 
-import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProxyError
 from urllib3.util import Timeout, Url, make_headers, parse_url
 
 from lxdocker import simplestreams
@@ -36,6 +34,7 @@ from lxdocker.console import Progress, human_size
 from lxdocker.errors import LxdockerError, MirrorError, UsageError
 from lxdocker.publish import MIRROR, SIDECAR, Delta, Published, Tree, parse_sidecar
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, File
+from lxdocker.transport import Response, Transport, UnusableProxyError, is_loopback
 from lxdocker.values import Arch, Fingerprint, ImageName
 
 MAX_INDEX = 64 << 20  # bytes; images.json of a thousand images has about 2 MB
@@ -45,7 +44,8 @@ MAX_REDIRECTS = 3
 ATTEMPTS = 5  # in a row that bring nothing
 PAUSE_SECONDS = 0.5  # after the first, doubled each time
 CONNECT_SECONDS = 15.0
-READ_SECONDS = 60.0
+READ_SECONDS = 60.0  # for each piece
+HEAD_SECONDS = 120.0  # until the headers of an answer are there, however steadily they drip
 # Slower than this is as good as not at all.
 SLOWEST = 1024  # bytes per second
 CHUNK = 1 << 16
@@ -115,8 +115,11 @@ def mirror(
 
     Raises UsageError for an address or a folder that can't be, MirrorError where the other server gives no index.
     """
-    server = Server(url, options, cancelled)
-    with tree.lock(say, cancelled), tree.explained("mirroring into"):
+    with (
+        closing(Server(url, options, cancelled)) as server,
+        tree.lock(say, cancelled),
+        tree.explained("mirroring into"),
+    ):
         _claim(tree, server.url)
         return _Run(server, tree, options.jobs, progress, cancelled).all(grace_seconds)
 
@@ -418,7 +421,10 @@ class Server:
         self._cancelled = cancelled
         if parsed.scheme == "http" and (options.fingerprint or options.ca):
             raise UsageError(f"{self.url} has no certificate to check", "plain http knows none", "use https://")
-        self._pools = _pools(options)
+        self._transport = _transport(options)
+
+    def close(self) -> None:
+        self._transport.close()
 
     @property
     def url(self) -> str:
@@ -474,13 +480,12 @@ class Server:
 
     def _more(self, file: File, partial: Path, have: int, count: Callable[[int], None]) -> None:
         with self._ask(file.path, {"range": f"bytes={have}-"} if have else {}) as response:
-            if have and not (
-                response.status == 206 and response.headers.get("content-range", "").startswith(f"bytes {have}-")
-            ):
+            raw = response.raw
+            if have and not (raw.status == 206 and raw.headers.get("content-range", "").startswith(f"bytes {have}-")):
                 have = 0  # it gives all of it, or a part that nobody asked for
-                if response.status != 200:
+                if raw.status != 200:
                     partial.unlink()
-                    raise _RetryError(f"its answer to a range was status {response.status}")
+                    raise _RetryError(f"its answer to a range was status {raw.status}")
             with partial.open("ab" if have else "wb") as output:
                 for chunk in self._chunks(response):
                     have += len(chunk)
@@ -505,50 +510,53 @@ class Server:
             f"{self.url} does not give {path}", failures[-1], "run the same command again to go on from there"
         )
 
-    def _ask(self, path: str, headers: Mapping[str, str]) -> _Response:
+    def _ask(self, path: str, headers: Mapping[str, str]) -> Response:
         url = urljoin(self._base, quote(path))
         for _ in range(MAX_REDIRECTS + 1):
             parsed = _parse(url)
             own = (parsed.scheme, parsed.host, parsed.port) == self._origin
+            sent = {"user-agent": "lxdocker", **headers, **(self._auth if own else {})}
             try:
-                pool, target = self._pools(parsed)
-                response = pool.urlopen(
-                    "GET",
-                    target,
-                    headers={"user-agent": "lxdocker", **headers, **(self._auth if own else {})},
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                    decode_content=False,
-                )
-            except (HTTPError, http.client.HTTPException, OSError) as error:
+                response = self._transport.open("GET", parsed, sent, HEAD_SECONDS)
+            except UnusableProxyError as error:
+                raise MirrorError(
+                    f"{self.url} can't be reached",
+                    str(error),
+                    "see the variables https_proxy, http_proxy and all_proxy",
+                ) from None
+            except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
                 if re.search(r"CERTIFICATE_VERIFY_FAILED|Fingerprints did not match", str(error)):
                     raise self._distrusted(error) from None
                 raise _RetryError(_reason(error)) from None
-            if response.status in {200, 206}:
-                return _Response(response)
-            location = response.headers.get("location")
-            response.close()
-            if response.status in {301, 302, 303, 307, 308} and location:
-                url = urljoin(url, location)
+            status = response.raw.status
+            if status in {200, 206}:
+                return response
+            location = response.raw.headers.get("location")
+            response.raw.close()
+            if status in {301, 302, 303, 307, 308} and location:
+                try:
+                    url = urljoin(url, location)
+                except ValueError:
+                    raise self.wrong(f"{path}: it redirects to an address that is none") from None
                 self._refuse_plain(_parse(url))
                 continue
-            if response.status >= 500 or response.status in {408, 416, 429}:
-                if response.status == 416:
-                    return _Response(response)
-                raise _RetryError(f"its answer has status {response.status}")
+            if status >= 500 or status in {408, 416, 429}:
+                if status == 416:
+                    return response
+                raise _RetryError(f"its answer has status {status}")
             hint = {401: "; it wants a login: https://NAME:PASSWORD@HOST", 404: "; it has gone, or never was there"}
-            raise self.wrong(f"{path}: its answer has status {response.status}{hint.get(response.status, '')}")
+            raise self.wrong(f"{path}: its answer has status {status}{hint.get(status, '')}")
         raise self.wrong(f"{path} is redirected more than {MAX_REDIRECTS} times")
 
-    def _chunks(self, response: _Response) -> Iterator[bytes]:
+    def _chunks(self, response: Response) -> Iterator[bytes]:
         began, size = time.monotonic(), 0
         while True:
             if self._cancelled.is_set():
                 raise _RetryError("interrupted")
             try:
                 # What is there, so that an answer that comes byte by byte meets the limit.
-                chunk = response.raw.read1(CHUNK)
+                with response.deadline.within(READ_SECONDS, "a piece of its answer"):
+                    chunk = response.raw.read1(CHUNK)
             except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
                 raise _RetryError(_reason(error)) from None
             if not chunk:
@@ -561,7 +569,7 @@ class Server:
                 began, size = time.monotonic(), 0
 
     def _refuse_plain(self, url: Url) -> None:
-        if url.scheme == "http" and not self._insecure and not _is_loopback(url.host or ""):
+        if url.scheme == "http" and not self._insecure and not is_loopback(url.host or ""):
             raise UsageError(
                 f"{url.host} is to be asked by plain http",
                 "whoever is in between could give other images",
@@ -580,24 +588,6 @@ class _RetryError(Exception):
     """This attempt failed; another one may not."""
 
 
-class _Response:
-    """An answer that is given back when it has been read, and dropped if not."""
-
-    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
-        self.raw = raw
-        self.status = raw.status
-        self.headers = raw.headers
-
-    def __enter__(self) -> _Response:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.raw.release_conn()
-        else:
-            self.raw.close()
-
-
 def _parse(url: str) -> Url:
     try:
         parsed = parse_url(url)
@@ -608,8 +598,7 @@ def _parse(url: str) -> Url:
     return parsed
 
 
-def _pools(options: Options) -> Callable[[Url], tuple[urllib3.HTTPConnectionPool, str]]:
-    """Finds where to send a request for an address, and what to ask for there."""
+def _transport(options: Options) -> Transport:
     tls: dict[str, Any] = {}
     if options.fingerprint:
         digits = re.sub(r"[:\s]", "", options.fingerprint).lower()
@@ -620,32 +609,7 @@ def _pools(options: Options) -> Callable[[Url], tuple[urllib3.HTTPConnectionPool
         if not options.ca.is_file():
             raise UsageError(f"there is no file {options.ca}", "", "--ca names a file with certificates (PEM)")
         tls |= {"ca_certs": str(options.ca)}
-    limits: dict[str, Any] = {
-        "timeout": Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        "maxsize": options.jobs,
-        **tls,
-    }
-    direct = urllib3.PoolManager(**limits)
-    through: dict[str, urllib3.PoolManager] = {}
-
-    def pool(url: Url) -> tuple[urllib3.HTTPConnectionPool, str]:
-        proxies = request.getproxies_environment()
-        proxy = proxies.get(url.scheme or "") or proxies.get("all")
-        bypass = request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
-        manager, target = direct, url.request_uri
-        if proxy and not _is_loopback(url.host or "") and not bypass(url.netloc or "", proxies):
-            manager = through.setdefault(proxy, urllib3.ProxyManager(proxy, **limits))
-            target = target if url.scheme == "https" else url.url  # the one goes through a tunnel
-        return manager.connection_from_host(url.host, url.port, url.scheme), target
-
-    return pool
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return Transport(timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), maxsize=options.jobs, **tls)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -656,4 +620,5 @@ def _root(error: BaseException) -> BaseException:
 
 def _reason(error: BaseException) -> str:
     found = _root(error)
-    return re.sub(r"<[^>]*>: ", "", str(found)) or type(found).__name__
+    where = "the proxy can't be used: " if isinstance(error, ProxyError) else ""
+    return where + (re.sub(r"<[^>]*>: ", "", str(found)) or type(found).__name__)

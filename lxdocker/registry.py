@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import re
 import ssl
 import threading
@@ -30,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
-from urllib.parse import unquote, urlencode, urljoin
+from urllib.parse import urlencode, urljoin
 
 import urllib3
 from urllib3.exceptions import (
@@ -42,12 +41,13 @@ from urllib3.exceptions import (
     ProxyError,
     SSLError,
 )
-from urllib3.util import Timeout, Url, make_headers, parse_url
+from urllib3.util import Timeout, Url, parse_url
 
 from lxdocker import __version__
 from lxdocker.credentials import Credential, Credentials
 from lxdocker.errors import AuthError, ImageMissingError, RegistryError
 from lxdocker.oci import MANIFEST_TYPES
+from lxdocker.transport import DeadlineError, Transport, UnusableProxyError
 from lxdocker.values import DEFAULT_REGISTRY, Digest, RegistryRef
 
 # Where podman, skopeo and docker keep a registry's CA (*.crt) and client certificate (*.cert and *.key):
@@ -66,16 +66,17 @@ _MAX_MANIFEST = 4 * 1024 * 1024  # what registries accept (distribution spec: at
 _MAX_CONFIG = 4 * 1024 * 1024  # what skopeo takes (containers/image, internal/iolimits)
 _MAX_TOKEN_BODY = 256 * 1024
 _MAX_ERROR_BODY = 64 * 1024  # read only so that the connection can be used again
-_MAX_BODY_SECONDS = 60.0  # however steadily it drips
+# However steadily they drip: the headers of an answer from when it is asked for, and then its body.
+_MAX_HEAD_SECONDS = 60.0
+_MAX_BODY_SECONDS = 60.0
 _MAX_REDIRECTS = 5
 _TRIES = 3
 _PAUSES = (0.2, 0.8)  # seconds before the second and third
 _MAX_RETRY_AFTER = 10.0  # seconds
-_FINAL = ("certificate", "plain", "big")  # kinds of failures that another try won't heal
+_FINAL = ("certificate", "plain", "endless")  # kinds of failures that another try won't heal
 _REMEMBER_FAILURE = 30.0  # seconds: a hundred images needn't each find out that their registry is down
 _MIN_TOKEN_SECONDS = 60  # token.md: the least a token is good for, and the default
 _MAX_TOKEN_SECONDS = 3600
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def certs_dir(registry: str, roots: Sequence[Path] = CERT_ROOTS) -> Path | None:
@@ -129,7 +130,8 @@ class _RequestError(Exception):
 
     def __init__(self, kind: str, why: str) -> None:
         super().__init__(why)
-        self.kind = kind  # unreachable, certificate, plain (http where TLS was expected), tls, broken, big
+        # unreachable, certificate, plain (http where TLS was expected), tls, broken, endless (in size or in time)
+        self.kind = kind
         self.why = why
 
 
@@ -153,11 +155,9 @@ class RegistryClient:
         """
         self._credentials = credentials
         self._insecure = frozenset(insecure)
-        self._timeout = Timeout(connect=timeout, read=timeout)
         self._seconds = timeout
         self._cert_roots = tuple(cert_roots)
-        self._pools = urllib3.PoolManager(num_pools=64, maxsize=CONNECTIONS)
-        self._proxies: dict[str, urllib3.PoolManager] = {}
+        self._transport = Transport(num_pools=64, maxsize=CONNECTIONS, timeout=Timeout(connect=timeout, read=timeout))
         self._contexts: dict[tuple[bool, Path | None], ssl.SSLContext] = {}
         self._states: dict[str, _State] = {}
         self._lock = threading.Lock()
@@ -174,9 +174,7 @@ class RegistryClient:
     def close(self) -> None:
         """Ends all connections, and the waiting of threads that were about to try again."""
         self._closed.set()
-        self._pools.clear()
-        for pools in self._proxies.values():
-            pools.clear()
+        self._transport.close()
 
     def verifies(self, registry: str) -> bool:
         """Whether ``registry`` must prove who it is: False for loopback and for those named as insecure."""
@@ -435,7 +433,10 @@ class RegistryClient:
                 return answer
             if body is not None:
                 raise _RequestError("broken", "it redirects a login elsewhere")
-            target = urljoin(url, location)
+            try:
+                target = urljoin(url, location)
+            except ValueError:
+                raise _RequestError("broken", "it redirects to an address that is none") from None
             old, new = _parse(url), _parse(target)
             if new.scheme not in ("http", "https") or not new.host or new.auth:
                 raise _RequestError("broken", "it redirects to an address that is none")
@@ -471,52 +472,23 @@ class RegistryClient:
     def _once(self, method: str, url: str, headers: Mapping[str, str], limit: int, body: bytes | None) -> _Answer:
         parsed = _parse(url)
         sent = {"User-Agent": f"lxdocker/{__version__}", "Accept-Encoding": "identity", **headers}
-        response: urllib3.BaseHTTPResponse | None = None
-        clean = False
         try:
-            pool, target = self._pool(parsed)
-            response = pool.urlopen(
-                method,
-                target,
-                body=body,
-                headers=sent,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=self._timeout,
-                preload_content=False,
-                decode_content=False,
-            )
-            content = b"" if method == "HEAD" else _read_body(response, limit)
-            clean = content is not None
-            return _Answer(
-                response.status,
-                {key.lower(): value for key, value in response.headers.items()},
-                tuple(response.headers.getlist("www-authenticate")),
-                content or b"",
-            )
+            tls = {"ssl_context": self._context(parsed)} if parsed.scheme == "https" else None
+            with self._transport.open(method, parsed, sent, _MAX_HEAD_SECONDS, body=body, tls=tls) as response:
+                raw, content = response.raw, b""
+                if method != "HEAD":
+                    with response.deadline.within(_MAX_BODY_SECONDS, "its answer"):
+                        content = _read_body(raw, limit)
+                return _Answer(
+                    raw.status,
+                    {key.lower(): value for key, value in raw.headers.items()},
+                    tuple(raw.headers.getlist("www-authenticate")),
+                    content,
+                )
+        except UnusableProxyError as error:
+            raise _RequestError("unreachable", str(error)) from None
         except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             raise self._failed(error, parsed) from None
-        finally:
-            if response and clean:
-                response.release_conn()
-            elif response:
-                response.close()
-
-    def _pool(self, url: Url) -> tuple[urllib3.HTTPConnectionPool, str]:
-        """Where to send a request for ``url``, and what to ask for there."""
-        assert url.host  # noqa: S101 - checked when it was parsed
-        proxy = _proxy_for(url)
-        tls = {"ssl_context": self._context(url)} if url.scheme == "https" else None
-        path = url.request_uri
-        if not proxy:
-            return self._pools.connection_from_host(url.host, url.port, url.scheme, pool_kwargs=tls), path
-        with self._lock:
-            if proxy not in self._proxies:
-                self._proxies[proxy] = _proxy_manager(proxy)
-            manager = self._proxies[proxy]
-        pool = manager.connection_from_host(url.host, url.port, url.scheme, pool_kwargs=tls)
-        return pool, path if tls else url.url
 
     def _context(self, url: Url) -> ssl.SSLContext:
         names = [f"{url.host}:{url.port}" if url.port else f"{url.host}"]
@@ -533,8 +505,8 @@ class RegistryClient:
 
     def _failed(self, error: Exception, url: Url) -> _RequestError:
         """What ``error`` means. Its own text may hold addresses with secrets in them and is not used."""
-        if isinstance(error, _BodyError):
-            return _RequestError("big", str(error))
+        if isinstance(error, _BodyError | DeadlineError):
+            return _RequestError("endless", str(error))
         if isinstance(error, ProxyError):
             return _RequestError("unreachable", f"the proxy can't be used: {_root_reason(error.original_error)}")
         if isinstance(error, NameResolutionError):
@@ -552,25 +524,23 @@ class RegistryClient:
 
 
 class _BodyError(ValueError):
-    """A body is too long, or takes too long."""
+    """A body is too long."""
 
 
-def _read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes | None:
-    """The body, at most ``limit`` bytes; None for an error's that is longer than anyone reads."""
+def _read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    """The body, at most ``limit`` bytes; nothing, and the connection closed, for an error's that nobody would read."""
     failed = response.status >= 300
     if failed:
         limit = _MAX_ERROR_BODY
-    deadline = time.monotonic() + _MAX_BODY_SECONDS
     content = bytearray()
-    # read1: what is there, so that a body that comes byte by byte meets the deadline.
+    # read1: what is there, so that the length is looked at while it grows.
     while chunk := response.read1(65536):
         content += chunk
         if len(content) > limit:
             if failed:
-                return None
+                response.close()
+                return b""
             raise _BodyError(f"its answer is longer than {limit // 1024} KiB")
-        if time.monotonic() > deadline:
-            raise _BodyError(f"its answer did not end within {_MAX_BODY_SECONDS:g} s")
     return bytes(content)
 
 
@@ -603,37 +573,6 @@ def _is_loopback(host: str) -> bool:
 
 def _digest_of(content: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(content).hexdigest())
-
-
-# Proxies, as curl, Go and requests understand the variables.
-
-
-def _proxy_for(url: Url) -> str | None:
-    host = url.host or ""
-    if not any(name in os.environ or name.upper() in os.environ for name in _PROXY_VARIABLES):
-        return None
-    if _is_loopback(host):
-        return None
-    from urllib import request  # rarely needed, and not free
-
-    proxies = request.getproxies_environment()
-    bypass = request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
-    if bypass(f"{host}:{url.port}" if url.port else host, proxies):
-        return None
-    return proxies.get(url.scheme or "") or proxies.get("all")
-
-
-def _proxy_manager(proxy: str) -> urllib3.PoolManager:
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    parsed = _parse(proxy)
-    if parsed.scheme not in ("http", "https"):
-        raise _RequestError(
-            "unreachable", f"the proxy can't be used: {parsed.scheme} is not supported, only http and https"
-        )
-    headers = make_headers(proxy_basic_auth=unquote(parsed.auth)) if parsed.auth else None
-    bare = parsed._replace(auth=None).url
-    return urllib3.ProxyManager(bare, num_pools=64, maxsize=CONNECTIONS, proxy_headers=headers)
 
 
 # TLS.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -682,6 +683,74 @@ def test_a_server_that_gives_drops_is_given_up(world: World, here: Tree, monkeyp
     assert time.monotonic() - began < 5
 
 
+def without_end(handler: Handler, beginning: bytes, more: bytes) -> bool:
+    """Sends ``beginning``, and then ``more`` until the other side has enough."""
+    with contextlib.suppress(OSError):
+        handler.wfile.write(beginning)
+        while True:
+            handler.wfile.write(more)
+            time.sleep(0.01)
+    handler.close_connection = True
+    return True
+
+
+def only_continues(handler: Handler) -> bool:
+    return without_end(handler, b"", b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def only_trailers(handler: Handler) -> bool:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    return without_end(handler, head + b"2\r\n{}\r\n0\r\n", b"x: y\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (only_continues, "the headers of its answer did not end within 0.3 s"),
+        (only_trailers, "a piece of its answer did not end within 0.3 s"),
+    ],
+)
+def test_what_has_no_end_ends(
+    world: World, here: Tree, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Handler], bool], why: str
+) -> None:
+    """What http.client reads within one call, without a pause that a timeout would notice."""
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(module, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(module, "ATTEMPTS", 2)
+    world.publish("1", "web")
+    good = world.publish("2", "good")
+    world.answer = lambda handler: "/web/" in handler.path and answer(handler)
+    result = run(world, here)
+    assert [one.key for one in result.fetched] == [good.key]
+    assert [failure.error.details for failure in result.failed] == [why]
+    world.answer = answer
+    with pytest.raises(MirrorError, match="does not give") as caught:
+        run(world, here)
+    assert caught.value.details == why
+
+
+def test_a_download_may_take_longer_than_each_of_its_pieces(
+    world: World, here: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_SECONDS", 0.3)
+    world.publish("1")
+
+    def answer(handler: Handler) -> bool:
+        if not handler.path.endswith(ROOTFS_FILE):
+            return False
+        content = (handler.world.root / handler.path.lstrip("/")).read_bytes()
+        handler.plain(200, content[:1000], length=len(content))
+        for at in range(1000, len(content), 50_000):
+            time.sleep(0.1)
+            handler.wfile.write(content[at : at + 50_000])
+        return True
+
+    world.answer = answer
+    assert run(world, here).failed == ()
+    assert [wanted for path, wanted in world.requests if path.endswith(ROOTFS_FILE)] == [None]
+    assert_clean(here)
+
+
 # ---- redirects
 
 
@@ -717,6 +786,59 @@ def test_redirects_to_where_nobody_may_go_are_refused(world: World, here: Tree, 
     world.answer = redirect(lambda _: to)
     with pytest.raises(UsageError):
         run(world, here)
+
+
+@pytest.mark.parametrize("to", ["http://[", "//[x", "//\u2100.invalid/".encode().decode("latin-1")])
+def test_a_redirect_to_an_address_that_is_none_fails_its_image(world: World, here: Tree, to: str) -> None:
+    world.publish("1", "web")
+    good = world.publish("2", "good")
+    world.answer = lambda handler: "/web/" in handler.path and redirect(lambda _: to)(handler)
+    result = run(world, here)
+    assert [one.key for one in result.fetched] == [good.key]
+    (failure,) = result.failed
+    assert "address" in str(failure.error)
+
+
+# ---- proxies
+
+
+@pytest.mark.parametrize("address", ["{}", "http://{}", "ann:pr0xy%20pw@{}", "http://ann:pr0xy%20pw@{}"])
+def test_a_proxy_is_used(world: World, here: Tree, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """The server itself stands in for it, as what a proxy is asked for has its host in the path."""
+    world.publish("1")
+    logins = set()
+
+    def answer(handler: Handler) -> bool:
+        logins.add(handler.headers.get("proxy-authorization"))
+        assert handler.path.startswith("http://mirror.invalid/")
+        handler.path = handler.path.removeprefix("http://mirror.invalid")
+        return False
+
+    world.answer = answer
+    monkeypatch.setenv("http_proxy", address.format(world.url.removeprefix("http://")))
+    options = Options(insecure=True)
+    result = mirror("http://mirror.invalid", here, options, HOUR, Progress(), print, threading.Event())
+    assert len(result.fetched) == 1
+    assert logins == {"Basic " + base64.b64encode(b"ann:pr0xy pw").decode() if "ann" in address else None}
+
+
+def test_this_host_is_not_asked_through_a_proxy(world: World, here: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.publish("1")
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    assert len(run(world, here).fetched) == 1
+
+
+def test_a_proxy_that_can_not_be_used_is_told(here: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    for proxy, why in [
+        ("socks5://127.0.0.1:1", "the proxy can't be used: socks5 is not supported, only http and https"),
+        ("http://[", "the proxy can't be used: its address is none"),
+        ("ann:s3cret@127.0.0.1:1", "the proxy can't be used: [Errno 111] Connection refused"),
+    ]:
+        monkeypatch.setenv("https_proxy", proxy)
+        with pytest.raises(MirrorError) as caught:
+            mirror("https://mirror.invalid", here, Options(), HOUR, Progress(), print, threading.Event())
+        assert caught.value.details == why
 
 
 # ---- TLS and plain http

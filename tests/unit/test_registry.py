@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from urllib3.util import parse_url
 
 from lxdocker import registry as module
 from lxdocker.credentials import Credentials
@@ -114,7 +115,7 @@ def test_bodies_and_one_connection_for_all(plain: Registry) -> None:
         assert ask.manifest(ref(plain.address), DIGEST) == IMAGE.manifest.content
         assert ask.config_blob(ref(plain.address), CONFIG) == IMAGE.config.content
         assert ask.head(ref(plain.address, tag="index")) == Digest(make_index((IMAGE.manifest, None)).digest)
-        (pool,) = (ask._pools.pools[key] for key in tuple(ask._pools.pools.keys()))
+        pool, _ = ask._transport._pool(parse_url(f"http://{plain.address}"), None)
         assert pool.num_connections == 1
 
 
@@ -340,6 +341,8 @@ def test_redirects_are_followed_but_not_with_the_login(tmp_path: Path) -> None:
         ("ftp://127.0.0.1/x", "address that is none"),
         ("file:///etc/passwd", "address that is none"),
         ("http://ann:pw@127.0.0.1/x", "address that is none"),
+        ("http://[", "it redirects to an address that is none"),
+        ("//[x", "it redirects to an address that is none"),
     ],
 )
 def test_redirects_to_nowhere(location: str, why: str) -> None:
@@ -539,6 +542,49 @@ def test_bodies_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - started < 2
 
 
+def only_continues(handler: Handler) -> None:
+    while True:
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(0.01)
+
+
+def dripped_headers(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Docker-Content-Digest", str(DIGEST))
+    handler.flush_headers()
+    for byte in b"x: " + b"y" * 10_000:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("answer", [only_continues, dripped_headers])
+def test_headers_end_in_time(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Handler], None]) -> None:
+    """What http.client reads within one call, without end and without a pause that a timeout would notice."""
+    monkeypatch.setattr(module, "_MAX_HEAD_SECONDS", 0.3)
+    with ScriptedServer(answer) as server, client(insecure=[server.public_address]) as ask:
+        for address in (server.address, server.public_address):
+            with pytest.raises(RegistryError, match=r"the headers of its answer did not end within 0\.3 s"):
+                ask.head(ref(address))
+        assert len([seen for seen in server.seen if seen.method == "HEAD"]) == 2  # no second try
+
+
+def test_trailers_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"%x\r\n%b\r\n0\r\n" % (len(IMAGE.manifest.content), IMAGE.manifest.content))
+        while True:
+            handler.wfile.write(b"x: y\r\n")
+            time.sleep(0.01)
+
+    monkeypatch.setattr(module, "_MAX_BODY_SECONDS", 0.3)
+    with ScriptedServer(answer) as server, client() as ask:
+        # Although all of the content has come.
+        with pytest.raises(RegistryError, match=r"its answer did not end within 0\.3 s"):
+            ask.manifest(ref(server.address), DIGEST)
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
 def test_what_passes_is_tried_again(status: int) -> None:
     def answer(handler: Handler) -> None:
@@ -646,9 +692,10 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch, plain: Registry) -> None:
         with client(insecure=[plain.public_address]) as ask:
             assert ask.head(ref(plain.public_address)) == DIGEST
         assert len(proxy.seen) == count
-    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
-    with client() as ask, pytest.raises(RegistryError, match="socks5 is not supported"):
-        ask.head(ref("registry.invalid"))
+    for address, why in (("socks5://127.0.0.1:1", "socks5 is not supported"), ("http://[", "its address is none")):
+        monkeypatch.setenv("https_proxy", address)
+        with client() as ask, pytest.raises(RegistryError, match=f"the proxy can't be used: {why}"):
+            ask.head(ref("registry.invalid"))
 
 
 def test_docker_hub_has_another_host() -> None:
