@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import quote, urljoin
 
 from urllib3.exceptions import HTTPError, ProxyError
-from urllib3.util import Timeout, Url, make_headers, parse_url
+from urllib3.util import Timeout, Url, parse_url
 
 from lxdocker import simplestreams
 from lxdocker.artifact import read
@@ -34,7 +34,7 @@ from lxdocker.console import Progress, human_size
 from lxdocker.errors import LxdockerError, MirrorError, UsageError
 from lxdocker.publish import MIRROR, SIDECAR, Delta, Published, Tree, parse_sidecar
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, File
-from lxdocker.transport import Response, Transport, UnusableProxyError, is_loopback
+from lxdocker.transport import Response, Transport, UnusableProxyError, basic, is_loopback
 from lxdocker.values import Arch, Fingerprint, ImageName
 
 MAX_INDEX = 64 << 20  # bytes; images.json of a thousand images has about 2 MB
@@ -415,7 +415,7 @@ class Server:
         parsed = _parse(url)
         self._insecure = options.insecure
         self._refuse_plain(parsed)
-        self._auth = make_headers(basic_auth=parsed.auth) if parsed.auth else {}
+        self._auth = {"authorization": basic(parsed.auth)} if parsed.auth else {}
         self._base = parsed._replace(auth=None, query=None, fragment=None).url.rstrip("/") + "/"
         self._origin = (parsed.scheme, parsed.host, parsed.port)
         self._cancelled = cancelled

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 import time
 from base64 import b64encode
@@ -41,6 +42,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def basic(login: str) -> str:
+    """What an Authorization header says for the ``NAME:PASSWORD`` of an address, where % escapes (RFC 7617)."""
+    return "Basic " + b64encode(unquote_to_bytes(login)).decode()
 
 
 # Deadlines.
@@ -81,6 +87,12 @@ class Deadline:
         """From now on the request waits for what comes on ``connection``."""
         self._watchdog.attach(self, connection)
 
+    def let_go(self) -> None:
+        """What comes next is bounded otherwise. Raises TimeoutError if the deadline has passed."""
+        self._watchdog.attach(self, None)
+        if self.passed:
+            raise TimeoutError
+
 
 class _Current(threading.local):
     deadline: Deadline | None = None  # of what this thread waits for
@@ -115,10 +127,10 @@ class Watchdog:
         with self._changed:
             self._watched.discard(deadline)
 
-    def attach(self, deadline: Deadline, connection: socket.socket) -> None:
+    def attach(self, deadline: Deadline, connection: socket.socket | None) -> None:
         with self._changed:
             deadline.connection = connection
-            if deadline.passed:  # while there was no connection yet
+            if connection and deadline.passed:  # while there was no connection yet
                 _shut_down(connection)
 
     def close(self) -> None:
@@ -164,6 +176,13 @@ class _TLSConnection(HTTPSConnection):
     def send(self, data: Any) -> None:
         super().send(data)
         _sent_on(self)
+
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        # TLS begins, and Python would leave a socket open that is shut down just then. Within a proxy's TLS, urllib3
+        # does it, whose reads nothing else bounds.
+        if _current.deadline and not isinstance(self.sock, ssl.SSLSocket):
+            _current.deadline.let_go()
 
 
 def _sent_on(connection: HTTPConnection) -> None:
@@ -305,7 +324,5 @@ def _proxy_manager(proxy: str, options: Mapping[str, Any]) -> urllib3.PoolManage
         raise UnusableProxyError("the proxy can't be used: its address is none")
     if parsed.scheme not in ("http", "https"):
         raise UnusableProxyError(f"the proxy can't be used: {parsed.scheme} is not supported, only http and https")
-    headers = None
-    if parsed.auth:
-        headers = {"proxy-authorization": "Basic " + b64encode(unquote_to_bytes(parsed.auth)).decode()}
+    headers = {"proxy-authorization": basic(parsed.auth)} if parsed.auth else None
     return urllib3.ProxyManager(parsed._replace(auth=None).url, proxy_headers=headers, **options)
