@@ -42,7 +42,8 @@ def report(instance: Instance) -> dict[str, Any]:
     # The DHCP client may have a word in the middle of it.
     log = re.sub(r"udhcpc: .*\n", "", log)
     line = next(line for line in log.splitlines() if line.startswith("pid1: {"))
-    found: dict[str, Any] = json.loads(line.removeprefix("pid1: "))
+    # Asked while it was being printed, LXD tells the first half, and then all of it.
+    found: dict[str, Any] = json.loads(line.rpartition("pid1: ")[2])
     return found
 
 
