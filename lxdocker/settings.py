@@ -110,7 +110,7 @@ def _config_file(flags: Mapping[str, object], environ: Mapping[str, str], home: 
         return _absolute(str(named), Path.cwd(), home)
     candidates = (_xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "lxdocker/config.yaml", SYSTEM_CONFIG)
     # Path.exists() would raise in a home folder that is closed to this user.
-    return next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110
+    return next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110 - Path.exists() raises
 
 
 def _from_file(path: Path) -> Document:

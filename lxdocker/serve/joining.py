@@ -30,7 +30,7 @@ def server_url(listen: str, port: int, names: tuple[str, ...]) -> str:
     """How others reach a server that listens on the host ``listen`` ('' for all of its addresses), as well as it can
     know: by the name its user gave, else by an address.
     """
-    everywhere = listen in {"", "0.0.0.0"}  # noqa: S104
+    everywhere = listen in {"", "0.0.0.0"}  # noqa: S104 - asked about, not listened on
     host = names[0] if names else main_address() if everywhere else listen
     shown = f"[{host}]" if ":" in host else host
     return f"https://{shown}" + ("" if port == 443 else f":{port}")

@@ -22,7 +22,7 @@ class Metrics:
 
     def __init__(self, tree: Path, certificate_ends: Callable[[], float]) -> None:
         # Half of all lines otherwise, which nobody asks for.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
         self._registry = CollectorRegistry()
         self.requests = Counter("lxdocker_requests", "Requests answered.", ["status"], registry=self._registry)
         self.sent = Counter("lxdocker_sent_bytes", "Bytes of files sent, before TLS.", registry=self._registry)

@@ -109,7 +109,7 @@ class Images:
     def _noise(self, size: int) -> Layer:
         packed = zlib.compressobj(0, wbits=31)
         diff = hashlib.sha256()
-        source = random.Random(size)  # noqa: S311
+        source = random.Random(size)  # noqa: S311 - content, not a secret
         files = 10
 
         def content() -> Iterator[bytes]:

@@ -533,9 +533,9 @@ def describe(root: Path) -> dict[bytes, str]:
             path = os.path.join(folder, name)  # noqa: PTH118 - bytes
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                what = "-> " + os.readlink(path).decode("utf-8", "surrogateescape")  # noqa: PTH115
+                what = "-> " + os.readlink(path).decode("utf-8", "surrogateescape")  # noqa: PTH115 - bytes
             elif stat.S_ISREG(status.st_mode):
-                with open(path, "rb") as content:  # noqa: PTH123
+                with open(path, "rb") as content:  # noqa: PTH123 - bytes
                     what = hashlib.sha256(content.read()).hexdigest()
             else:
                 what = stat.filemode(status.st_mode)[0]

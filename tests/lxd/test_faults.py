@@ -265,7 +265,7 @@ def test_lxd_is_not_running(good: World, tmp_path: Path) -> None:
 
 def test_no_permission_on_the_socket(good: World) -> None:
     """As a user who may read specs, but not talk to LXD."""
-    os.chmod(good.folder.parent, 0o755)  # noqa: PTH101, S103
+    os.chmod(good.folder.parent, 0o755)  # noqa: PTH101, S103 - for another user
     command = [
         "setpriv",
         f"--reuid={NOBODY}",
@@ -364,7 +364,7 @@ def test_a_builder_without_network(good: World) -> None:
         port = good.registry.rpartition(":")[2]
         good.settings.update(network=bridge, insecure_registries=[f"0.0.0.0:{port}"])
         good.push("app", tiny("newer"))
-        good.spec("app", good.ref("app").replace("127.0.0.1", "0.0.0.0"))  # noqa: S104
+        good.spec("app", good.ref("app").replace("127.0.0.1", "0.0.0.0"))  # noqa: S104 - asked, not listened on
         done = good.sync(expect=1)
         assert "no network" in done.error("app")
         assert "setting `network`" in done.error("app")

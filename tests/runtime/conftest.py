@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def boxes(tmp_path_factory: pytest.TempPathFactory, registry: str, builder_image: str) -> Iterator[World]:  # noqa: F811
+def boxes(tmp_path_factory: pytest.TempPathFactory, registry: str, builder_image: str) -> Iterator[World]:  # noqa: F811 - pytest
     """A world with all of IMAGES, synced."""
     world = World(tmp_path_factory.mktemp("boxes") / "world", registry)
     try:
@@ -38,7 +38,7 @@ def launch(boxes: World) -> Iterator[Callable[..., Box]]:
     launched: list[Box] = []
 
     def launch(image: str = "box", script: str | None = None, **options: object) -> Box:
-        made = Box(boxes.lxc, image, script, **options)  # type: ignore[arg-type]
+        made = Box(boxes.lxc, image, script, **options)  # type: ignore[arg-type]  # passed on
         launched.append(made)
         return made
 

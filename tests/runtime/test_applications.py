@@ -50,7 +50,7 @@ def run(applications: World, nic: dict[str, dict[str, str]]) -> Iterator[Launch]
     launched: list[Box] = []
 
     def run(image: str, script: str | None = None, **options: object) -> Box:
-        made = Box(applications.lxc, image, script, **{"devices": nic, **options})  # type: ignore[arg-type]
+        made = Box(applications.lxc, image, script, **{"devices": nic, **options})  # type: ignore[arg-type]  # passed on
         launched.append(made)
         return made
 

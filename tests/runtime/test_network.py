@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,8 @@ class Bridge:
     def server(self, number: int = 50, **fields: object) -> dhcp.Dhcp:
         """Offers address ``number``, a router and DNS."""
         options = {dhcp.ROUTER: dhcp.addresses(self.own), dhcp.DNS: dhcp.addresses(self.own)}
-        return dhcp.Dhcp(self.name, self.own, self.address(number), **{"options": options, **fields})  # type: ignore[arg-type]
+        given: dict[str, Any] = {"options": options, **fields}
+        return dhcp.Dhcp(self.name, self.own, self.address(number), **given)
 
 
 def make_bridge(*config: str) -> Bridge:

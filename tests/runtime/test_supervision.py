@@ -262,7 +262,7 @@ def hundred(request: pytest.FixtureRequest, boxes: World) -> Iterator[Future[str
 
 def restart_a_hundred_times(one: Box) -> str:
     for run in range(100):
-        wait_until(f"run {run}", lambda: one.runs(f"[ $(wc -l </runs) = {run + 1} ]"))  # noqa: B023
+        wait_until(f"run {run}", lambda: one.runs(f"[ $(wc -l </runs) = {run + 1} ]"))  # noqa: B023 - called at once
         pid = one.pid
         one("restart", "--timeout", "30")
         assert one.status == "Running"

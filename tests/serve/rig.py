@@ -149,7 +149,7 @@ class Served:
 
     @property
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208 - counted only
 
     @property
     def memory(self) -> int:
@@ -161,7 +161,7 @@ class Served:
 
     @property
     def threads(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/task"))  # noqa: PTH208
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))  # noqa: PTH208 - counted only
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 20) -> int:
         """Its exit status."""

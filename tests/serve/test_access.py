@@ -15,7 +15,7 @@ from lxdocker.serve.access import Users
 from tests.serve.rig import METADATA, ROOTFS, Served, make_tree, serve
 from tests.waiting import wait_until
 
-PASSWORD = "pa:ss wörd/"  # noqa: S105
+PASSWORD = "pa:ss wörd/"  # noqa: S105 - made up
 
 
 def line(name: str, password: str, *, prefix: bytes = b"2b", cost: int = 4) -> str:

@@ -289,4 +289,4 @@ def test_a_blob_that_can_t_be_read_ends_the_stream_with_its_error(tmp_path: Path
 def test_whoever_reads_a_layout_may_stop_in_the_middle(tmp_path: Path) -> None:
     stream = recipe._layout_as_tar(make_layout(tmp_path / "layout"))
     assert next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()  # type: ignore[attr-defined]  # a generator

@@ -123,7 +123,7 @@ def test_sizes_are_in_decimal_units(size: int, expected: str) -> None:
 @pytest.mark.parametrize("write", [lambda c: c.print("x"), lambda c: c.json({}), lambda c: c.table(["x"], [])])
 def test_a_result_that_is_lost_is_an_error(write: Callable[[Console], None]) -> None:
     # Closing it would try to write again what is still in its buffer.
-    full = open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    full = open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closing it fails
     with pytest.raises(OutputError) as caught:
         write(Console(full, io.StringIO()))
     assert not caught.value.reader_left

@@ -82,7 +82,7 @@ class World:
         handler = type("Bound", (Handler,), {"world": self})
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
-        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # be quiet
         if context:
             self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         scheme = "https" if context else "http"

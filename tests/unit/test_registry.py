@@ -84,7 +84,7 @@ NOBODY = Credentials({"XDG_RUNTIME_DIR": "/nonexistent/run"}, Path("/nonexistent
 
 
 def client(known: Credentials = NOBODY, timeout: float = 5, **options: object) -> RegistryClient:
-    return RegistryClient(known, timeout=timeout, **{"cert_roots": (), **options})  # type: ignore[arg-type]
+    return RegistryClient(known, timeout=timeout, **{"cert_roots": (), **options})  # type: ignore[arg-type]  # passed on
 
 
 def ref(address: str, repository: str = "public/app", tag: str = "1") -> RegistryRef:

@@ -245,7 +245,7 @@ def test_a_file_may_set_nothing(place: Path, config: str) -> None:
 
 
 def test_a_file_that_is_named_must_be_there(place: Path) -> None:
-    expected = f"{place}/work/none.yaml: expected a readable file, found: No such file or directory"
+    expected = f"{place / 'work/none.yaml'}: expected a readable file, found: No such file or directory"
     assert mistakes(place, "", {}, config="none.yaml") == [expected]
     assert mistakes(place, "", {"LXDOCKER_CONFIG": "none.yaml"}) == [expected]
 

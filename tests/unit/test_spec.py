@@ -35,7 +35,7 @@ def names(paths: list[Path]) -> list[str]:
 
 def mistakes(load: object, *arguments: object) -> str:
     with pytest.raises(SpecError) as caught:
-        load(*arguments)  # type: ignore[operator]
+        load(*arguments)  # type: ignore[operator]  # of several kinds
     assert caught.value.resolution
     return caught.value.details
 
