@@ -166,7 +166,7 @@ class Lxd:
     # ---- images and aliases
 
     def images(self, project: str) -> list[StoredImage]:
-        """All images of a project, in one request."""
+        """All images of a project, in one request. Raises NotFoundError where there is no such project."""
         found = self.get("images", what=f"listing images of project {project}", project=project, recursion="1")
         return [_stored_image(image) for image in found]
 
@@ -301,11 +301,10 @@ class Lxd:
 
     def ensure_profile(self, project: str, name: str, profile: Mapping[str, Any]) -> None:
         """Creates a profile, or makes the one there the same."""
-        if not self._create_missing(("profiles",), name, dict(profile), project=project):
-            path = ("profiles", name)
-            there = self.get(*path, what=f"reading profile {name}", project=project)
-            if any(there.get(key) != value for key, value in profile.items()):
-                self.request("put", path, f"updating profile {name}", project=project, json=dict(profile))
+        there = self._create_missing(("profiles",), name, dict(profile), project=project)
+        if there and any(there.get(key) != value for key, value in profile.items()):
+            what = f"updating profile {name}"
+            self.request("put", ("profiles", name), what, project=project, json=dict(profile))
 
     def ensure_volume(self, project: str, pool: str, name: str, description: str) -> None:
         """Creates a custom storage volume unless it is there."""
@@ -315,30 +314,22 @@ class Lxd:
 
     def _create_missing(
         self, path: tuple[str, ...], name: str, body: Mapping[str, Any], project: str | None = None
-    ) -> bool:
-        """Returns whether it was created; False when it was there, even if another client was faster."""
+    ) -> Mapping[str, Any] | None:
+        """Returns what was there, even if another client was faster; None when it was created."""
         what = f"creating {path[-1].rstrip('s')} {name}"
-        try:
-            self.get(*path, name, what=what, project=project)
-        except NotFoundError:
-            pass
-        else:
-            return False
+        with contextlib.suppress(NotFoundError):
+            return self._one(path, name, what, project)
         try:
             self.wait(self.request("post", path, what, project=project, json={"name": name, **body}), what)
         except LxdError as error:
             if "already exists" in error.details:
-                return False
+                return self._one(path, name, what, project)
             raise
-        return True
+        return None
 
-    def project_exists(self, name: str) -> bool:
-        """Whether there is such a project."""
-        try:
-            self.get("projects", name, what=f"looking up project {name}")
-        except NotFoundError:
-            return False
-        return True
+    def _one(self, path: tuple[str, ...], name: str, what: str, project: str | None) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.get(*path, name, what=what, project=project)
+        return found
 
     def profile(self, project: str, name: str) -> Mapping[str, Any]:
         """A profile's config and devices."""
@@ -357,7 +348,7 @@ class Lxd:
     # ---- instances
 
     def instances(self, project: str) -> list[Mapping[str, Any]]:
-        """All instances of a project with their config."""
+        """All instances of a project with their config; none where there is no such project."""
         found: list[Mapping[str, Any]] = self.get("instances", what="listing builders", project=project, recursion="1")
         return found
 

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from lxdocker.builder import placement as placing
 from lxdocker.builder.instance import OWNER_KEY, Builder, Connection, is_alive, owner
 from lxdocker.builder.placement import Placement
 from lxdocker.errors import BuildError, HostError, LxdError
-from lxdocker.lxd import Lxd, StoredImage
+from lxdocker.lxd import Lxd, NotFoundError, StoredImage
 from lxdocker.runtime import render
 from lxdocker.settings import Settings
 from lxdocker.values import Arch, Fingerprint
@@ -67,10 +67,8 @@ class BuilderImage:
 
 def find(lxd: Lxd, project: str) -> BuilderImage | None:
     """The current builder image, if there is one."""
-    if not lxd.project_exists(project):
-        return None
     return next(
-        (parsed for image in lxd.images(project) if ALIAS in image.aliases and (parsed := _parse(image))),
+        (parsed for image in _images(lxd, project) if ALIAS in image.aliases and (parsed := _parse(image))),
         None,
     )
 
@@ -116,11 +114,16 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
 def delete(lxd: Lxd, project: str) -> BuilderImage | None:
     """Deletes the builder image, and the one before it. Returns what it was."""
     current = find(lxd, project)
-    if lxd.project_exists(project):
-        for image in lxd.images(project):
-            if _parse(image):
-                lxd.delete_image(project, image.fingerprint)
+    for image in _images(lxd, project):
+        if _parse(image):
+            lxd.delete_image(project, image.fingerprint)
     return current
+
+
+def _images(lxd: Lxd, project: str) -> list[StoredImage]:
+    with suppress(NotFoundError):
+        return lxd.images(project)
+    return []  # no builder has ever been asked for
 
 
 def recipe_hash() -> str:

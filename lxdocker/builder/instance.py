@@ -19,6 +19,7 @@ from lxdocker.values import Fingerprint, RegistryRef
 
 OWNER_KEY = "user.lxdocker.owner"
 GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
+KILLED = "it was killed"  # also what scripts say of a command that was
 CONNECTED = Path(__file__).with_name("connected.sh")
 NOT_CONNECTED = 69  # connected.sh's exit status for it
 DAY_SECONDS = 86400
@@ -174,8 +175,6 @@ class Workshop:
 
 def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:
     """Removes builders whose lxdocker is gone, killed with no time to clean up; one that won't go hinders nobody."""
-    if not lxd.project_exists(project):
-        return
     for instance in lxd.instances(project):
         name, mark = instance["name"], instance["config"].get(OWNER_KEY)
         if mark and not is_alive(mark):
@@ -196,6 +195,7 @@ def owner() -> str:
 
 # What skopeo, umoci and mksquashfs say, and what to do about it.
 _USUAL_FAILURES = (
+    ((KILLED,), "give builders more memory: setting builder_memory, such as 4GiB"),
     (
         ("no space left", "disk quota exceeded"),
         "the builder's storage pool is full: enlarge it, free space (lxdocker prune), or set `pool` to another",
@@ -221,10 +221,9 @@ def explain(step: str, result: ExecResult) -> BuildError:
     """A failed command's own words, and what to do about the usual ones."""
     # Without a Go program's stack: when it crashes, what went wrong stands before that.
     said = (result.stderr.strip() or result.stdout.strip()).partition(GO_STACK)[0].strip()[-2000:]
-    low = said.lower()
     if result.status in {137, -9}:
-        said = said or "it was killed"
-        return BuildError(f"{step} failed", said, "give builders more memory: setting builder_memory, such as 4GiB")
+        said = f"{said} ({KILLED})" if said else KILLED
+    low = said.lower()
     for words, resolution in _USUAL_FAILURES:
         if any(word in low for word in words):
             return BuildError(f"{step} failed", said, resolution)

@@ -29,6 +29,7 @@ FETCH = HERE / "fetch.sh"
 UNPACK = HERE / "unpack.sh"
 PACK = HERE / "pack.sh"
 INJECTING_FAILED = 70  # pack.sh's exit status for it
+UNPACKING_FAILED = 71  # unpack.sh's
 BUSYBOX = "/bin/busybox"
 ROOTFS = "/build/rootfs"
 SQUASHFS = "/build/rootfs.squashfs"
@@ -83,14 +84,12 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
         pushing = helper.submit(builder.push, str(RUNTIME), runtime)
         fetch(builder, recipe, count)
         pushing.result()
-    phase("unpack")
-    if not unpack(builder, recipe):
+    phase("unpack and pack")
+    if not unpack_and_pack(builder, recipe):
         # A blob in the shared cache is not what its name says. It is fetched again, once.
         cache(builder, "forget")
         fetch(builder, recipe, count)
-        unpack(builder, recipe, final=True)
-    phase("pack")
-    pack(builder, recipe)
+        unpack_and_pack(builder, recipe, final=True)
     phase("read out")
     return read_out(builder, recipe, folder, count)
 
@@ -167,17 +166,24 @@ def _fetch_watch(builder: Builder, recipe: Recipe, work: PurePath, count: Bytes)
     return look
 
 
-def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
-    """Makes the root filesystem from the layers. Returns False for a damaged blob, unless this try is final."""
+def unpack_and_pack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
+    """Makes the root filesystem from the layers, puts the runtime into it, and makes the squashfs: one command, since
+    LXD takes a tenth of a second to start any. Returns False for a damaged blob, unless this try is final.
+    """
     memory = MEMORY_KIB if recipe.in_memory else 0
     image = f"{LAYOUT}:{TAG}"
-    argv = [BUSYBOX, "sh", "-c", UNPACK.read_text(), "unpack", str(memory), ROOTFS, image, *recipe.layers]
+    argv = [BUSYBOX, "sh", "-c", UNPACK.read_text(), "unpack", str(memory), ROOTFS, image, " ".join(recipe.layers)]
+    argv += _pack_argv(recipe)
     for _ in range(UNPACK_TRIES):
         result = builder.try_run(argv, timeout=recipe.timeout)
         if result.status == 0:
             return True
-        if GO_STACK not in result.stderr:
+        if result.status != UNPACKING_FAILED or GO_STACK not in result.stderr:
             break
+    if result.status == INJECTING_FAILED:
+        raise explain(f"injecting the runtime into {recipe.source}", result)
+    if result.status != UNPACKING_FAILED:
+        raise explain(f"packing {recipe.source}", result)
     if not final and re.search(
         r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", result.stderr, re.IGNORECASE
     ):
@@ -185,20 +191,15 @@ def unpack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
     raise explain(f"unpacking {recipe.source}", result)
 
 
-def pack(builder: Builder, recipe: Recipe) -> None:
-    """Puts the runtime into the root filesystem and makes the squashfs; for the same root filesystem the same bytes,
+def _pack_argv(recipe: Recipe) -> list[str]:
+    """The command that makes the squashfs of the root filesystem and the runtime; of the same ones the same bytes,
     whenever and wherever.
     """
     created = str(recipe.config.created)
     options = ["-noappend", "-no-progress", "-quiet", "-comp", "zstd", "-mem", PACK_MEMORY]
     options += ["-Xcompression-level", str(recipe.compression_level), "-mkfs-time", created]
     injection = [render.INJECT.read_text(), ROOTFS, created, str(RUNTIME)]
-    argv = [BUSYBOX, "sh", "-c", PACK.read_text(), "pack", *injection, "mksquashfs", ROOTFS, SQUASHFS, *options]
-    result = builder.try_run(argv, timeout=recipe.timeout)
-    if result.status == INJECTING_FAILED:
-        raise explain(f"injecting the runtime into {recipe.source}", result)
-    if result.status != 0:
-        raise explain(f"packing {recipe.source}", result)
+    return [BUSYBOX, "sh", "-c", PACK.read_text(), "pack", *injection, "mksquashfs", ROOTFS, SQUASHFS, *options]
 
 
 def read_out(builder: Builder, recipe: Recipe, folder: Path, count: Bytes) -> Artifact:

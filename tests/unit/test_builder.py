@@ -48,7 +48,9 @@ def test_the_usual_failures_come_with_advice(stderr: str, advice: str) -> None:
 
 
 @pytest.mark.parametrize("status", [137, -9])
-@pytest.mark.parametrize(("said", "details"), [("", "it was killed"), ("half a sentence", "half a sentence")])
+@pytest.mark.parametrize(
+    ("said", "details"), [("", "it was killed"), ("half a sentence", "half a sentence (it was killed)")]
+)
 def test_a_killed_command_wants_memory(status: int, said: str, details: str) -> None:
     error = instance.explain("packing nginx", ExecResult(status, "", said))
     assert error.details == details

@@ -1,4 +1,4 @@
-"""Commands that wait for a builder's way to its image, and the one that needs what was injected."""
+"""Commands that wait for a builder's way to its image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from lxdocker.builder.instance import CONNECTED, NOT_CONNECTED
-from lxdocker.builder.recipe import INJECTING_FAILED, PACK
 from tests.chroots import Root, needs_namespaces
 
 pytestmark = needs_namespaces
@@ -77,24 +76,3 @@ def test_a_port_where_something_listens_soon(root: Root, address: str) -> None:
 @pytest.mark.parametrize("port", ["1389", "138", "388"])
 def test_another_port_is_none(root: Root, port: str) -> None:
     assert not ran(root, connected(root, f"port:{port}", seconds=1, outside=listener("127.0.0.1")))
-
-
-# ---- injecting, then packing
-
-
-def pack(root: Root, inject: str) -> subprocess.CompletedProcess[str]:
-    root.write("/runtime.tar", "runtime")
-    words = ("pack", inject, "/build/rootfs", "1700000000", "/runtime.tar")
-    return root.run("/bin/busybox", "sh", "-c", PACK.read_text(), *words, *COMMAND)
-
-
-def test_the_runtime_is_injected_before_anything_is_packed(root: Root) -> None:
-    done = pack(root, '[ ! -e /ran ] && echo "$1" "$2" && /bin/busybox cat')
-    assert done.stdout == "/build/rootfs 1700000000\nruntime"
-    assert ran(root, done)
-
-
-def test_what_can_t_be_injected_is_not_packed(root: Root) -> None:
-    done = pack(root, "echo no space left >&2; exit 1")
-    assert (done.returncode, done.stderr) == (INJECTING_FAILED, "no space left\n")
-    assert not (root / "ran").exists()
