@@ -11,12 +11,8 @@ import os
 import threading
 import time
 import urllib.parse
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,9 +25,6 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20  # bytes; one read or write of streamed content
 REMOVAL_SECONDS = 30  # how long removing an instance is tried
 SLICE_SECONDS = 1  # how long one wait for an operation lasts before cancellation is looked at
-# A file is read in segments of this many bytes, so many at a time.
-SEGMENT = 4 << 20
-LANES = 3
 # Time to connect, and to hear something: an import hashes and stores the whole image before it answers.
 TIMEOUT = (10, 900)
 
@@ -54,15 +47,6 @@ class StoredImage:
     aliases: tuple[str, ...]
     size: int  # bytes
     uploaded_at: str  # RFC 3339
-
-
-@dataclass(frozen=True, slots=True)
-class ExecResult:
-    """How a command in an instance ended; what it said only where that was asked for, or it failed."""
-
-    status: int
-    stdout: str = ""
-    stderr: str = ""
 
 
 class Lxd:
@@ -113,8 +97,6 @@ class Lxd:
         except exceptions.NotFound as error:
             raise NotFoundError(f"{what} failed", str(error)) from error
         except exceptions.LXDAPIException as error:
-            if error.response.status_code == HTTPStatus.PARTIAL_CONTENT:  # to pylxd, only 200 is an answer
-                return error.response
             raise _translate(what, str(error)) from error
         except (RequestException, OSError) as error:
             raise LxdError(f"{what} failed", f"no answer from LXD: {error}", "is LXD still running?") from error
@@ -393,99 +375,6 @@ class Lxd:
                 time.sleep(0.2)
             else:
                 return
-
-    def execute(
-        self,
-        project: str,
-        name: str,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str] | None = None,
-        timeout: float = 60,
-        tick: Callable[[], None] | None = None,
-        output: bool = False,
-    ) -> ExecResult:
-        """Runs a command in an instance to its end, at most ``timeout`` seconds.
-
-        LXD records the output, which costs less than websockets; reading it takes two more requests, made only where
-        it is wanted (``output``) or the command failed.
-        """
-        what = f"running {argv[0]} in {name}"
-        body = {
-            "command": list(argv),
-            "environment": dict(environment or {}),
-            "wait-for-websocket": False,
-            "interactive": False,
-            "record-output": True,
-        }
-        response = self.request("post", ("instances", name, "exec"), what, project=project, json=body)
-        operation = self.wait(response, what, timeout=timeout, tick=tick)
-        outcome = operation["metadata"]
-        status = int(outcome["return"])
-        if status == 0 and not output:
-            return ExecResult(status)
-        recorded = outcome.get("output") or {}
-        return ExecResult(
-            status=status,
-            stdout=self._recorded(project, name, recorded.get("1")),
-            stderr=self._recorded(project, name, recorded.get("2")),
-        )
-
-    def _recorded(self, project: str, name: str, url: str | None) -> str:
-        """The last 64 KiB of recorded output."""
-        if not url:
-            return ""
-        path = ("instances", name, "logs", url.rsplit("/", 1)[-1].split("?")[0])
-        try:
-            response = self.request("get", path, "reading output", project=project, stream=True, is_api=False)
-        except NotFoundError:
-            return ""
-        tail = b""
-        with contextlib.closing(response):
-            for chunk in response.iter_content(1 << 16):
-                tail = (tail + chunk)[-(1 << 16) :]
-        return tail.decode("utf-8", "replace")
-
-    def pull(self, project: str, name: str, path: str) -> Generator[bytes, None, None]:
-        """Streams a file out of an instance, some MiB at a time.
-
-        LXD itself reads it through SFTP, one small packet after the other, so several ranges of it at once come in half
-        the time. Close it where it is not read to its end: until then LXD has the instance busy, and would not stop it.
-        """
-        what = f"reading {path} from {name}"
-
-        def answer(start: int) -> Any:
-            if self.cancelled.is_set():
-                raise Cancelled
-            wanted = {"Range": f"bytes={start}-{start + SEGMENT - 1}"}
-            where = ("instances", name, "files")
-            return self.request(
-                "get", where, what, project=project, params={"path": path}, headers=wanted, stream=True, is_api=False
-            )
-
-        def segment(start: int) -> bytes:
-            with contextlib.closing(answer(start)) as response:
-                content = b"".join(_chunks(response, what))
-            if response.status_code != HTTPStatus.PARTIAL_CONTENT or len(content) != min(SEGMENT, size - start):
-                raise LxdError(f"{what} failed", "LXD sent another part of it than was asked for", "try it again")
-            return content
-
-        with contextlib.closing(answer(0)) as first, ThreadPoolExecutor(LANES, thread_name_prefix="pull") as lanes:
-            size = int(first.headers.get("Content-Range", "/0").rpartition("/")[2])
-            # None for a small file, nor with an LXD that knows no ranges: its first answer is the whole.
-            starts = iter(range(SEGMENT, size, SEGMENT))
-            pending = deque(lanes.submit(segment, start) for start in islice(starts, LANES))
-            try:
-                for chunk in _chunks(first, what):
-                    if self.cancelled.is_set():
-                        raise Cancelled
-                    yield chunk
-                while pending:
-                    content = pending.popleft().result()
-                    pending.extend(lanes.submit(segment, start) for start in islice(starts, 1))
-                    yield content
-            finally:
-                lanes.shutdown(cancel_futures=True)
 
     def push(self, project: str, name: str, path: str, content: bytes | Iterator[bytes], mode: int = 0o600) -> None:
         """Writes a file into an instance, streaming when given an iterator."""

@@ -222,9 +222,8 @@ def _from_base_image(
     say("installing packages")
     _install(base)
     say("collecting files")
-    base.push("/root/builder-init", INIT.read_bytes())
-    collect = 'exec /bin/busybox sh -c "$1" collect /out </root/builder-init'
-    base.run("collecting the builder's files", ["/bin/sh", "-c", collect, "sh", COLLECT.read_text()], timeout=120)
+    collect = ["/bin/busybox", "sh", "-c", COLLECT.read_text(), "collect", "/out"]
+    base.run("collecting the builder's files", collect, seconds=120, stdin=INIT.read_bytes())
     versions = _parse_versions(b"".join(base.pull("/out/versions")).decode("utf-8", "replace"))
     return versions, cleanup.enter_context(closing(base.pull("/out/rootfs.squashfs")))
 
@@ -233,7 +232,7 @@ def _install(base: Builder) -> None:
     """Raises BuildError."""
     step = "installing packages in the base image"
     command = ["/bin/sh", "-c", INSTALL.read_text(), "install", str(NETWORK_SECONDS), *PACKAGES]
-    done = base.try_run(command, timeout=INSTALL_SECONDS)
+    done = base.try_run(command, seconds=INSTALL_SECONDS)
     if done.status == NO_NETWORK:
         raise BuildError(
             f"{step} failed",

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lxdocker import command
 from lxdocker.builder.placement import PROFILE, Placement
+from lxdocker.command import Command, Result
 from lxdocker.errors import BuildError, LxdError
-from lxdocker.lxd import ExecResult, Lxd
+from lxdocker.lxd import Lxd
 from lxdocker.values import Fingerprint, RegistryRef
 
 OWNER_KEY = "user.lxdocker.owner"
 GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
 KILLED = "it was killed"  # also what scripts say of a command that was
-CONNECTED = Path(__file__).with_name("connected.sh")
-NOT_CONNECTED = 69  # connected.sh's exit status for it
+PULL_SECONDS = 900
 DAY_SECONDS = 86400
 NETWORK_SECONDS = 15  # how long a builder may take to get a lease, or its way to a registry on this host
 
@@ -58,47 +60,41 @@ class Builder:
         self.project = project
         self.name = name
 
-    def connected(self, argv: Sequence[str]) -> list[str]:
-        """The command that runs ``argv`` once there is a way to the image: see check_connection()."""
-        script = ["/bin/busybox", "sh", "-c", CONNECTED.read_text(), "connected"]
-        return [*script, str(NETWORK_SECONDS), self._connection.way, *argv]
+    @property
+    def way(self) -> str:
+        """Its way to the image, as connected.sh names it."""
+        return self._connection.way
 
-    def check_connection(self, result: ExecResult) -> None:
-        """Raises BuildError, or LxdError, if a connected() command never ran since the way did not come."""
-        if result.status == NOT_CONNECTED:
-            raise self._connection.missing()
+    def missing_connection(self) -> BuildError:
+        """Why it has no way to the image. Raises LxdError where LXD itself knows."""
+        return self._connection.missing()
 
-    def run(
-        self,
-        step: str,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str] | None = None,
-        timeout: float,
-        tick: Callable[[], None] | None = None,
-    ) -> None:
-        """Runs a command to its end. Raises BuildError if it fails."""
-        result = self.try_run(argv, environment=environment, timeout=timeout, tick=tick)
-        if result.status != 0:
-            raise explain(step, result)
-
-    def try_run(
-        self,
-        argv: Sequence[str],
-        *,
-        environment: Mapping[str, str] | None = None,
-        timeout: float,
-        tick: Callable[[], None] | None = None,
-        output: bool = False,
-    ) -> ExecResult:
-        """Runs a command to its end, whatever that is; see Lxd.execute() for ``output``."""
-        return self._lxd.execute(
-            self.project, self.name, argv, environment=environment, timeout=timeout, tick=tick, output=output
+    def running(
+        self, argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None, stdin: bytes = b""
+    ) -> AbstractContextManager[tuple[Command, Callable[[], Result]]]:
+        """Starts a command; see lxdocker.command.running()."""
+        return command.running(
+            self._lxd, self.project, self.name, argv, seconds=seconds, environment=environment, stdin=stdin
         )
 
+    def try_run(self, argv: Sequence[str], *, seconds: float, stdin: bytes = b"") -> Result:
+        """Runs a command to its end, whatever that is."""
+        return command.run(self._lxd, self.project, self.name, argv, seconds=seconds, stdin=stdin)
+
+    def run(self, step: str, argv: Sequence[str], *, seconds: float, stdin: bytes = b"") -> Result:
+        """Runs a command to its end. Raises BuildError if it fails."""
+        result = self.try_run(argv, seconds=seconds, stdin=stdin)
+        if result.status != 0:
+            raise explain(step, result)
+        return result
+
     def pull(self, path: str) -> Generator[bytes, None, None]:
-        """Streams a file out. Close it where it is not read to its end."""
-        return self._lxd.pull(self.project, self.name, path)
+        """Streams a file out. Close it where it is not read to its end. Raises BuildError if it can't be read."""
+        with self.running(["/bin/busybox", "cat", path], seconds=PULL_SECONDS) as (cat, end):
+            yield from cat.output()
+            result = end()
+        if result.status != 0:
+            raise explain(f"reading {path}", result)
 
     def push(self, path: str, content: bytes | Iterator[bytes]) -> None:
         """Writes a file, readable for root only."""
@@ -117,6 +113,8 @@ class Workshop:
         self._image = image
         self._keep = keep
         self._helpers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="builder")
+        # What the first command needs takes as long to import as LXD takes to start something. So both at once.
+        self._helpers.submit(importlib.import_module, "websockets.sync.client")
         self._cleanings: list[Future[None]] = []
         self._changing = threading.Lock()
         self.kept: list[str] = []
@@ -217,7 +215,7 @@ _USUAL_FAILURES = (
 )
 
 
-def explain(step: str, result: ExecResult) -> BuildError:
+def explain(step: str, result: Result) -> BuildError:
     """A failed command's own words, and what to do about the usual ones."""
     # Without a Go program's stack: when it crashes, what went wrong stands before that.
     said = (result.stderr.strip() or result.stdout.strip()).partition(GO_STACK)[0].strip()[-2000:]

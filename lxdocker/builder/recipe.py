@@ -7,44 +7,51 @@ import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO
 
 from lxdocker import artifact, skopeo
 from lxdocker.artifact import Artifact
-from lxdocker.builder.instance import GO_STACK, Builder, explain
+from lxdocker.builder.instance import GO_STACK, NETWORK_SECONDS, Builder, explain
+from lxdocker.command import Result
 from lxdocker.errors import BuildError, ImageMissingError, LxdError, LxdockerError
-from lxdocker.lxd import Cancelled
 from lxdocker.oci import OciConfig
 from lxdocker.runtime import render
 from lxdocker.spec import Behaviour
 from lxdocker.values import Arch, ArchiveKind, DiskRef, ImageName, RegistryRef
 
 HERE = Path(__file__).parent
+BUILD = HERE / "build.sh"
 CACHE = HERE / "cache.sh"
+CONNECTED = HERE / "connected.sh"
 FETCH = HERE / "fetch.sh"
 UNPACK = HERE / "unpack.sh"
-PACK = HERE / "pack.sh"
-INJECTING_FAILED = 70  # pack.sh's exit status for it
-UNPACKING_FAILED = 71  # unpack.sh's
 BUSYBOX = "/bin/busybox"
-ROOTFS = "/build/rootfs"
-SQUASHFS = "/build/rootfs.squashfs"
-LAYOUT = PurePath("/run/layout")  # as fetch.sh makes it
-DIGEST = PurePath("/run/digest")
-RUNTIME = PurePath("/run/runtime.tar")  # not below /build, which may be mounted over in between
+# Where build.sh looks for what it is given.
+SCRIPTS = PurePath("/run/build")
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 AUTHFILE = SECRETS / "auth.json"
+RECEIVE = 'cd / && (umask 077 && /bin/busybox tar -xf -) && exec /bin/busybox sh run/build/build.sh "$@"'
+DIGEST = PurePath("/run/digest")  # as fetch.sh reads it
 TAG = "image"
+# build.sh's exit statuses.
+NOT_CONNECTED = 69
+UNPACKING_FAILED = 71
+FAILED_STEPS = {
+    70: "injecting the runtime into",
+    UNPACKING_FAILED: "unpacking",
+    72: "fetching",
+    73: "packing",
+}
 # Where unpacking fails, umoci (0.4.7) may close a layer that it is still reading and crash instead of saying why.
-UNPACK_TRIES = 4
-PACK_MEMORY = "512M"  # mksquashfs would size its buffers by the host's memory, not the builder's
+TRIES = 4
+DAMAGED_BLOB = re.compile(r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", re.IGNORECASE)
 
 # The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
 MEMORY_KIB = 1 << 20
+MOST_IN_A_LINE = 1000  # bytes
 
 Phase = Callable[[str], None]
 Bytes = Callable[[int], None]
@@ -78,135 +85,125 @@ def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, co
     Tells ``phase`` what it is at, and ``count`` how many more bytes have come. Raises BuildError with the failing
     tool's own words.
     """
-    phase("fetch")
-    runtime = render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise)
-    with ThreadPoolExecutor(1, thread_name_prefix="push") as helper:
-        pushing = helper.submit(builder.push, str(RUNTIME), runtime)
-        fetch(builder, recipe, count)
-        pushing.result()
-    phase("unpack and pack")
-    if not unpack_and_pack(builder, recipe):
+    source = (
+        _push_from_disk(builder, recipe.source)
+        if isinstance(recipe.source, DiskRef)
+        else skopeo.source_name(recipe.source)
+    )
+    tries, afresh = 0, False
+    while True:
+        result = _build(builder, recipe, source, folder, phase, count, afresh=afresh)
+        if isinstance(result, Artifact):
+            return result
+        tries += 1
+        crashed = GO_STACK in result.stderr
         # A blob in the shared cache is not what its name says. It is fetched again, once.
-        cache(builder, "forget")
-        fetch(builder, recipe, count)
-        unpack_and_pack(builder, recipe, final=True)
-    phase("read out")
-    return read_out(builder, recipe, folder, count)
+        damaged = not crashed and not afresh and DAMAGED_BLOB.search(result.stderr) is not None
+        if result.status != UNPACKING_FAILED or tries == TRIES or not (crashed or damaged):
+            raise _failure(builder, recipe, result)
+        afresh = afresh or damaged
 
 
-def fetch(builder: Builder, recipe: Recipe, count: Bytes) -> None:
-    """Copies the image by digest into the layer cache; blobs that are there are not fetched again."""
-    work = PurePath("/cache/work", builder.name)
-    try:
-        _push_secrets(builder, recipe)
-        if isinstance(recipe.source, DiskRef):
-            source = _push_from_disk(builder, recipe.source)
-        else:
-            source = skopeo.source_name(recipe.source)
-        copy = skopeo.copy_argv(
-            source,
-            skopeo.disk_name(ArchiveKind.OCI_LAYOUT, work, TAG),
-            recipe.arch,
-            skopeo.CopyOptions(
-                authfile=AUTHFILE if recipe.authfile else None,
-                cert_dir=SECRETS if recipe.certificates else None,
-                digestfile=DIGEST,
-                tls_verify=recipe.verify_tls,
-                gzip_layers=recipe.gzip_layers,
-            ),
-        )
-        script = [BUSYBOX, "sh", "-c", FETCH.read_text(), "fetch", recipe.name.value, str(work), str(SECRETS)]
-        result = builder.try_run(
-            [*script, *builder.connected(copy)],
-            environment=recipe.environment,
-            timeout=recipe.timeout,
-            tick=_fetch_watch(builder, recipe, work, count),
-        )
-    except LxdockerError:
-        # fetch.sh has not come to its end, and the builder may be kept to look around in.
-        if recipe.authfile or recipe.certificates:
-            with suppress(LxdError):
-                builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], timeout=30)
-        raise
-    builder.check_connection(result)
+def _failure(builder: Builder, recipe: Recipe, result: Result) -> BuildError:
+    if result.status == NOT_CONNECTED:
+        return builder.missing_connection()
+    return explain(f"{FAILED_STEPS.get(result.status, 'building')} {recipe.source}", result)
+
+
+def _build(
+    builder: Builder, recipe: Recipe, source: str, folder: Path, phase: Phase, count: Bytes, *, afresh: bool
+) -> Artifact | Result:
+    """One command does it all, since LXD takes a tenth of a second to start any. Returns how it ended if it failed."""
+    metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
+    to_come = ["fetch", "unpack", "pack"]  # each once: what works in the builder must not get time for ever
+    fetched = 0
+    size = ""
+
+    def tell(word: str, rest: str) -> None:
+        nonlocal fetched, size
+        match word:
+            case "phase" if rest in to_come:
+                to_come.remove(rest)
+                phase(rest)
+                command.allow(recipe.timeout)
+            case "fetched" if re.fullmatch("[0-9]{1,18}", rest):
+                count(max(0, int(rest) - fetched))
+                fetched = max(fetched, int(rest))
+            case "squashfs":
+                phase("read out")
+                size = rest
+
+    with builder.running(
+        _build_argv(builder, recipe, source, afresh=afresh),
+        seconds=recipe.timeout,
+        environment=recipe.environment,
+        stdin=_given(recipe),
+    ) as (command, end):
+        try:
+            finished = artifact.write(folder, metadata, _squashfs(command.output(), tell), count)
+            result = end()
+        except LxdockerError:
+            # It may not have come to its end, and the builder may be kept to look around in.
+            if recipe.authfile or recipe.certificates:
+                with suppress(LxdError):
+                    builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], seconds=30)
+            raise
     if result.status != 0:
-        raise explain(f"fetching {recipe.source}", result)
+        return result
+    if size != str(finished.rootfs_size):
+        raise BuildError(f"reading out {recipe.source} failed", f"{finished.rootfs_size} bytes have come, not {size}")
+    return finished
 
 
-def _push_secrets(builder: Builder, recipe: Recipe) -> None:
-    """Puts the login for the source where only skopeo finds it."""
-    if recipe.authfile or recipe.certificates:
-        builder.run("preparing the login", [BUSYBOX, "mkdir", "-p", "-m", "700", str(SECRETS)], timeout=30)
+def _build_argv(builder: Builder, recipe: Recipe, source: str, *, afresh: bool) -> list[str]:
+    work = PurePath("/cache/work", builder.name)
+    copy = skopeo.copy_argv(
+        source,
+        skopeo.disk_name(ArchiveKind.OCI_LAYOUT, work, TAG),
+        recipe.arch,
+        skopeo.CopyOptions(
+            authfile=AUTHFILE if recipe.authfile else None,
+            cert_dir=SECRETS if recipe.certificates else None,
+            digestfile=DIGEST,
+            tls_verify=recipe.verify_tls,
+            gzip_layers=recipe.gzip_layers,
+        ),
+    )
+    memory = MEMORY_KIB if recipe.in_memory else 0
+    words = ["afresh" if afresh else "", recipe.name.value, str(work), str(NETWORK_SECONDS), builder.way, str(memory)]
+    words += [str(recipe.config.created), str(recipe.compression_level), " ".join(recipe.layers)]
+    return [BUSYBOX, "sh", "-c", RECEIVE, "build", *words, *copy]
+
+
+def _given(recipe: Recipe) -> bytes:
+    """What build.sh needs, as a tar to be unpacked in /: its scripts, the runtime, and the login for the source."""
+    scripts = (BUILD, CACHE, CONNECTED, FETCH, UNPACK, render.INJECT)
+    files = {SCRIPTS / script.name: script.read_bytes() for script in scripts}
+    files[SCRIPTS / "runtime.tar"] = render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise)
     if recipe.authfile:
-        builder.push(str(AUTHFILE), recipe.authfile.encode())
+        files[AUTHFILE] = recipe.authfile.encode()
     if recipe.certificates:
         for path in recipe.certificates.iterdir():
             if path.suffix in {".crt", ".cert", ".key"}:
-                builder.push(str(SECRETS / path.name), path.read_bytes())
+                files[SECRETS / path.name] = path.read_bytes()
+    return render.tar([(str(path.relative_to("/")), content, 0o600) for path, content in files.items()], 0)
 
 
-def _fetch_watch(builder: Builder, recipe: Recipe, work: PurePath, count: Bytes) -> Callable[[], None]:
-    """Looks about once a second how far the fetching is: skopeo itself tells only a terminal."""
-    seen = 0
-
-    def look() -> None:
-        nonlocal seen
-        argv = [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", "fetched", str(work), *recipe.layers]
-        try:
-            # LXD forgets an operation 5 s after its end, so there is no time to wait for long.
-            there = builder.try_run(argv, timeout=2, output=True).stdout.strip()
-        except Cancelled:
-            raise
-        except LxdError:
-            return  # what only tells of the work must not end it
-        if there.isdigit():
-            count(max(0, int(there) - seen))
-            seen = max(seen, int(there))
-
-    return look
-
-
-def unpack_and_pack(builder: Builder, recipe: Recipe, *, final: bool = False) -> bool:
-    """Makes the root filesystem from the layers, puts the runtime into it, and makes the squashfs: one command, since
-    LXD takes a tenth of a second to start any. Returns False for a damaged blob, unless this try is final.
-    """
-    memory = MEMORY_KIB if recipe.in_memory else 0
-    image = f"{LAYOUT}:{TAG}"
-    argv = [BUSYBOX, "sh", "-c", UNPACK.read_text(), "unpack", str(memory), ROOTFS, image, " ".join(recipe.layers)]
-    argv += _pack_argv(recipe)
-    for _ in range(UNPACK_TRIES):
-        result = builder.try_run(argv, timeout=recipe.timeout)
-        if result.status == 0:
-            return True
-        if result.status != UNPACKING_FAILED or GO_STACK not in result.stderr:
-            break
-    if result.status == INJECTING_FAILED:
-        raise explain(f"injecting the runtime into {recipe.source}", result)
-    if result.status != UNPACKING_FAILED:
-        raise explain(f"packing {recipe.source}", result)
-    if not final and re.search(
-        r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", result.stderr, re.IGNORECASE
-    ):
-        return False
-    raise explain(f"unpacking {recipe.source}", result)
-
-
-def _pack_argv(recipe: Recipe) -> list[str]:
-    """The command that makes the squashfs of the root filesystem and the runtime; of the same ones the same bytes,
-    whenever and wherever.
-    """
-    created = str(recipe.config.created)
-    options = ["-noappend", "-no-progress", "-quiet", "-comp", "zstd", "-mem", PACK_MEMORY]
-    options += ["-Xcompression-level", str(recipe.compression_level), "-mkfs-time", created]
-    injection = [render.INJECT.read_text(), ROOTFS, created, str(RUNTIME)]
-    return [BUSYBOX, "sh", "-c", PACK.read_text(), "pack", *injection, "mksquashfs", ROOTFS, SQUASHFS, *options]
-
-
-def read_out(builder: Builder, recipe: Recipe, folder: Path, count: Bytes) -> Artifact:
-    """Streams the squashfs to this host, beside its metadata."""
-    metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
-    with closing(builder.pull(SQUASHFS)) as squashfs:
-        return artifact.write(folder, metadata, squashfs, count)
+def _squashfs(pieces: Iterator[bytes], tell: Callable[[str, str], None]) -> Iterator[bytes]:
+    """The squashfs at the end of build.sh's stdout; each line before it goes to ``tell``: a word, and the rest."""
+    lines = b""
+    for piece in pieces:
+        lines += piece
+        while b"\n" in lines:
+            line, _, lines = lines.partition(b"\n")
+            word, _, rest = line.decode("utf-8", "replace").partition(" ")
+            tell(word, rest)
+            if word == "squashfs":
+                yield lines
+                yield from pieces
+                return
+        if len(lines) > MOST_IN_A_LINE:
+            raise BuildError("building failed", "the builder says what no build says")
 
 
 def keep_only(builder: Builder, names: list[ImageName]) -> None:
@@ -216,7 +213,7 @@ def keep_only(builder: Builder, names: list[ImageName]) -> None:
 
 def cache(builder: Builder, *arguments: str) -> None:
     """One command of cache.sh."""
-    builder.run("keeping the layer cache", [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", *arguments], timeout=300)
+    builder.run("keeping the layer cache", [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", *arguments], seconds=300)
 
 
 def _push_from_disk(builder: Builder, ref: DiskRef) -> str:

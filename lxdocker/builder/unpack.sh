@@ -1,22 +1,21 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016
-# unpack.sh MEMORY ROOTFS IMAGE LAYERS COMMAND…: makes ROOTFS, below /build, from the OCI layout IMAGE (its folder:tag),
-# and runs COMMAND, which goes on with it. Exit status 71 where unpacking fails.
+# unpack.sh MEMORY ROOTFS IMAGE [HEX…]: makes ROOTFS, below /build, from the OCI layout IMAGE (its folder:tag).
 # With a MEMORY of more than 0 (KiB), and where the host has several times that to spare, /build becomes a tmpfs if the
-# image will fit: its LAYERS are hex digests with blanks between them, and unpacked three times as large as a rule. It
-# is then a quarter faster, and what it makes is the same.
+# image will fit: the layers are HEX…, and unpacked three times as large as a rule. It is then a quarter faster, and
+# what it makes is the same.
 set -eu
 bb=/bin/busybox
-memory=$1 rootfs=$2 image=$3 layers=$4
+memory=$1 rootfs=$2 image=$3
 added=16384 # KiB; the runtime with its busybox and gosu is about half of that
-shift 4
+shift 3
 
 unpack() {
 	"$bb" rm -rf "$rootfs" &&
 		# What inject.sh tells the clock's times by. busybox's find compares whole seconds.
 		"$bb" touch -d "@$(($("$bb" date +%s) - 1))" "$rootfs.marker" &&
 		# umoci's heap is small, so that by default it is swept all the time, which takes a tenth of the whole.
-		GOGC=400 umoci raw unpack --image "$image" "$rootfs"
+		GOGC=400 umoci --log=error raw unpack --image "$image" "$rootfs"
 }
 
 # An older tmpfs would lose attributes that an image's files may have (user.*).
@@ -29,13 +28,13 @@ knows_user_attributes() {
 
 # Twice what is to be expected of the root filesystem and the squashfs made of it, and what is added to every image.
 size_wanted() {
-	for layer in $layers; do "$bb" stat -c %s "/cache/blobs/sha256/$layer"; done |
+	for layer; do "$bb" stat -c %s "/cache/blobs/sha256/$layer"; done |
 		"$bb" awk -v added="$added" '{ sum += $1 } END { printf "%d", sum * 8 / 1024 + added * 3 }'
 }
 
 in_memory() {
-	[ "$memory" -gt 0 ] && [ -n "$layers" ] && knows_user_attributes || return 1
-	size=$(size_wanted)
+	[ "$memory" -gt 0 ] && [ $# -gt 0 ] && knows_user_attributes || return 1
+	size=$(size_wanted "$@")
 	spare=$("$bb" awk '/^MemAvailable:/ { print $2 }' /proc/meminfo)
 	[ "$size" -le "$memory" ] && [ "$((size * 4))" -le "$spare" ] &&
 		"$bb" mount -t tmpfs -o "size=${size}k,mode=755" build /build || return 1
@@ -48,8 +47,4 @@ in_memory() {
 
 # From an earlier try, which failed.
 if "$bb" grep -q " /build tmpfs " /proc/mounts; then "$bb" umount -l /build; fi
-in_memory || unpack || {
-	[ $? -ne 137 ] || echo "it was killed" >&2
-	exit 71
-}
-exec "$@"
+in_memory "$@" || unpack

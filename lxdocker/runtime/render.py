@@ -197,7 +197,7 @@ def runtime_tar(config: OciConfig, behaviour: Behaviour, *, supervise: bool = Tr
         ("lxd-udhcpc-default.script.real", UDHCPC.read_bytes(), 0o755),
         *((f"lxd-lib/{path.name}", path.read_bytes(), 0o755) for path in sorted(LIB.iterdir())),
     ]
-    return _tar(entries, config.created, folders=("lxd-lib",))
+    return tar(entries, config.created, folders=("lxd-lib",))
 
 
 def image_metadata(arch: Arch, created: int, properties: Mapping[str, str], *, templates: bool = True) -> bytes:
@@ -219,21 +219,23 @@ def image_metadata(arch: Arch, created: int, properties: Mapping[str, str], *, t
         entries = [(f"templates/{path.name}", path.read_bytes(), 0o644) for path in sorted(TEMPLATES.iterdir())]
     text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode()
     folders = ("templates",) if templates else ()
-    return lzma.compress(_tar([("metadata.yaml", text, 0o644), *entries], created, folders), preset=6)
+    return lzma.compress(tar([("metadata.yaml", text, 0o644), *entries], created, folders), preset=6)
 
 
-def _tar(entries: list[tuple[str, bytes, int]], mtime: int, folders: tuple[str, ...] = ()) -> bytes:
-    """A tar whose bytes depend on nothing but its arguments. ``mtime`` is in seconds since the epoch."""
+def tar(entries: list[tuple[str, bytes, int]], mtime: int, folders: tuple[str, ...] = ()) -> bytes:
+    """A tar whose bytes depend on nothing but its arguments: each file's name, content and mode. ``mtime`` is in
+    seconds since the epoch.
+    """
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for folder in folders:
             info = tarfile.TarInfo(folder)
             info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, mtime
-            tar.addfile(info)
+            archive.addfile(info)
         for name, content, mode in entries:
             info = tarfile.TarInfo(name)
             info.size, info.mode, info.mtime = len(content), mode, mtime
-            tar.addfile(info, io.BytesIO(content))
+            archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 

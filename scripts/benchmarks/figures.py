@@ -23,6 +23,7 @@ from benchmarks.proxy import slow_proxy
 from lxdocker import artifact, simplestreams
 from lxdocker.builder import placement
 from lxdocker.builder.instance import Workshop
+from lxdocker.builder.recipe import CONNECTED
 from lxdocker.lxd import Lxd
 from lxdocker.provenance import Provenance
 from lxdocker.publish import SIDECAR, Tree
@@ -126,7 +127,8 @@ def _start(place: Place, pool: str) -> Measured:
         try:
             began = time.monotonic()
             with workshop.builder(None, network=True) as builder:
-                builder.run("a first command", builder.connected(true), timeout=30)
+                connected = ["/bin/busybox", "sh", "-c", CONNECTED.read_text(), "connected", "30", builder.way, *true]
+                builder.run("a first command", connected, seconds=30)
                 return time.monotonic() - began
         finally:
             workshop.close()

@@ -15,8 +15,9 @@ import pytest
 
 from lxdocker.builder import image, instance, recipe
 from lxdocker.builder.placement import Placement
+from lxdocker.command import Result
 from lxdocker.errors import BuildError, HostError
-from lxdocker.lxd import ExecResult, StoredImage
+from lxdocker.lxd import StoredImage
 from lxdocker.values import RegistryRef, parse_image_ref
 from tests.chroots import needs_namespaces
 from tests.examples import fingerprint
@@ -40,7 +41,7 @@ from tests.examples import fingerprint
     ],
 )
 def test_the_usual_failures_come_with_advice(stderr: str, advice: str) -> None:
-    error = instance.explain("fetching nginx", ExecResult(1, "", f"time=… level=fatal msg={stderr!r}\n"))
+    error = instance.explain("fetching nginx", Result(1, "", f"time=… level=fatal msg={stderr!r}\n"))
     assert isinstance(error, BuildError)
     assert error.brief == "fetching nginx failed"
     assert stderr in error.details
@@ -52,17 +53,17 @@ def test_the_usual_failures_come_with_advice(stderr: str, advice: str) -> None:
     ("said", "details"), [("", "it was killed"), ("half a sentence", "half a sentence (it was killed)")]
 )
 def test_a_killed_command_wants_memory(status: int, said: str, details: str) -> None:
-    error = instance.explain("packing nginx", ExecResult(status, "", said))
+    error = instance.explain("packing nginx", Result(status, "", said))
     assert error.details == details
     assert "builder_memory" in error.resolution
 
 
 def test_the_last_words_are_kept() -> None:
-    error = instance.explain("x", ExecResult(1, "", "first words " + "x" * 5000 + " last words"))
+    error = instance.explain("x", Result(1, "", "first words " + "x" * 5000 + " last words"))
     assert error.details.endswith("last words")
     assert len(error.details) <= 2000
-    assert instance.explain("x", ExecResult(1, "on stdout", "")).details == "on stdout"
-    assert instance.explain("x", ExecResult(3, "", "")).details == "exit status 3"
+    assert instance.explain("x", Result(1, "on stdout", "")).details == "on stdout"
+    assert instance.explain("x", Result(3, "", "")).details == "exit status 3"
 
 
 # ---- whose builder it is

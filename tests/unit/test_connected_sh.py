@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lxdocker.builder.instance import CONNECTED, NOT_CONNECTED
+from lxdocker.builder.recipe import CONNECTED, NOT_CONNECTED
 from tests.chroots import Root, needs_namespaces
 
 pytestmark = needs_namespaces

@@ -8,14 +8,11 @@ import http.server
 import io
 import json
 import os
-import random
-import re
 import socket
 import socketserver
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ from requests_toolbelt import MultipartEncoder
 
 from lxdocker import lxd
 from lxdocker.errors import HostError, LxdError, LxdockerError
-from lxdocker.lxd import CHUNK, SEGMENT, Cancelled, Lxd, NotFoundError
+from lxdocker.lxd import CHUNK, Cancelled, Lxd, NotFoundError
 from lxdocker.values import Fingerprint
 from tests.examples import fingerprint
 from tests.forked import NOBODY, in_child
@@ -121,8 +118,6 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path) -> None:
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.asked: list[str] = []
-        self.knows_ranges = True
-        self.after_range: Callable[[int], object] = lambda start: None
         self.say(
             "GET /1.0",
             {"auth": "trusted", "api_status": "stable", "api_extensions": [], "environment": {"server": "lxd"}},
@@ -163,14 +158,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self.server.asked.append(f"{self.command} {self.path}")
             not_found = {"type": "error", "error": "not found", "error_code": 404}
             status, body = self.server.answers.get(request, (404, json.dumps(not_found).encode()))
-            asked_for = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            if asked_for and self.server.knows_ranges and body:
-                size, (start, end) = len(body), map(int, asked_for.groups())
-                status, body = 206, body[start : end + 1]
-                self.server.after_range(start)
             self.send_response(status)
-            if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{size}")
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -297,44 +285,6 @@ def test_stopping_takes_up_where_it_ended() -> None:
 
 
 # ---- pieces
-
-
-FILE = "GET /1.0/instances/builder/files"
-
-
-@pytest.mark.parametrize("size", [0, 1, SEGMENT, SEGMENT + 1, 5 * SEGMENT + 7])
-@pytest.mark.parametrize("knows_ranges", [True, False])
-def test_a_file_comes_whole_and_in_order(daemon: Daemon, size: int, knows_ranges: bool) -> None:
-    content = random.Random(size).randbytes(size)
-    daemon.answers[FILE] = (200, content)
-    daemon.knows_ranges = knows_ranges
-    # Later ranges may well be there before earlier ones.
-    daemon.after_range = lambda start: time.sleep(0.1 if start == SEGMENT else 0)
-    assert b"".join(Lxd().pull("p", "builder", "/file")) == content
-    asked = len([one for one in daemon.asked if "/files" in one])
-    assert asked == (max(1, -(-size // SEGMENT)) if knows_ranges else 1)
-
-
-def test_a_file_that_changes_while_it_is_read_is_not_taken(daemon: Daemon) -> None:
-    daemon.answers[FILE] = (200, bytes(3 * SEGMENT))
-    daemon.after_range = lambda start: daemon.answers.update({FILE: (200, bytes(SEGMENT + 1))})
-    with pytest.raises(LxdError, match="another part of it"):
-        list(Lxd().pull("p", "builder", "/file"))
-
-
-def test_a_file_that_nobody_wants_any_more_is_not_read_to_its_end(daemon: Daemon) -> None:
-    daemon.answers[FILE] = (200, bytes(20 * SEGMENT))
-    cancelled = threading.Event()
-    reading = Lxd(cancelled).pull("p", "builder", "/file")
-    next(reading)
-    cancelled.set()
-    with pytest.raises(Cancelled):
-        list(reading)
-    reading = Lxd().pull("p", "builder", "/file")
-    for _ in range(SEGMENT // CHUNK + 1):
-        next(reading)
-    reading.close()
-    assert len([one for one in daemon.asked if "/files" in one]) < 10
 
 
 def test_an_upload_is_handed_out_a_mebibyte_at_a_time() -> None:

@@ -1,0 +1,192 @@
+"""A command in an instance, connected with its streams: LXD's exec, and a websocket for each stream.
+
+POST /1.0/instances/NAME/exec of https://documentation.ubuntu.com/lxd/latest/rest-api/. A binary message is a piece of a
+stream, an empty text message its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lxdocker.errors import LxdError
+from lxdocker.lxd import SLICE_SECONDS, Cancelled, Lxd
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+MOST_SAID = 1 << 16  # bytes of a stream that are kept of what a command says
+MOST_IN_A_MESSAGE = 1 << 24  # bytes; LXD's pieces have 64 KiB
+CONNECT_SECONDS = 10
+CLOSE_SECONDS = 1  # how long LXD may take to answer that a stream is closed
+END_SECONDS = 900  # from the end of what is said on stderr to that of the command: somebody may be slow in reading
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended, and the last that it said."""
+
+    status: int
+    stdout: str = ""
+    stderr: str = ""
+
+
+class Command:
+    """A running command, as running() gives it."""
+
+    def __init__(
+        self, what: str, stdout: ClientConnection, stderr: ClientConnection, cancelled: threading.Event, seconds: float
+    ) -> None:
+        self._what = what
+        self._stdout = stdout
+        self._stderr = stderr
+        self._cancelled = cancelled
+        self._left = threading.Event()
+        self.allow(seconds)
+
+    def allow(self, seconds: float) -> None:
+        """From now it may take so long."""
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+
+    def output(self) -> Iterator[bytes]:
+        """What it writes to stdout, as it comes. Raises LxdError if it takes longer than it may, or LXD goes away, and
+        Cancelled when the user asked to stop.
+        """
+        return self._pieces(self._stdout)
+
+    def check(self) -> None:
+        """Raises what output() does."""
+        if self._cancelled.is_set():
+            raise Cancelled
+        if self._left.is_set():
+            raise LxdError(f"{self._what} failed", "nobody waits for its end any more")
+        if time.monotonic() > self._deadline:
+            raise LxdError(f"{self._what} failed", f"it took longer than {self._seconds:.0f} s")
+
+    def leave(self) -> None:
+        """Lets nothing wait for its end any more."""
+        self._left.set()
+
+    def said(self) -> bytes:
+        """The last of stderr, once that is at its end."""
+        return _last(self._pieces(self._stderr))
+
+    def _pieces(self, stream: ClientConnection) -> Iterator[bytes]:
+        from websockets.exceptions import ConnectionClosed
+
+        while True:
+            self.check()
+            try:
+                piece = stream.recv(timeout=SLICE_SECONDS)
+            except TimeoutError:
+                continue
+            except ConnectionClosed as error:
+                raise LxdError(f"{self._what} failed", f"LXD broke off: {error}", "is LXD still running?") from error
+            if isinstance(piece, str):
+                return
+            yield piece
+
+
+@contextlib.contextmanager
+def running(
+    lxd: Lxd,
+    project: str,
+    instance: str,
+    argv: Sequence[str],
+    *,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+) -> Iterator[tuple[Command, Callable[[], Result]]]:
+    """Starts a command that may take so many ``seconds``. Gives it, and what waits for its end, when all its output has
+    been read; one that is left before goes on alone. Raises LxdError.
+    """
+    what = f"running {argv[0]} in {instance}"
+    body = {
+        "command": list(argv),
+        "environment": dict(environment or {}),
+        "wait-for-websocket": True,
+        "interactive": False,
+    }
+    response = lxd.request("post", ("instances", instance, "exec"), what, project=project, json=body)
+    operation = response.json()["metadata"]
+    with contextlib.ExitStack() as cleanup:
+        helper = cleanup.enter_context(ThreadPoolExecutor(1, thread_name_prefix="command"))
+        # LXD waits for all of them, also for `control`, and ends a command that has lost that.
+        streams = {
+            name: cleanup.enter_context(_connect(lxd, operation["id"], secret, what))
+            for name, secret in operation["metadata"]["fds"].items()
+        }
+        command = Command(what, streams["1"], streams["2"], lxd.cancelled, seconds)
+
+        def end() -> Result:
+            """Beside the reading of stdout: LXD blocks a command whose stderr nobody reads, and forgets one 5 s after
+            its end.
+            """
+            said = command.said()
+            ended = lxd.wait(response, what, timeout=END_SECONDS, tick=command.check)
+            return Result(int(ended["metadata"]["return"]), stderr=said.decode("utf-8", "replace"))
+
+        cleanup.callback(command.leave)
+        ending = helper.submit(end)
+        _send(streams["0"], stdin)
+        yield command, ending.result
+
+
+def run(
+    lxd: Lxd,
+    project: str,
+    instance: str,
+    argv: Sequence[str],
+    *,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+) -> Result:
+    """Runs a command to its end, in at most so many ``seconds``. Raises LxdError."""
+    with running(lxd, project, instance, argv, seconds=seconds, environment=environment, stdin=stdin) as (command, end):
+        stdout = _last(command.output())
+        ended = end()
+    return Result(ended.status, stdout.decode("utf-8", "replace"), ended.stderr)
+
+
+def _connect(lxd: Lxd, operation: str, secret: Any, what: str) -> ClientConnection:
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import unix_connect
+
+    try:
+        return unix_connect(
+            str(lxd.socket_path()),
+            f"ws://lxd/1.0/operations/{operation}/websocket?secret={secret}",
+            proxy=None,
+            compression=None,
+            ping_interval=None,  # LXD does that
+            max_size=MOST_IN_A_MESSAGE,
+            open_timeout=CONNECT_SECONDS,
+            close_timeout=CLOSE_SECONDS,
+        )
+    except (WebSocketException, OSError) as error:
+        raise LxdError(f"{what} failed", f"no answer from LXD: {error}", "is LXD still running?") from error
+
+
+def _send(stdin: ClientConnection, content: bytes) -> None:
+    from websockets.exceptions import ConnectionClosed
+
+    # One that ends without having read all is not at fault for that.
+    with contextlib.suppress(ConnectionClosed):
+        if content:
+            stdin.send(content)
+        stdin.send("")
+
+
+def _last(pieces: Iterator[bytes]) -> bytes:
+    kept = b""
+    for piece in pieces:
+        kept = (kept + piece)[-MOST_SAID:]
+    return kept

@@ -1,0 +1,145 @@
+"""Commands in a builder: their streams, how they end, and when they are no longer waited for."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+
+from lxdocker.builder import image, placement
+from lxdocker.builder.instance import Builder, Workshop
+from lxdocker.command import MOST_SAID
+from lxdocker.errors import BuildError, LxdError
+from lxdocker.lxd import Cancelled, Lxd
+from lxdocker.settings import load
+from tests.lxd.rig import Lxc
+
+SHELL = ("/bin/busybox", "sh", "-c")
+ENDLESS = [*SHELL, "while :; do echo y; done"]
+
+
+@pytest.fixture(scope="module")
+def builder(builder_image: str) -> Iterator[Builder]:
+    lxd, settings = Lxd(), load({}, {})
+    placed = placement.prepare(lxd, settings)
+    made = image.find(lxd, placed.project)
+    assert made
+    workshop = Workshop(lxd, placed, made.fingerprint)
+    with workshop.builder(None, network=False) as builder:
+        yield builder
+    workshop.close()
+
+
+def test_all_three_streams(builder: Builder) -> None:
+    sent = random.Random(1).randbytes(3_000_000)
+    script = [*SHELL, "/bin/busybox cat; echo done >&2; exit 7"]
+    with builder.running(script, seconds=30, stdin=sent, environment={"X": "y"}) as (command, end):
+        assert b"".join(command.output()) == sent
+        result = end()
+    assert (result.status, result.stdout, result.stderr) == (7, "", "done\n")
+
+
+def test_what_is_asked_for_is_what_runs(builder: Builder) -> None:
+    words = ["", "two  words", "$HOME", "\n", "ü"]
+    result = builder.try_run(["/bin/busybox", "printf", "<%s>", *words], seconds=30)
+    assert (result.status, result.stdout) == (0, "".join(f"<{word}>" for word in words))
+    with builder.running([*SHELL, 'echo "$X"'], seconds=30, environment={"X": "a b"}) as (command, _):
+        assert b"".join(command.output()) == b"a b\n"
+
+
+def test_of_what_is_said_the_last_is_kept(builder: Builder) -> None:
+    """However much it is, and whichever stream is read first."""
+    script = 'i=0; while [ $i -lt 40000 ]; do echo "line $i" >&2; i=$((i + 1)); done; echo out'
+    result = builder.try_run([*SHELL, script], seconds=60)
+    assert result.stdout == "out\n"
+    assert len(result.stderr) == MOST_SAID
+    assert result.stderr.endswith("line 39998\nline 39999\n")
+
+
+def test_a_program_that_is_not_there(builder: Builder) -> None:
+    with pytest.raises(LxdError) as caught:
+        builder.try_run(["/nosuch"], seconds=30)
+    assert caught.value.details == "Command not found"
+
+
+def test_one_that_ends_without_reading(builder: Builder) -> None:
+    assert builder.try_run([*SHELL, "exit 3"], seconds=30, stdin=bytes(5_000_000)).status == 3
+
+
+@pytest.mark.parametrize("script", ["sleep 60", "while :; do echo; done", "exec >&- 2>&-; sleep 60"])
+def test_it_may_take_only_so_long(builder: Builder, script: str) -> None:
+    with pytest.raises(LxdError, match="failed") as caught:
+        builder.try_run([*SHELL, script], seconds=2)
+    assert caught.value.details == "it took longer than 2 s"
+
+
+def test_more_time_can_be_allowed(builder: Builder) -> None:
+    with builder.running([*SHELL, "echo one; sleep 3; echo two"], seconds=2) as (command, end):
+        pieces = command.output()
+        assert next(pieces) == b"one\n"
+        command.allow(30)
+        assert b"".join(pieces) == b"two\n"
+        assert end().status == 0
+
+
+def test_a_slow_reader_misses_nothing(builder: Builder) -> None:
+    """LXD forgets how a command ended 5 s after it did."""
+    with builder.running([*SHELL, "echo out; echo said >&2; exit 4"], seconds=30) as (command, end):
+        time.sleep(7)
+        assert b"".join(command.output()) == b"out\n"
+        assert (end().status, end().stderr) == (4, "said\n")
+
+
+def test_one_that_is_left_is_not_waited_for(builder: Builder) -> None:
+    with builder.running(ENDLESS, seconds=600) as (command, _):
+        next(command.output())
+    pulling = builder.pull("/bin/busybox")
+    next(pulling)
+    pulling.close()
+    assert builder.try_run([*SHELL, "echo still here"], seconds=30).stdout == "still here\n"
+
+
+def test_a_user_who_wants_to_stop(builder: Builder) -> None:
+    cancelled = threading.Event()
+    own = Builder(Lxd(cancelled), builder.project, builder.name, builder._connection)
+    threading.Timer(1, cancelled.set).start()
+    with pytest.raises(Cancelled):
+        own.try_run([*SHELL, "sleep 600"], seconds=600)
+
+
+def test_a_file_comes_whole(builder: Builder) -> None:
+    builder.run("writing", [*SHELL, "/bin/busybox head -c 20000000 /dev/urandom >/root/file"], seconds=30)
+    there = builder.try_run(["/bin/busybox", "sha256sum", "/root/file"], seconds=30).stdout.split()[0]
+    assert hashlib.sha256(b"".join(builder.pull("/root/file"))).hexdigest() == there
+    with pytest.raises(BuildError, match="reading /nosuch failed"):
+        list(builder.pull("/nosuch"))
+
+
+def test_proxies_are_not_for_lxd(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert builder.try_run(["/bin/busybox", "true"], seconds=30).status == 0
+
+
+def test_a_builder_that_goes_away(builder_image: str, builder: Builder) -> None:
+    lxd = Lxd()
+    placed = placement.prepare(lxd, load({}, {}))
+    made = image.find(lxd, placed.project)
+    assert made
+    workshop = Workshop(lxd, placed, made.fingerprint)
+    with workshop.builder(None, network=False) as other, other.running(ENDLESS, seconds=60) as (command, end):
+        next(command.output())
+        Lxc(placed.project)("delete", "--force", other.name)
+        try:
+            deque(command.output(), maxlen=0)
+            status = end().status
+        except LxdError:
+            status = -1
+    assert status != 0
+    workshop.close()
+    assert other.name not in Lxc(placed.project).instances()
