@@ -33,7 +33,6 @@ def prune_all(context: Context, specs: Sequence[ImageSpec] | None, say: Say) -> 
         outcomes = [remove(context, removal) for removal in removals]
         pruned = versions(context)
         layers(context, None)
-        context.tree.write_index()
     return Report(tuple(outcomes), tuple(pruned), ())
 
 
@@ -56,7 +55,9 @@ def remove(context: Context, removal: Remove) -> Outcome:
 
 
 def versions(context: Context) -> list[str]:
-    """Withdraws surplus versions and deletes what has been withdrawn long enough. Returns what it did, in words."""
+    """Withdraws surplus versions and deletes what has been withdrawn long enough; then the index says what there is.
+    Returns what it did, in words.
+    """
     settings = context.settings
     done = [
         f"withdrew {one.name} {one.key} from the tree: there are {settings.keep_versions} newer versions"

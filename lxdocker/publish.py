@@ -43,6 +43,7 @@ from lxdocker.provenance import Provenance
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, DeltaFile, File, Product, Version
 from lxdocker.values import Arch, Fingerprint, ImageName
 
+IMAGES = "images"  # in it: NAME/ARCHITECTURE/VERSION/
 SIDECAR = "lxdocker.json"
 WITHDRAWN = "withdrawn"
 WITHHELD = "withheld.json"
@@ -113,9 +114,10 @@ class Published:
 
     def is_whole(self) -> bool:
         """Whether both files are there with their sizes (hashes are not read: that is what clients do)."""
+        # Not Path's own ways, here and below: they take several times as long, and a tree has thousands of versions.
         return (
-            _size(self.folder / METADATA_FILE) == self.metadata_size
-            and _size(self.folder / ROOTFS_FILE) == self.rootfs_size
+            _size(f"{self.folder}/{METADATA_FILE}") == self.metadata_size
+            and _size(f"{self.folder}/{ROOTFS_FILE}") == self.rootfs_size
         )
 
     def files(self) -> tuple[File, ...]:
@@ -126,9 +128,9 @@ class Published:
             *(File(delta.file, delta.size, delta.sha256) for delta in self.deltas),
         )
 
-    def version(self, tree: Path, bases: Collection[str] = ()) -> Version:
+    def version(self, bases: Collection[str] = ()) -> Version:
         """As the index lists it, with deltas from those versions that are listed, too."""
-        relative = self.folder.relative_to(tree).as_posix()
+        relative = f"{IMAGES}/{self.name}/{self.arch.value}/{self.key}"
         return Version(
             key=self.key,
             metadata=File(f"{relative}/{METADATA_FILE}", self.metadata_size, self.metadata_sha256),
@@ -137,7 +139,7 @@ class Published:
             deltas=tuple(
                 DeltaFile(delta.base, File(f"{relative}/{delta.file}", delta.size, delta.sha256))
                 for delta in self.deltas
-                if delta.base in bases and _size(self.folder / delta.file) == delta.size
+                if delta.base in bases and _size(f"{self.folder}/{delta.file}") == delta.size
             ),
         )
 
@@ -210,9 +212,9 @@ class Tree:
         """Every version that lies in the tree with a readable sidecar, by name, architecture and key."""
         with self._changing:
             found = []
-            for product in self._product_folders():
-                withheld = {one.key: one.since for one in read_withheld(product)}
-                for folder in _subfolders(product):
+            for product, folders, withholds in self._products_there():
+                withheld = {one.key: one.since for one in read_withheld(Path(product))} if withholds else {}
+                for folder in folders:
                     published = self._read(folder)
                     if published:
                         withdrawn = _withdrawn_at(folder)
@@ -223,24 +225,30 @@ class Tree:
 
     def withheld(self) -> list[Withheld]:
         """Every version that was rolled back, by name, architecture and key."""
-        found = [one for product in self._product_folders() for one in read_withheld(product)]
+        found = [
+            one for product, _, withholds in self._products_there() if withholds for one in read_withheld(Path(product))
+        ]
         return sorted(found, key=lambda one: (one.provenance.name, one.arch.value, one.key))
 
-    def _product_folders(self) -> Iterator[Path]:
-        for name in _subfolders(self.root / "images"):
-            yield from _subfolders(name)
+    def _products_there(self) -> Iterator[tuple[str, list[str], bool]]:
+        """Each product's folder, the folders in it, and whether a version of it is withheld."""
+        for name in _listing(f"{self.root}/{IMAGES}"):
+            for product in _listing(name.path):
+                entries = _listing(product.path, folders_only=False)
+                folders = [entry.path for entry in entries if entry.is_dir()]
+                yield product.path, folders, any(entry.name == WITHHELD for entry in entries)
 
-    def _read(self, folder: Path) -> Published | None:
-        """A folder's sidecar; parsed only when it has changed, since a tree may have thousands."""
-        sidecar = folder / SIDECAR
+    def _read(self, folder: str) -> Published | None:
+        """A folder's sidecar; parsed only when it has changed."""
+        sidecar = f"{folder}/{SIDECAR}"
         try:
             status = os.stat(sidecar)  # noqa: PTH116 - as above
         except OSError:
             return None
         signature = (status.st_mtime_ns, status.st_ino, status.st_size)
-        known = self._sidecars.get(str(folder))
+        known = self._sidecars.get(folder)
         if known is None or known[0] != signature:
-            known = self._sidecars[str(folder)] = (signature, read_sidecar(sidecar))
+            known = self._sidecars[folder] = (signature, read_sidecar(Path(sidecar)))
         return known[1]
 
     # ---- changing
@@ -257,7 +265,7 @@ class Tree:
         """Makes the artifact (staged in this tree, as the deltas are) the newest version of its product."""
         with self._changing, self.explained(f"publishing {provenance.name} in"):
             self._refuse_mirror()
-            parent = self.root / "images" / provenance.name.value / arch.value
+            parent = self.root / IMAGES / provenance.name.value / arch.value
             self._make_folder(parent)
             taken = [entry.name for entry in parent.iterdir() if simplestreams.is_version_key(entry.name)]
             key = simplestreams.next_version_key(taken, datetime.now(UTC))
@@ -403,7 +411,7 @@ class Tree:
         """Withholds nothing of this image any more, and lists again what there still is of it."""
         with self._changing, self.explained(f"undoing the rollback of {name} in"):
             undone = []
-            for product in _subfolders(self.root / "images" / name.value):
+            for product in [Path(entry.path) for entry in _listing(f"{self.root}/{IMAGES}/{name}")]:
                 withheld = read_withheld(product)
                 for one in withheld:
                     (product / one.key / WITHDRAWN).unlink(missing_ok=True)
@@ -420,23 +428,23 @@ class Tree:
         with self._changing, self.explained("deleting withdrawn versions from"):
             self.write_index()  # what leaves the index only now has all of its grace period before it
             now = time.time()
-            gone = [
-                one for one in self.versions() if one.withdrawn is not None and now - one.withdrawn >= grace_seconds
-            ]
+            gone: list[Published] = []
+            staying: list[Published] = []
+            for one in self.versions():
+                due = one.withdrawn is not None and now - one.withdrawn >= grace_seconds
+                (gone if due else staying).append(one)
             for published in gone:
                 doomed = self._staging / f"{published.name}.{published.arch.value}.{published.key}"
                 published.folder.rename(doomed)  # whole or not at all, also for whoever reads the tree meanwhile
                 shutil.rmtree(doomed)
-            self._drop_deltas()
-            for product in self._product_folders():
-                if not _subfolders(product):
-                    _remove_empty(product)
+            # Deltas whose base is gone left the index with it.
+            for published in staying:
+                lost = {delta for delta in published.deltas if not (published.folder.parent / delta.base).exists()}
+                self._drop_deltas_of(published, lost)
+            for product, folders, _ in self._products_there():
+                if not folders:
+                    _remove_empty(Path(product))
             return gone
-
-    def _drop_deltas(self) -> None:
-        """Deletes deltas whose base is gone: it left the index long ago, and so did they."""
-        for one in self.versions():
-            self._drop_deltas_of(one, {delta for delta in one.deltas if not (one.folder.parent / delta.base).exists()})
 
     def _drop_deltas_of(self, published: Published, gone: Collection[Delta]) -> None:
         if not gone:
@@ -485,7 +493,7 @@ class Tree:
             for one in versions:
                 if one.folder in stays:
                     continue
-                if _withdrawn_at(one.folder) is None or one.version(self.root).rootfs.path in indexed:
+                if _withdrawn_at(str(one.folder)) is None or one.version().rootfs.path in indexed:
                     (one.folder / WITHDRAWN).touch()
         return listed
 
@@ -519,7 +527,7 @@ class Tree:
                     aliases=(latest.name.value, *(one for one in latest.aliases if owners[one] == latest.name)),
                     title=latest.provenance.source,
                     release=RELEASE,
-                    versions=tuple(one.version(self.root, keys) for one in versions),
+                    versions=tuple(one.version(keys) for one in versions),
                 )
             )
         return products
@@ -689,25 +697,26 @@ def _age(published: Published) -> float:
     return (datetime.now(UTC) - simplestreams.version_time(published.key)).total_seconds()
 
 
-def _size(path: Path) -> int | None:
+def _size(path: str) -> int | None:
     """A file's size in bytes; None if there is no such file."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - Path.stat() is slower, and a tree has thousands
+        return os.stat(path).st_size  # noqa: PTH116 - as above
     except OSError:
         return None
 
 
-def _withdrawn_at(folder: Path) -> float | None:
+def _withdrawn_at(folder: str) -> float | None:
     try:
-        return os.stat(folder / WITHDRAWN).st_mtime  # noqa: PTH116 - as above
+        return os.stat(f"{folder}/{WITHDRAWN}").st_mtime  # noqa: PTH116 - as above
     except OSError:
         return None
 
 
-def _subfolders(path: Path) -> list[Path]:
+def _listing(path: str, *, folders_only: bool = True) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it can't be read."""
     try:
         with os.scandir(path) as entries:
-            return [path / entry.name for entry in entries if entry.is_dir()]
+            return [entry for entry in entries if not folders_only or entry.is_dir()]
     except OSError:
         return []
 

@@ -6,6 +6,7 @@ images only: LXD takes ``lxd.tar.xz``, Incus the same file listed as ``incus.tar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ INDEX_PATH = "streams/v1/index.json"
 METADATA_FILE = "lxd.tar.xz"
 ROOTFS_FILE = "rootfs.squashfs"
 _VERSION_FORMAT = "%Y%m%d_%H%M"
+_VERSION_KEY = re.compile("[0-9]{8}_[0-9]{4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +147,23 @@ def next_version_key(existing: Iterable[str], now: datetime) -> str:
     key = now.astimezone(UTC).strftime(_VERSION_FORMAT)
     if key > newest:
         return key
-    following = datetime.strptime(newest, _VERSION_FORMAT).replace(tzinfo=UTC) + timedelta(minutes=1)
-    return following.strftime(_VERSION_FORMAT)
+    return (version_time(newest) + timedelta(minutes=1)).strftime(_VERSION_FORMAT)
 
 
 def is_version_key(text: str) -> bool:
     """Whether LXD would read ``text`` as a version."""
+    if not _VERSION_KEY.fullmatch(text):
+        return False
     try:
-        return datetime.strptime(text, _VERSION_FORMAT).replace(tzinfo=UTC).strftime(_VERSION_FORMAT) == text
+        version_time(text)
     except ValueError:
         return False
+    return True
 
 
 def version_time(key: str) -> datetime:
     """When a version with this key was published."""
-    return datetime.strptime(key, _VERSION_FORMAT).replace(tzinfo=UTC)
+    return datetime.fromisoformat(key).replace(tzinfo=UTC)  # several times faster than strptime()
 
 
 def _timestamp(moment: datetime) -> str:

@@ -87,7 +87,6 @@ def sync(
             if any(_may_free_layers(holdings, outcome) for outcome in outcomes):
                 _tidy(lambda: prune.layers(context, workshop), say)
             kept = tuple(workshop.kept) if workshop else ()
-        context.tree.write_index()
     return Report(tuple(outcomes), tuple(pruned), kept, context.settings.builder_project)
 
 
