@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lxdocker.artifact import Artifact, read
-from lxdocker.publish import Delta, Published
+from lxdocker.published import Delta, Published
 from lxdocker.simplestreams import ROOTFS_FILE
 
 XDELTA = "xdelta3"

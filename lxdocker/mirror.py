@@ -32,7 +32,8 @@ from lxdocker import simplestreams
 from lxdocker.artifact import read
 from lxdocker.console import Progress, human_size
 from lxdocker.errors import LxdockerError, MirrorError, UsageError
-from lxdocker.publish import MIRROR, SIDECAR, Delta, Published, Tree, parse_sidecar
+from lxdocker.publish import MIRROR, Tree
+from lxdocker.published import SIDECAR, Delta, Published, parse_sidecar
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, File
 from lxdocker.transport import Response, Transport, UnusableProxyError, basic, is_loopback
 from lxdocker.values import Arch, Fingerprint, ImageName

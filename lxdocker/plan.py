@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.provenance import Provenance, folder_id, inputs_hash
-from lxdocker.publish import Published, Withheld
+from lxdocker.published import Published, Withheld
 from lxdocker.resolve import ResolvedImage
 from lxdocker.settings import Settings
 from lxdocker.spec import ImageSpec

@@ -11,7 +11,8 @@ from lxdocker.console import Console, error_document, human_size
 from lxdocker.outcome import Outcome, Report, Status
 from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
 from lxdocker.provenance import source_label
-from lxdocker.publish import Published, Rollback, Withheld
+from lxdocker.publish import Rollback
+from lxdocker.published import Published, Withheld
 from lxdocker.settings import Settings
 from lxdocker.spec import ImageSpec
 from lxdocker.verify import Kind, Verified

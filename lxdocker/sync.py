@@ -27,7 +27,7 @@ from lxdocker.oci import OciConfig
 from lxdocker.outcome import Outcome, Report, Status
 from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
 from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
-from lxdocker.publish import Delta, Published
+from lxdocker.published import Delta, Published
 from lxdocker.registry import certs_dir
 from lxdocker.runtime.render import parse_healthcheck
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE

@@ -16,7 +16,8 @@ from pathlib import Path
 from lxdocker import simplestreams
 from lxdocker.artifact import read
 from lxdocker.console import Progress
-from lxdocker.publish import SIDECAR, WITHDRAWN, WITHHELD, Delta, Published, Tree, read_withheld, without_times
+from lxdocker.publish import Tree, without_times
+from lxdocker.published import SIDECAR, WITHDRAWN, WITHHELD, Delta, Published, read_withheld
 from lxdocker.simplestreams import File
 
 Say = Callable[[str], None]

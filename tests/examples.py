@@ -12,7 +12,8 @@ from lxdocker import artifact
 from lxdocker.artifact import Artifact
 from lxdocker.lxd import StoredImage
 from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
-from lxdocker.publish import Published, Tree
+from lxdocker.publish import Tree
+from lxdocker.published import Published
 from lxdocker.resolve import ResolvedImage
 from lxdocker.settings import Settings
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE

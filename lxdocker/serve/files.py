@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from lxdocker.page import PAGE_FILE
-from lxdocker.publish import SIDECAR, WITHDRAWN, WITHHELD
+from lxdocker.published import SIDECAR, WITHDRAWN, WITHHELD
 
 # Longer ones are not in any tree of ours.
 MAX_DEPTH = 16

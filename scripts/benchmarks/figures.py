@@ -26,7 +26,8 @@ from lxdocker.builder.instance import Workshop
 from lxdocker.builder.recipe import CONNECTED
 from lxdocker.lxd import Lxd
 from lxdocker.provenance import Provenance
-from lxdocker.publish import SIDECAR, Tree
+from lxdocker.publish import Tree
+from lxdocker.published import SIDECAR
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.values import Arch, Digest, ImageName
 
@@ -119,6 +120,7 @@ def _start(place: Place, pool: str) -> Measured:
     lxd = Lxd()
     placed = placement.prepare(lxd, replace(place.settings, pool=pool))
     image = place.builder.fingerprint
+    running: list[float] = []
     by_hand: list[float] = []
     true = ["/bin/busybox", "true"]
 
@@ -127,6 +129,7 @@ def _start(place: Place, pool: str) -> Measured:
         try:
             began = time.monotonic()
             with workshop.builder(None, network=True) as builder:
+                running.append(time.monotonic() - began)
                 connected = ["/bin/busybox", "sh", "-c", CONNECTED.read_text(), "connected", "30", builder.way, *true]
                 builder.run("a first command", connected, seconds=30)
                 return time.monotonic() - began
@@ -151,11 +154,13 @@ def _start(place: Place, pool: str) -> Measured:
 
     # The very first one on a pool unpacks the image there.
     once(0)
+    running.clear()
     by_hand.clear()
     place.settle()
     samples = place.repeat(9, once)
     typed = _median(by_hand)
-    return Measured(samples, f"lxc launch and lxc exec {typed:.2f} s, ratio {_median(samples) / typed:.2f}")
+    note = f"LXD says after {_median(running):.2f} s that it runs"
+    return Measured(samples, f"{note}; lxc launch and lxc exec {typed:.2f} s, ratio {_median(samples) / typed:.2f}")
 
 
 @figure("memory", "the most memory that lxdocker takes for an image of 1.5 GB", "MB", 120)

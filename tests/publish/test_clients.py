@@ -24,7 +24,8 @@ from typing import Any
 import pytest
 
 from lxdocker import artifact, deltas
-from lxdocker.publish import Published, Tree
+from lxdocker.publish import Tree
+from lxdocker.published import Published
 from lxdocker.simplestreams import IMAGES_PATH
 from lxdocker.values import Arch
 from tests.examples import provenance, resolved, spec

@@ -13,7 +13,8 @@ import pytest
 
 from lxdocker import artifact, deltas
 from lxdocker.artifact import Artifact
-from lxdocker.publish import Delta, Published, Tree
+from lxdocker.publish import Tree
+from lxdocker.published import Delta, Published
 from lxdocker.simplestreams import IMAGES_PATH, ROOTFS_FILE
 from lxdocker.values import Arch
 from tests.examples import provenance

@@ -25,7 +25,8 @@ from lxdocker import mirror as module
 from lxdocker.console import Progress
 from lxdocker.errors import MirrorError, TreeError, UsageError
 from lxdocker.mirror import Mirrored, Options, mirror
-from lxdocker.publish import MIRROR, SIDECAR, Published, Tree
+from lxdocker.publish import MIRROR, Tree
+from lxdocker.published import SIDECAR, Published
 from lxdocker.simplestreams import IMAGES_PATH, INDEX_PATH, METADATA_FILE, ROOTFS_FILE
 from lxdocker.values import Arch, ImageName
 from lxdocker.verify import verify

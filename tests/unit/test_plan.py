@@ -25,7 +25,7 @@ from lxdocker.plan import (
     refuse_to_empty,
 )
 from lxdocker.provenance import Provenance
-from lxdocker.publish import Published, Withheld
+from lxdocker.published import Published, Withheld
 from lxdocker.resolve import ResolvedImage
 from lxdocker.settings import Settings
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE

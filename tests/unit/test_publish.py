@@ -25,7 +25,8 @@ import pytest
 from lxdocker.console import Progress
 from lxdocker.errors import TreeError, UsageError
 from lxdocker.provenance import Provenance
-from lxdocker.publish import SIDECAR, WITHDRAWN, WITHHELD, Published, Tree
+from lxdocker.publish import Tree
+from lxdocker.published import SIDECAR, WITHDRAWN, WITHHELD, Published
 from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.values import Arch, ImageName
 from lxdocker.verify import verify

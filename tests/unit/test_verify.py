@@ -17,7 +17,8 @@ import pytest
 import lxdocker.verify
 from lxdocker.console import Progress
 from lxdocker.errors import TreeError
-from lxdocker.publish import SIDECAR, WITHHELD, Delta, Published, Tree
+from lxdocker.publish import Tree
+from lxdocker.published import SIDECAR, WITHHELD, Delta, Published
 from lxdocker.simplestreams import IMAGES_PATH, INDEX_PATH, METADATA_FILE, ROOTFS_FILE
 from lxdocker.values import ImageName
 from lxdocker.verify import Verified, verify
