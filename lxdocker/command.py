@@ -7,11 +7,13 @@ stream, an empty text message its end.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lxdocker.errors import LxdError
@@ -24,7 +26,6 @@ MOST_SAID = 1 << 16  # bytes of a stream that are kept of what a command says
 MOST_IN_A_MESSAGE = 1 << 24  # bytes; LXD's pieces have 64 KiB
 CONNECT_SECONDS = 10
 CLOSE_SECONDS = 1  # how long LXD may take to answer that a stream is closed
-END_SECONDS = 900  # from the end of what is said on stderr to that of the command: somebody may be slow in reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +115,28 @@ def running(
         "wait-for-websocket": True,
         "interactive": False,
     }
+    import_module("websockets.sync.client")  # before LXD waits for it, for 5 s
     response = lxd.request("post", ("instances", instance, "exec"), what, project=project, json=body)
     operation = response.json()["metadata"]
     with contextlib.ExitStack() as cleanup:
-        helper = cleanup.enter_context(ThreadPoolExecutor(1, thread_name_prefix="command"))
+        helpers = cleanup.enter_context(ThreadPoolExecutor(2, thread_name_prefix="command"))
         # LXD waits for all of them, also for `control`, and ends a command that has lost that.
         streams = {
             name: cleanup.enter_context(_connect(lxd, operation["id"], secret, what))
             for name, secret in operation["metadata"]["fds"].items()
         }
         command = Command(what, streams["1"], streams["2"], lxd.cancelled, seconds)
+        cleanup.callback(command.leave)
+        # Beside the reading of stdout: LXD blocks a command whose stderr nobody reads; 5 s after its end it forgets it.
+        said = helpers.submit(command.said)
+        ended = helpers.submit(lxd.wait, response, what, timeout=math.inf, tick=command.check)
 
         def end() -> Result:
-            """Beside the reading of stdout: LXD blocks a command whose stderr nobody reads, and forgets one 5 s after
-            its end.
-            """
-            said = command.said()
-            ended = lxd.wait(response, what, timeout=END_SECONDS, tick=command.check)
-            return Result(int(ended["metadata"]["return"]), stderr=said.decode("utf-8", "replace"))
+            status = int(ended.result()["metadata"]["return"])
+            return Result(status, stderr=said.result().decode("utf-8", "replace"))
 
-        cleanup.callback(command.leave)
-        ending = helper.submit(end)
         _send(streams["0"], stdin)
-        yield command, ending.result
+        yield command, end
 
 
 def run(

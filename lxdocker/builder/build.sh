@@ -43,10 +43,10 @@ watch_fetching() {
 tell phase fetch
 watch_fetching &
 watcher=$!
-trap 'kill "$watcher"' EXIT
+trap 'kill "$watcher" 2>/dev/null || :' EXIT
 step 72 "$bb" sh "$here/fetch.sh" "$name" "$work" "$secrets" "$bb" sh "$here/connected.sh" "$seconds" "$way" "$@"
 trap - EXIT
-kill "$watcher"
+kill "$watcher" 2>/dev/null || :
 
 tell phase unpack
 # shellcheck disable=SC2086 # a list

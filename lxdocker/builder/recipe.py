@@ -131,6 +131,7 @@ def _build(
                 fetched = max(fetched, int(rest))
             case "squashfs":
                 phase("read out")
+                command.allow(recipe.timeout)
                 size = rest
 
     with builder.running(

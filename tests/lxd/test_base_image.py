@@ -62,7 +62,7 @@ def test_the_builder_made_in_a_base_image(fresh: None, image_server: Served, reg
     world.spec("static", f"{registry}/static")
     with world.start("sync", "--json") as running:
         done = running.end(timeout=600)
-    assert done.status == 0, done
+    assert done.status == 0, done.out
     assert done.statuses == {"static": "built"}
     assert f"starting debian/13 from {image_server.url}" in done.err
     shown = world.run("builder", "show", "--json").document
@@ -91,7 +91,7 @@ def test_a_base_image_of_lxds_own_store(fresh: None, registry: str, tmp_path: Pa
     world = World(tmp_path / "world", registry, settings=settings)
     with world.start("builder", "build", "--json") as running:
         done = running.end(timeout=600)
-    assert done.status == 0, done
+    assert done.status == 0, done.out
     shown = world.run("builder", "show", "--json").document
     assert shown["base"] == "local mine"
     assert Lxc(project).instances() == []
