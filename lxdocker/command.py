@@ -7,6 +7,7 @@ stream, an empty text message its end.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import threading
 import time
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 MOST_SAID = 1 << 16  # bytes of a stream that are kept of what a command says
 MOST_IN_A_MESSAGE = 1 << 24  # bytes; LXD's pieces have 64 KiB
 CONNECT_SECONDS = 10
+# What goes wrong with a stream is raised here; the library would also print it, and what comes after a stream was left.
+LOGGER = logging.getLogger(__name__)
+LOGGER.addHandler(logging.NullHandler())
 CLOSE_SECONDS = 1  # how long LXD may take to answer that a stream is closed
 
 
@@ -164,6 +168,7 @@ def _connect(lxd: Lxd, operation: str, secret: Any, what: str) -> ClientConnecti
         return unix_connect(
             str(lxd.socket_path()),
             f"ws://lxd/1.0/operations/{operation}/websocket?secret={secret}",
+            logger=LOGGER,
             proxy=None,
             compression=None,
             ping_interval=None,  # LXD does that

@@ -338,7 +338,14 @@ class Lxd:
         """Creates an instance and starts it."""
         name = body["name"]
         what = f"starting builder {name}"
-        self.wait(self.request("post", ("instances",), what, project=project, json=dict(body)), what)
+        response = self.request("post", ("instances",), what, project=project, json=dict(body))
+        try:
+            self.wait(response, what)
+        except Cancelled:
+            # Until LXD has made it there is nothing that could be deleted, and afterwards nobody would.
+            with contextlib.suppress(LxdError):
+                self.wait(response, what, timeout=REMOVAL_SECONDS, cancellable=False)
+            raise
         start = {"action": "start", "timeout": 60}
         self.wait(self.request("put", ("instances", name, "state"), what, project=project, json=start), what)
 
