@@ -80,7 +80,7 @@ class Command:
 
     def said(self) -> bytes:
         """The last of stderr, once that is at its end."""
-        return _last(self._pieces(self._stderr))
+        return last(self._pieces(self._stderr))
 
     def _pieces(self, stream: ClientConnection) -> Iterator[bytes]:
         from websockets.exceptions import ConnectionClosed
@@ -108,9 +108,12 @@ def running(
     seconds: float,
     environment: Mapping[str, str] | None = None,
     stdin: bytes = b"",
+    cancellable: bool = True,
 ) -> Iterator[tuple[Command, Callable[[], Result]]]:
     """Starts a command that may take so many ``seconds``. Gives it, and what waits for its end, when all its output has
-    been read; one that is left before goes on alone. Raises LxdError.
+    been read; one that is left before is ended by LXD, or goes on alone. Raises LxdError.
+
+    ``cancellable``: not for cleaning up, which goes on when the user asked to stop.
     """
     what = f"running {argv[0]} in {instance}"
     body = {
@@ -123,41 +126,27 @@ def running(
     response = lxd.request("post", ("instances", instance, "exec"), what, project=project, json=body)
     operation = response.json()["metadata"]
     with contextlib.ExitStack() as cleanup:
-        helpers = cleanup.enter_context(ThreadPoolExecutor(2, thread_name_prefix="command"))
-        # LXD waits for all of them, also for `control`, and ends a command that has lost that.
+        helpers = cleanup.enter_context(ThreadPoolExecutor(3, thread_name_prefix="command"))
+        # `control` first: LXD starts the command once it has the others, which then may be over before this comes.
+        secrets = operation["metadata"]["fds"]
         streams = {
-            name: cleanup.enter_context(_connect(lxd, operation["id"], secret, what))
-            for name, secret in operation["metadata"]["fds"].items()
+            name: cleanup.enter_context(_connect(lxd, operation["id"], secrets[name], what))
+            for name in ("control", "0", "1", "2")
         }
-        command = Command(what, streams["1"], streams["2"], lxd.cancelled, seconds)
+        cancelled = lxd.cancelled if cancellable else threading.Event()
+        command = Command(what, streams["1"], streams["2"], cancelled, seconds)
         cleanup.callback(command.leave)
-        # Beside the reading of stdout: LXD blocks a command whose stderr nobody reads; 5 s after its end it forgets it.
+        # Beside the reading of stdout: a command may write before it has read all of stdin, LXD blocks one whose stderr
+        # nobody reads, and 5 s after its end forgets it.
+        helpers.submit(_send, streams["0"], stdin)
         said = helpers.submit(command.said)
-        ended = helpers.submit(lxd.wait, response, what, timeout=math.inf, tick=command.check)
+        ended = helpers.submit(lxd.wait, response, what, timeout=math.inf, tick=command.check, cancellable=cancellable)
 
         def end() -> Result:
             status = int(ended.result()["metadata"]["return"])
             return Result(status, stderr=said.result().decode("utf-8", "replace"))
 
-        _send(streams["0"], stdin)
         yield command, end
-
-
-def run(
-    lxd: Lxd,
-    project: str,
-    instance: str,
-    argv: Sequence[str],
-    *,
-    seconds: float,
-    environment: Mapping[str, str] | None = None,
-    stdin: bytes = b"",
-) -> Result:
-    """Runs a command to its end, in at most so many ``seconds``. Raises LxdError."""
-    with running(lxd, project, instance, argv, seconds=seconds, environment=environment, stdin=stdin) as (command, end):
-        stdout = _last(command.output())
-        ended = end()
-    return Result(ended.status, stdout.decode("utf-8", "replace"), ended.stderr)
 
 
 def _connect(lxd: Lxd, operation: str, secret: Any, what: str) -> ClientConnection:
@@ -190,7 +179,8 @@ def _send(stdin: ClientConnection, content: bytes) -> None:
         stdin.send("")
 
 
-def _last(pieces: Iterator[bytes]) -> bytes:
+def last(pieces: Iterator[bytes]) -> bytes:
+    """As much of the end of a stream as is kept of what commands say."""
     kept = b""
     for piece in pieces:
         kept = (kept + piece)[-MOST_SAID:]

@@ -121,7 +121,7 @@ class Lxd:
         body = response.json()
         if body.get("type") != "async":
             return body.get("metadata")
-        identifier = body["operation"].rsplit("/", 1)[-1].split("?")[0]
+        identifier = _operation_id(response)
         deadline = time.monotonic() + timeout
         while True:
             if cancellable and self.cancelled.is_set():
@@ -341,8 +341,11 @@ class Lxd:
         response = self.request("post", ("instances",), what, project=project, json=dict(body))
         try:
             self.wait(response, what)
-        except Cancelled:
-            # Until LXD has made it there is nothing that could be deleted, and afterwards nobody would.
+        except (Cancelled, KeyboardInterrupt):
+            # Until LXD has made it there is nothing that could be deleted, and afterwards nobody would. A download of
+            # its image can be ended.
+            with contextlib.suppress(LxdError):
+                self.request("delete", ("operations", _operation_id(response)), what)
             with contextlib.suppress(LxdError):
                 self.wait(response, what, timeout=REMOVAL_SECONDS, cancellable=False)
             raise
@@ -404,6 +407,10 @@ def _chunks(response: Any, what: str) -> Iterator[bytes]:
         yield from response.iter_content(CHUNK)
     except RequestException as error:
         raise LxdError(f"{what} failed", f"LXD's answer broke off: {error}", "is LXD still running?") from error
+
+
+def _operation_id(response: Any) -> str:
+    return str(response.json()["operation"]).rsplit("/", 1)[-1].split("?")[0]
 
 
 class NotFoundError(LxdError):

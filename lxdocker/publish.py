@@ -161,7 +161,7 @@ class Tree:
         for name in _listing(f"{self.root}/{IMAGES}"):
             for product in _listing(name.path):
                 entries = _listing(product.path, folders_only=False)
-                folders = [entry.path for entry in entries if entry.is_dir()]
+                folders = [entry.path for entry in entries if _is_folder(entry)]
                 yield product.path, folders, any(entry.name == WITHHELD for entry in entries)
 
     def _read(self, folder: str) -> Published | None:
@@ -535,7 +535,7 @@ def _age(published: Published) -> float:
 
 def _withdrawn_at(folder: str) -> float | None:
     try:
-        return os.stat(f"{folder}/{WITHDRAWN}").st_mtime  # noqa: PTH116 - as in _read()
+        return os.stat(f"{folder}/{WITHDRAWN}").st_mtime  # noqa: PTH116 - Path's own way takes several times as long
     except OSError:
         return None
 
@@ -544,9 +544,16 @@ def _listing(path: str, *, folders_only: bool = True) -> list[os.DirEntry[str]]:
     """What is in a folder; nothing if it can't be read."""
     try:
         with os.scandir(path) as entries:
-            return [entry for entry in entries if not folders_only or entry.is_dir()]
+            return [entry for entry in entries if not folders_only or _is_folder(entry)]
     except OSError:
         return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
 
 
 def _remove_empty(product: Path) -> None:

@@ -199,6 +199,6 @@ def withheld_document(withheld: Iterable[Withheld]) -> dict[str, Any]:
 def _size(path: str) -> int | None:
     """A file's size in bytes; None if there is no such file."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - see is_whole()
+        return os.stat(path).st_size  # noqa: PTH116 - Path's own way takes several times as long
     except OSError:
         return None

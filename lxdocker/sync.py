@@ -18,7 +18,7 @@ from lxdocker import artifact, deltas, plan, prune
 from lxdocker.artifact import Artifact
 from lxdocker.builder import image as builder_image
 from lxdocker.builder import placement, recipe
-from lxdocker.builder.instance import Workshop
+from lxdocker.builder.instance import Builder, Workshop
 from lxdocker.console import Progress
 from lxdocker.context import Context
 from lxdocker.errors import HostError, LxdockerError, TreeError
@@ -293,12 +293,14 @@ class _Run:
         def phase(text: str) -> None:
             self._progress.phase(spec.name, text, download if text == "fetch" else None)
 
-        with self._context.tree.staging(spec.name) as folder:
+        def open_builder() -> contextlib.AbstractContextManager[Builder]:
             phase("start a builder")
-            with workshop.builder(registry, network=registry is not None) as builder:
-                finished = recipe.build_image(
-                    builder, work, folder, phase, lambda amount: self._progress.count(spec.name, amount)
-                )
+            return workshop.builder(registry, network=registry is not None)
+
+        with self._context.tree.staging(spec.name) as folder:
+            finished = recipe.build_image(
+                open_builder, work, folder, phase, lambda amount: self._progress.count(spec.name, amount)
+            )
             phase("import")
             self._deliver(spec, finished, provenance, properties, republish=republish, damaged=damaged)
         return Outcome(spec.name, Status.BUILT, action.reason, finished.fingerprint)

@@ -3,7 +3,7 @@
 # The layer cache on the volume that all builders share: /cache/blobs/sha256 holds every blob once, /cache/manifests/NAME
 # the digest of the manifest last fetched for NAME, and /cache/work what is being fetched (see fetch.sh).
 #   cache.sh keep NAME…          deletes each blob that no manifest of these names refers to. Nobody may be fetching.
-#   cache.sh forget              deletes the blobs of this builder's image: one of them turned out to be damaged
+#   cache.sh forget DIGEST       deletes the blobs of the manifest DIGEST: one of them turned out to be damaged
 #   cache.sh fetched WORK HEX…   prints how many bytes of these blobs are there, those on their way to WORK included
 set -eu
 bb=/bin/busybox
@@ -35,7 +35,8 @@ keep)
 	"$bb" grep -vxFf /build/kept /build/there | while read -r blob; do "$bb" rm -f "blobs/sha256/$blob"; done
 	;;
 forget)
-	for blob in $(blobs_of /run/layout/index.json); do "$bb" rm -f "/cache/blobs/sha256/$blob"; done
+	echo "$1" >/build/forgotten
+	for blob in $(blobs_of /build/forgotten); do "$bb" rm -f "/cache/blobs/sha256/$blob"; done
 	;;
 fetched)
 	work=$1

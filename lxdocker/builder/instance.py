@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lxdocker import command
 from lxdocker.builder.placement import PROFILE, Placement
 from lxdocker.command import Command, Result
 from lxdocker.errors import BuildError, LxdError
-from lxdocker.lxd import Lxd
+from lxdocker.lxd import Lxd, NotFoundError
 from lxdocker.values import Fingerprint, RegistryRef
 
 OWNER_KEY = "user.lxdocker.owner"
+STEP = "\f"  # what build.sh says on stderr before each step
 GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
 KILLED = "it was killed"  # also what scripts say of a command that was
 PULL_SECONDS = 900
@@ -70,16 +71,31 @@ class Builder:
         return self._connection.missing()
 
     def running(
-        self, argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None, stdin: bytes = b""
+        self,
+        argv: Sequence[str],
+        *,
+        seconds: float,
+        environment: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        cancellable: bool = True,
     ) -> AbstractContextManager[tuple[Command, Callable[[], Result]]]:
         """Starts a command; see lxdocker.command.running()."""
         return command.running(
-            self._lxd, self.project, self.name, argv, seconds=seconds, environment=environment, stdin=stdin
+            self._lxd,
+            self.project,
+            self.name,
+            argv,
+            seconds=seconds,
+            environment=environment,
+            stdin=stdin,
+            cancellable=cancellable,
         )
 
-    def try_run(self, argv: Sequence[str], *, seconds: float, stdin: bytes = b"") -> Result:
+    def try_run(self, argv: Sequence[str], *, seconds: float, stdin: bytes = b"", cancellable: bool = True) -> Result:
         """Runs a command to its end, whatever that is."""
-        return command.run(self._lxd, self.project, self.name, argv, seconds=seconds, stdin=stdin)
+        with self.running(argv, seconds=seconds, stdin=stdin, cancellable=cancellable) as (running, end):
+            stdout = command.last(running.output())
+            return replace(end(), stdout=stdout.decode("utf-8", "replace"))
 
     def run(self, step: str, argv: Sequence[str], *, seconds: float, stdin: bytes = b"") -> Result:
         """Runs a command to its end. Raises BuildError if it fails."""
@@ -90,11 +106,17 @@ class Builder:
 
     def pull(self, path: str) -> Generator[bytes, None, None]:
         """Streams a file out. Close it where it is not read to its end. Raises BuildError if it can't be read."""
+        size = self.run(f"reading {path}", ["/bin/busybox", "stat", "-c", "%s", path], seconds=30).stdout.strip()
+        come = 0
         with self.running(["/bin/busybox", "cat", path], seconds=PULL_SECONDS) as (cat, end):
-            yield from cat.output()
+            for piece in cat.output():
+                come += len(piece)
+                yield piece
             result = end()
         if result.status != 0:
             raise explain(f"reading {path}", result)
+        if str(come) != size:
+            raise BuildError(f"reading {path} failed", f"{come} bytes have come, not {size}")
 
     def push(self, path: str, content: bytes | Iterator[bytes]) -> None:
         """Writes a file, readable for root only."""
@@ -173,7 +195,11 @@ class Workshop:
 
 def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:
     """Removes builders whose lxdocker is gone, killed with no time to clean up; one that won't go hinders nobody."""
-    for instance in lxd.instances(project):
+    try:
+        found = lxd.instances(project)
+    except NotFoundError:  # LXD 5.0 has none to show of a project that is not there; another may say so
+        return
+    for instance in found:
         name, mark = instance["name"], instance["config"].get(OWNER_KEY)
         if mark and not is_alive(mark):
             try:
@@ -217,8 +243,8 @@ _USUAL_FAILURES = (
 
 def explain(step: str, result: Result) -> BuildError:
     """A failed command's own words, and what to do about the usual ones."""
-    # Without a Go program's stack: when it crashes, what went wrong stands before that.
-    said = (result.stderr.strip() or result.stdout.strip()).partition(GO_STACK)[0].strip()[-2000:]
+    # Only what the failing step said, and without a Go program's stack: what went wrong stands before that.
+    said = (result.stderr.rpartition(STEP)[2].strip() or result.stdout.strip()).partition(GO_STACK)[0].strip()[-2000:]
     if result.status in {137, -9}:
         said = f"{said} ({KILLED})" if said else KILLED
     low = said.lower()

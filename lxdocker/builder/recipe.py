@@ -7,20 +7,20 @@ import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import IO
 
 from lxdocker import artifact, skopeo
 from lxdocker.artifact import Artifact
-from lxdocker.builder.instance import GO_STACK, NETWORK_SECONDS, Builder, explain
-from lxdocker.command import Result
-from lxdocker.errors import BuildError, ImageMissingError, LxdError, LxdockerError
+from lxdocker.builder.instance import GO_STACK, NETWORK_SECONDS, STEP, Builder, explain
+from lxdocker.errors import BuildError, ImageMissingError, LxdError
 from lxdocker.oci import OciConfig
 from lxdocker.runtime import render
 from lxdocker.spec import Behaviour
-from lxdocker.values import Arch, ArchiveKind, DiskRef, ImageName, RegistryRef
+from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageName, RegistryRef
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build.sh"
@@ -45,14 +45,14 @@ FAILED_STEPS = {
     72: "fetching",
     73: "packing",
 }
-# Where unpacking fails, umoci (0.4.7) may close a layer that it is still reading and crash instead of saying why.
-TRIES = 4
+# umoci's words for it, though it may crash instead; see unpack.sh.
 DAMAGED_BLOB = re.compile(r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", re.IGNORECASE)
 
 # The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
 MEMORY_KIB = 1 << 20
 MOST_IN_A_LINE = 1000  # bytes
 
+OpenBuilder = Callable[[], AbstractContextManager[Builder]]
 Phase = Callable[[str], None]
 Bytes = Callable[[int], None]
 
@@ -79,84 +79,145 @@ class Recipe:
     in_memory: bool  # whether a small image may be unpacked in memory, not on disk
 
 
-def build_image(builder: Builder, recipe: Recipe, folder: Path, phase: Phase, count: Bytes) -> Artifact:
-    """Fetches, unpacks, injects and packs; streams the result into ``folder``.
+@dataclass(frozen=True, slots=True)
+class DamagedCache:
+    """Of the manifest's blobs one is, perhaps, not what its name says."""
+
+    manifest: Digest
+
+
+def build_image(open_builder: OpenBuilder, recipe: Recipe, folder: Path, phase: Phase, count: Bytes) -> Artifact:
+    """Fetches, unpacks, injects and packs in a builder; streams the result into ``folder``.
 
     Tells ``phase`` what it is at, and ``count`` how many more bytes have come. Raises BuildError with the failing
     tool's own words.
     """
-    source = (
-        _push_from_disk(builder, recipe.source)
-        if isinstance(recipe.source, DiskRef)
-        else skopeo.source_name(recipe.source)
-    )
-    tries, afresh = 0, False
-    while True:
-        result = _build(builder, recipe, source, folder, phase, count, afresh=afresh)
-        if isinstance(result, Artifact):
-            return result
-        tries += 1
-        crashed = GO_STACK in result.stderr
-        # A blob in the shared cache is not what its name says. It is fetched again, once.
-        damaged = not crashed and not afresh and DAMAGED_BLOB.search(result.stderr) is not None
-        if result.status != UNPACKING_FAILED or tries == TRIES or not (crashed or damaged):
-            raise _failure(builder, recipe, result)
-        afresh = afresh or damaged
-
-
-def _failure(builder: Builder, recipe: Recipe, result: Result) -> BuildError:
-    if result.status == NOT_CONNECTED:
-        return builder.missing_connection()
-    return explain(f"{FAILED_STEPS.get(result.status, 'building')} {recipe.source}", result)
+    with open_builder() as builder:
+        made = _build(builder, recipe, folder, phase, count)
+    if isinstance(made, DamagedCache):
+        # The image is fetched again, once; in a builder that has unpacked nothing, since that may need a login.
+        with open_builder() as builder:
+            made = _build(builder, recipe, folder, phase, count, damaged=made)
+    if isinstance(made, DamagedCache):
+        raise AssertionError("damage is told once")
+    return made
 
 
 def _build(
-    builder: Builder, recipe: Recipe, source: str, folder: Path, phase: Phase, count: Bytes, *, afresh: bool
-) -> Artifact | Result:
-    """One command does it all, since LXD takes a tenth of a second to start any. Returns how it ended if it failed."""
+    builder: Builder,
+    recipe: Recipe,
+    folder: Path,
+    phase: Phase,
+    count: Bytes,
+    damaged: DamagedCache | None = None,
+) -> Artifact | DamagedCache:
+    """One command does it all, since LXD takes a tenth of a second to start any. What was ``damaged`` before is dropped
+    from the cache first; if nothing was, damage is no failure yet.
+    """
+    argv = _build_argv(builder, recipe, damaged)
+    telling = _Telling(recipe.source, phase, count)
     metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
-    to_come = ["fetch", "unpack", "pack"]  # each once: what works in the builder must not get time for ever
-    fetched = 0
-    size = ""
-
-    def tell(word: str, rest: str) -> None:
-        nonlocal fetched, size
-        match word:
-            case "phase" if rest in to_come:
-                to_come.remove(rest)
-                phase(rest)
-                command.allow(recipe.timeout)
-            case "fetched" if re.fullmatch("[0-9]{1,18}", rest):
-                count(max(0, int(rest) - fetched))
-                fetched = max(fetched, int(rest))
-            case "squashfs":
-                phase("read out")
-                command.allow(recipe.timeout)
-                size = rest
-
-    with builder.running(
-        _build_argv(builder, recipe, source, afresh=afresh),
-        seconds=recipe.timeout,
-        environment=recipe.environment,
-        stdin=_given(recipe),
-    ) as (command, end):
-        try:
-            finished = artifact.write(folder, metadata, _squashfs(command.output(), tell), count)
+    succeeded = False
+    try:
+        with builder.running(argv, seconds=recipe.timeout, environment=recipe.environment, stdin=_given(recipe)) as (
+            command,
+            end,
+        ):
+            squashfs = telling.squashfs(command.output(), lambda: command.allow(recipe.timeout))
+            finished = artifact.write(folder, metadata, squashfs, count)
             result = end()
-        except LxdockerError:
-            # It may not have come to its end, and the builder may be kept to look around in.
-            if recipe.authfile or recipe.certificates:
-                with suppress(LxdError):
-                    builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], seconds=30)
-            raise
-    if result.status != 0:
-        return result
-    if size != str(finished.rootfs_size):
-        raise BuildError(f"reading out {recipe.source} failed", f"{finished.rootfs_size} bytes have come, not {size}")
-    return finished
+        succeeded = result.status == 0
+    finally:
+        # It may not have come to its end, and the builder may be kept to look around in.
+        if not succeeded and (recipe.authfile or recipe.certificates):
+            with suppress(LxdError):
+                builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], seconds=30, cancellable=False)
+    if succeeded:
+        if finished.rootfs_size != telling.size:
+            come = f"{finished.rootfs_size} bytes have come, not {telling.size}"
+            raise BuildError(f"reading out {recipe.source} failed", come)
+        return finished
+    if result.status == NOT_CONNECTED:
+        raise builder.missing_connection()
+    if result.status == UNPACKING_FAILED and telling.manifest and damaged is None:
+        said = result.stderr.rpartition(STEP)[2]
+        if GO_STACK in said or DAMAGED_BLOB.search(said):
+            return DamagedCache(telling.manifest)
+    raise explain(f"{FAILED_STEPS.get(result.status, 'building')} {recipe.source}", result)
 
 
-def _build_argv(builder: Builder, recipe: Recipe, source: str, *, afresh: bool) -> list[str]:
+class _Telling:
+    """What build.sh tells on its stdout. What works in the builder may be hostile, so each word is taken as far as it
+    makes sense.
+    """
+
+    def __init__(self, source: RegistryRef | DiskRef, phase: Phase, count: Bytes) -> None:
+        self._source = source
+        self._phase = phase
+        self._count = count
+        self._to_come = ["fetch", "unpack", "pack"]  # each once: each gets time of its own
+        self._fetched = 0
+        self.manifest: Digest | None = None
+        self.size: int | None = None  # bytes of the squashfs
+
+    def squashfs(self, pieces: Iterator[bytes], allow_time: Callable[[], None]) -> Iterator[bytes]:
+        """The squashfs at the end, in pieces. Calls ``allow_time`` for each step. Raises BuildError for what no build
+        says.
+        """
+        lines = b""
+        for piece in pieces:
+            lines += piece
+            while b"\n" in lines and self.size is None:
+                line, _, lines = lines.partition(b"\n")
+                if self._is_step(*line.decode("utf-8", "replace").partition(" ")[::2]):
+                    allow_time()
+            if self.size is not None:
+                yield from self._no_more(lines, pieces, self.size)
+                return
+            if len(lines) > MOST_IN_A_LINE:
+                raise self._nonsense()
+
+    def _is_step(self, word: str, rest: str) -> bool:
+        """Takes note of a line. Returns whether a step begins with it."""
+        if word == "phase" and rest in self._to_come:
+            self._to_come.remove(rest)
+            self._phase(rest)
+            return True
+        if word == "fetched":
+            there = _bytes(rest) or 0
+            self._count(max(0, there - self._fetched))
+            self._fetched = max(self._fetched, there)
+        elif word == "manifest":
+            with suppress(ValueError):
+                self.manifest = Digest.parse(rest)
+        elif word == "squashfs":
+            self.size = _bytes(rest)
+            if self.size is None:
+                raise self._nonsense()
+            self._phase("read out")
+            return True
+        return False
+
+    def _no_more(self, first: bytes, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+        for piece in chain([first], pieces):
+            size -= len(piece)
+            if size < 0:
+                raise self._nonsense()
+            yield piece
+
+    def _nonsense(self) -> BuildError:
+        return BuildError(f"building {self._source} failed", "the builder says what no build says")
+
+
+def _bytes(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
+
+
+def _build_argv(builder: Builder, recipe: Recipe, damaged: DamagedCache | None) -> list[str]:
+    if isinstance(recipe.source, DiskRef):
+        source = _push_from_disk(builder, recipe.source)
+    else:
+        source = skopeo.source_name(recipe.source)
     work = PurePath("/cache/work", builder.name)
     copy = skopeo.copy_argv(
         source,
@@ -171,7 +232,14 @@ def _build_argv(builder: Builder, recipe: Recipe, source: str, *, afresh: bool) 
         ),
     )
     memory = MEMORY_KIB if recipe.in_memory else 0
-    words = ["afresh" if afresh else "", recipe.name.value, str(work), str(NETWORK_SECONDS), builder.way, str(memory)]
+    words = [
+        damaged.manifest.value if damaged else "",
+        recipe.name.value,
+        str(work),
+        str(NETWORK_SECONDS),
+        builder.way,
+        str(memory),
+    ]
     words += [str(recipe.config.created), str(recipe.compression_level), " ".join(recipe.layers)]
     return [BUSYBOX, "sh", "-c", RECEIVE, "build", *words, *copy]
 
@@ -188,23 +256,6 @@ def _given(recipe: Recipe) -> bytes:
             if path.suffix in {".crt", ".cert", ".key"}:
                 files[SECRETS / path.name] = path.read_bytes()
     return render.tar([(str(path.relative_to("/")), content, 0o600) for path, content in files.items()], 0)
-
-
-def _squashfs(pieces: Iterator[bytes], tell: Callable[[str, str], None]) -> Iterator[bytes]:
-    """The squashfs at the end of build.sh's stdout; each line before it goes to ``tell``: a word, and the rest."""
-    lines = b""
-    for piece in pieces:
-        lines += piece
-        while b"\n" in lines:
-            line, _, lines = lines.partition(b"\n")
-            word, _, rest = line.decode("utf-8", "replace").partition(" ")
-            tell(word, rest)
-            if word == "squashfs":
-                yield lines
-                yield from pieces
-                return
-        if len(lines) > MOST_IN_A_LINE:
-            raise BuildError("building failed", "the builder says what no build says")
 
 
 def keep_only(builder: Builder, names: list[ImageName]) -> None:

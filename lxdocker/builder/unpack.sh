@@ -10,12 +10,25 @@ memory=$1 rootfs=$2 image=$3
 added=16384 # KiB; the runtime with its busybox and gosu is about half of that
 shift 3
 
-unpack() {
+said=/dev/lxdocker-said # in memory, so that there is room for it also where a disk is full
+
+try_to_unpack() {
 	"$bb" rm -rf "$rootfs" &&
 		# What inject.sh tells the clock's times by. busybox's find compares whole seconds.
 		"$bb" touch -d "@$(($("$bb" date +%s) - 1))" "$rootfs.marker" &&
 		# umoci's heap is small, so that by default it is swept all the time, which takes a tenth of the whole.
 		GOGC=400 umoci --log=error raw unpack --image "$image" "$rootfs"
+}
+
+# Where unpacking fails, umoci (0.4.7) may close a layer that it is still reading and crash instead of saying why.
+unpack() {
+	for _ in 1 2 3 4; do
+		try_to_unpack 2>"$said" && return
+		status=$?
+		"$bb" grep -q '^goroutine ' "$said" || break
+	done
+	"$bb" cat "$said" >&2
+	return "$status"
 }
 
 # An older tmpfs would lose attributes that an image's files may have (user.*).

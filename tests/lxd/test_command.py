@@ -112,6 +112,19 @@ def test_a_user_who_wants_to_stop(builder: Builder) -> None:
         own.try_run([*SHELL, "sleep 600"], seconds=600)
 
 
+def test_cleaning_up_goes_on_when_the_user_wants_to_stop(builder: Builder) -> None:
+    cancelled = threading.Event()
+    own = Builder(Lxd(cancelled), builder.project, builder.name, builder._connection)
+    cancelled.set()
+    cleaning = [*SHELL, "sleep 1; echo done"]
+    assert own.try_run(cleaning, seconds=30, cancellable=False).stdout == "done\n"
+
+
+def test_however_short_a_command_is_its_end_is_known(builder: Builder) -> None:
+    for status in range(40):
+        assert builder.try_run([*SHELL, f"exit {status}"], seconds=30).status == status
+
+
 def test_a_file_comes_whole(builder: Builder) -> None:
     builder.run("writing", [*SHELL, "/bin/busybox head -c 20000000 /dev/urandom >/root/file"], seconds=30)
     there = builder.try_run(["/bin/busybox", "sha256sum", "/root/file"], seconds=30).stdout.split()[0]

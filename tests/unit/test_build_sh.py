@@ -9,18 +9,24 @@ import json
 import re
 import subprocess
 import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path, PurePath
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from lxdocker import artifact
 from lxdocker.builder import instance, recipe
-from lxdocker.builder.instance import KILLED
-from lxdocker.builder.recipe import FAILED_STEPS, NOT_CONNECTED, UNPACKING_FAILED, Recipe
+from lxdocker.builder.instance import KILLED, STEP
+from lxdocker.builder.recipe import FAILED_STEPS, NOT_CONNECTED, UNPACKING_FAILED, DamagedCache, Recipe
+from lxdocker.command import Result
 from lxdocker.errors import BuildError
 from lxdocker.oci import OciConfig
 from lxdocker.spec import Behaviour
-from lxdocker.values import Arch, ImageName, RegistryRef
+from lxdocker.values import Arch, Digest, ImageName, RegistryRef
 from tests.chroots import Root, needs_namespaces
 
 pytestmark = needs_namespaces
@@ -69,7 +75,9 @@ echo "$*" >/packed-by
 """
 
 
-WHOLE = "phase fetch\nphase unpack\nphase pack\nsquashfs 8\ncontent\n"
+FETCHED = f"phase fetch\nmanifest sha256:{MANIFEST}\n"
+WHOLE = f"{FETCHED}phase unpack\nphase pack\nsquashfs 8\ncontent\n"
+STEPS = "\f\f\f\f"  # on stderr, where nothing is amiss
 
 
 class Builder(instance.Builder):
@@ -99,22 +107,20 @@ def build(
     umoci: str = UMOCI,
     mksquashfs: str = MKSQUASHFS,
     *,
-    afresh: bool = False,
+    damaged: DamagedCache | None = None,
     in_memory: bool = False,
     after: str = "",
 ) -> subprocess.CompletedProcess[str]:
     for name, script in (("skopeo", skopeo), ("umoci", umoci), ("mksquashfs", mksquashfs)):
         root.write(f"/usr/bin/{name}", f"#!/bin/busybox sh\nset -e\n{script}", 0o755)
     wanted = replace(RECIPE, in_memory=in_memory)
-    argv = recipe._build_argv(Builder(), wanted, "docker://registry.example/app", afresh=afresh)
+    argv = recipe._build_argv(Builder(), wanted, damaged)
     return root.run(*argv, stdin=recipe._given(wanted), after=after)
 
 
 def test_what_it_tells_and_gives(root: Root) -> None:
     done = build(root)
-    assert done.stderr == ""
-    assert done.returncode == 0
-    assert done.stdout == WHOLE
+    assert (done.returncode, done.stdout, done.stderr) == (0, WHOLE, STEPS)
     assert (root / "packed-by").read_text().split()[-4:] == ["-mkfs-time", "1700000000", "-mem", "512M"]
     assert "-Xcompression-level 7" in (root / "packed-by").read_text()
     assert (root / "cache/manifests/app").read_text() == f"sha256:{MANIFEST}\n"
@@ -124,7 +130,7 @@ def test_what_it_tells_and_gives(root: Root) -> None:
 def test_it_tells_how_much_has_come(root: Root) -> None:
     root.write("/cache/blobs/sha256/aa", b"x" * 100)
     done = build(root, SKOPEO + "echo 12345 >/cache/blobs/sha256/bb\nsleep 2.5")
-    assert re.match(r"phase fetch\n(fetched 106\n)+phase unpack\n", done.stdout)
+    assert re.match(r"phase fetch\n(fetched 106\n)+manifest sha256:c+\nphase unpack\n", done.stdout)
     assert done.returncode == 0
 
 
@@ -136,19 +142,20 @@ def test_which_step_failed(root: Root, step: str, words: str) -> None:
         done = build(root, skopeo=words)
     elif step == "unpacking":
         done = build(root, umoci=words)
-        before += "phase unpack\n"
+        before = f"{FETCHED}phase unpack\n"
     elif step == "packing":
         done = build(root, mksquashfs=words)
-        before += "phase unpack\nphase pack\n"
+        before = f"{FETCHED}phase unpack\nphase pack\n"
     else:
         # A tar on stdin that is none, and so no words of our own.
         done = build(root, umoci=UMOCI + "echo not a tar >/run/build/runtime.tar\n")
-        before += "phase unpack\nphase pack\n"
+        before = f"{FETCHED}phase unpack\nphase pack\n"
         words = ""
     assert FAILED_STEPS[done.returncode] == step
     assert done.stdout == before
-    assert not words.startswith("echo") or done.stderr == "no space left\n"
-    assert not words.startswith("kill") or done.stderr.endswith(f"{KILLED}\n")
+    said = done.stderr.rpartition(STEP)[2]
+    assert not words.startswith("echo") or said == "no space left\n"
+    assert not words.startswith("kill") or said.endswith(f"{KILLED}\n")
     assert not (root / "dev/lxdocker-secrets").exists()
 
 
@@ -169,9 +176,43 @@ def test_only_what_damaged_the_last_try_is_fetched_again(root: Root) -> None:
     assert build(root, skopeo, umoci="exit 1").returncode == UNPACKING_FAILED
     assert build(root, skopeo).returncode == 0
     assert (root / "fetched").read_text() == "fetched\n"
-    assert build(root, skopeo, UMOCI.replace("mkdir", "mkdir -p"), afresh=True).returncode == 0
+    damaged = DamagedCache(Digest(f"sha256:{MANIFEST}"))
+    assert build(root, skopeo, UMOCI.replace("mkdir", "mkdir -p"), damaged=damaged).returncode == 0
     assert (root / "fetched").read_text() == "fetched\nfetched\n"
     assert (root / "cache/blobs/sha256/dd").exists()
+
+
+@pytest.mark.parametrize(("crashes", "status"), [(3, 0), (4, UNPACKING_FAILED)])
+def test_a_crash_of_umoci_is_tried_again_without_fetching(root: Root, crashes: int, status: int) -> None:
+    skopeo = SKOPEO + "echo x >>/fetched\n"
+    crash = f"""
+echo x >>/tried
+if [ "$(/bin/busybox wc -l </tried)" -le {crashes} ]; then
+	echo 'panic: closed' >&2
+	echo 'goroutine 1 [running]:' >&2
+	exit 2
+fi
+"""
+    done = build(root, skopeo, crash + UMOCI)
+    assert done.returncode == status
+    assert ("goroutine" in done.stderr) == (status != 0)
+    assert (root / "fetched").read_text() == "x\n"
+    assert (root / "tried").read_text() == "x\n" * 4
+
+
+def test_what_an_earlier_step_said_is_no_reason_for_a_later_failure(root: Root) -> None:
+    done = build(root, SKOPEO + "echo 'retrying: connection refused' >&2\n", umoci="echo lchown >&2; exit 1")
+    error = instance.explain("unpacking", Result(done.returncode, "", done.stderr))
+    assert error.details == "lchown"
+    assert "/etc/subuid" in error.resolution
+
+
+def test_a_login_that_was_not_used_goes_too(root: Root) -> None:
+    """Where the first step fails already, before fetch.sh."""
+    (root / "build").rmdir()
+    done = build(root, damaged=DamagedCache(Digest(f"sha256:{MANIFEST}")))
+    assert FAILED_STEPS[done.returncode] == "fetching"
+    assert not (root / "dev/lxdocker-secrets").exists()
 
 
 # ---- in memory
@@ -187,7 +228,7 @@ def test_what_fits_is_unpacked_in_memory(
     for layer in RECIPE.layers:
         root.write(f"/cache/blobs/sha256/{layer}", b"x" * 1000)
     done = build(root, in_memory=True, after=LOOK)
-    assert (done.returncode, done.stdout, done.stderr) == (0, WHOLE, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, WHOLE, STEPS)
     assert (root / "was-in-memory").exists() == expected
     assert (root / "build/rootfs/file").exists() != expected
 
@@ -198,7 +239,7 @@ def test_what_does_not_fit_after_all_is_unpacked_on_disk(root: Root) -> None:
         root.write(f"/cache/blobs/sha256/{layer}", b"x" * 1000)
     full = "if /bin/busybox grep -q ' /build tmpfs ' /proc/mounts; then echo no space left >&2; exit 1; fi\n"
     done = build(root, umoci=full + UMOCI, in_memory=True, after=LOOK)
-    assert (done.returncode, done.stdout, done.stderr) == (0, WHOLE, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, WHOLE, STEPS)
     assert not (root / "was-in-memory").exists()
 
 
@@ -223,26 +264,119 @@ def test_only_root_can_read_what_it_is_given(tmp_path: Path) -> None:
 # ---- what is made of what it tells
 
 
-def heard(*pieces: bytes) -> tuple[list[tuple[str, str]], bytes]:
-    said: list[tuple[str, str]] = []
-    content = b"".join(recipe._squashfs(iter(pieces), lambda word, rest: said.append((word, rest))))
-    return said, content
+class Heard:
+    """What a telling was made of."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.phases: list[str] = []
+        self.counts: list[int] = []
+        self.steps = 0
+        self.telling = recipe._Telling(RECIPE.source, self.phases.append, self.counts.append)
+        self.content = b"".join(self.telling.squashfs(iter(pieces), self._step))
+
+    def _step(self) -> None:
+        self.steps += 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_lines_and_the_squashfs_come_apart_wherever_the_pieces_end(size: int) -> None:
-    stream = b"phase fetch\nfetched 17\nphase read \xff\nsquashfs 12\nhsqs\nphase x\n"
-    pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
-    said, content = heard(*pieces)
-    assert said == [("phase", "fetch"), ("fetched", "17"), ("phase", "read �"), ("squashfs", "12")]
-    assert content == b"hsqs\nphase x\n"
+    stream = b"phase fetch\nfetched 17\nfetched 20\n" + f"manifest sha256:{MANIFEST}\n".encode()
+    stream += b"phase unpack\nsquashfs 13\nhsqs\nphase x\n"
+    heard = Heard(*[stream[start : start + size] for start in range(0, len(stream), size)])
+    assert heard.content == b"hsqs\nphase x\n"
+    assert heard.phases == ["fetch", "unpack", "read out"]
+    assert heard.counts == [17, 3]
+    assert heard.steps == 3
+    assert heard.telling.size == 13
+    assert heard.telling.manifest == Digest(f"sha256:{MANIFEST}")
+
+
+def test_a_builder_gets_no_time_for_saying_the_same_again_nor_words_of_its_own() -> None:
+    heard = Heard(b"phase fetch\nphase fetch\nphase \x1b[31m\nfetched -1\nfetched \xc2\xb2\nmanifest x\nsudo\n\n\xff\n")
+    assert heard.phases == ["fetch"]
+    assert heard.steps == 1
+    assert sum(heard.counts) == 0
+    assert heard.telling.manifest is None
 
 
 def test_a_build_that_fails_gives_no_squashfs() -> None:
-    assert heard(b"phase fetch\n", b"half a li") == ([("phase", "fetch")], b"")
-    assert heard() == ([], b"")
+    heard = Heard(b"phase fetch\n", b"half a li")
+    assert (heard.content, heard.telling.size) == (b"", None)
+    assert Heard().content == b""
 
 
-def test_a_line_without_an_end_is_not_collected() -> None:
-    with pytest.raises(BuildError, match="says what no build says"):
-        heard(*[b"x" * 600] * 2)
+@pytest.mark.parametrize(
+    "stream", [b"x" * 1200, b"squashfs\n", b"squashfs -1\n", b"squashfs 3\nhsqs", b"squashfs 3\nhsq" + b"s" * 9]
+)
+def test_what_no_build_says(stream: bytes) -> None:
+    with pytest.raises(BuildError, match=r"building registry.example/app:1 failed"):
+        Heard(*[stream[start : start + 600] for start in range(0, len(stream), 600)])
+
+
+# ---- damage
+
+
+class Scripted(Builder):
+    """A builder whose commands end as a test wants it."""
+
+    def __init__(self, result: Result, said: bytes) -> None:
+        super().__init__()
+        self.result, self.said = result, said
+        self.ran: list[list[str]] = []
+
+    @contextmanager
+    def running(self, argv: Sequence[str], **_: Any) -> Iterator[Any]:
+        self.ran.append(list(argv))
+        yield SimpleNamespace(output=lambda: iter([self.said]), allow=lambda seconds: None), lambda: self.result
+
+
+FETCHED_ONLY = FETCHED.encode() + b"phase unpack\n"
+CRASH = "\fpanic\ngoroutine 1 [running]:\n"
+
+
+def build_in(tmp_path: Path, *builders: Scripted) -> artifact.Artifact:
+    waiting = list(builders)
+    return recipe.build_image(
+        lambda: nullcontext(waiting.pop(0)), RECIPE, tmp_path, lambda text: None, lambda amount: None
+    )
+
+
+def cleaned(builder: Scripted) -> bool:
+    return builder.ran[-1] == ["/bin/busybox", "rm", "-rf", "/dev/lxdocker-secrets"]
+
+
+@pytest.mark.parametrize("words", [CRASH, "\fdigest mismatch\n"])
+def test_damage_is_fetched_again_once_in_another_builder(tmp_path: Path, words: str) -> None:
+    broken = Scripted(Result(UNPACKING_FAILED, "", words), FETCHED_ONLY)
+    good = Scripted(Result(0), WHOLE.encode())
+    assert build_in(tmp_path, broken, good).rootfs_size == 8
+    assert f"sha256:{MANIFEST}" not in broken.ran[0]
+    assert f"sha256:{MANIFEST}" in good.ran[0]
+    assert cleaned(broken)
+    assert not cleaned(good)
+    with pytest.raises(BuildError, match="unpacking registry"):
+        build_in(tmp_path, broken, broken)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(UNPACKING_FAILED, "\fdigest mismatch\n\flchown\n"), (72, "\fdigest mismatch\n")]
+)
+def test_other_failures_are_not_tried_again(tmp_path: Path, status: int, words: str) -> None:
+    broken = Scripted(Result(status, "", words), FETCHED_ONLY)
+    with pytest.raises(BuildError):
+        build_in(tmp_path, broken)
+    assert cleaned(broken)
+
+
+def test_a_disk_of_this_host_that_is_full_leaves_no_login(tmp_path: Path) -> None:
+    builder = Scripted(Result(0), WHOLE.encode())
+    with pytest.raises(OSError, match="No such file"):
+        build_in(tmp_path / "gone", builder)
+    assert cleaned(builder)
+
+
+def test_less_than_was_announced_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="reading out"):
+        build_in(tmp_path, Scripted(Result(0), WHOLE.encode()[:-1]))
+    with pytest.raises(BuildError, match="reading out"):
+        build_in(tmp_path, Scripted(Result(0), FETCHED_ONLY))

@@ -284,6 +284,27 @@ def test_stopping_takes_up_where_it_ended() -> None:
     assert "run the same command again" in error.resolution
 
 
+@pytest.mark.parametrize("reason", [Cancelled(), KeyboardInterrupt()])
+def test_a_builder_that_is_no_longer_wanted_is_made_before_it_is_deleted(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, reason: BaseException
+) -> None:
+    """LXD shows it only once it has begun: deleted before that, it would come afterwards. A download is ended."""
+    daemon.start("POST /1.0/instances", "1", status_code=200)
+    client = Lxd()
+    real, reasons = client.get, [reason]
+
+    def get(*path: str, **arguments: Any) -> Any:
+        if reasons:
+            raise reasons.pop()
+        return real(*path, **arguments)
+
+    monkeypatch.setattr(client, "get", get)
+    with pytest.raises(type(reason)):
+        client.create_instance("p", {"name": "builder-1"})
+    asked = [one.split("?")[0] for one in daemon.asked[-3:]]
+    assert asked == ["POST /1.0/instances", "DELETE /1.0/operations/1", "GET /1.0/operations/1/wait"]
+
+
 # ---- pieces
 
 

@@ -334,7 +334,7 @@ def test_a_hundred_unchanged_cost_a_head_each(tmp_path: Path, storage: Path, mod
             # With tokens, one more: the refusal that says where to get them.
             count = MANY + (1 if closed else 0)
             seen = server.requests(count)
-    assert len(seen) == count
+    assert len(seen) == count, sorted((one.path, one.status) for one in seen)
     assert {request.method for request in seen} == {"HEAD"}
     peak, heavy = json.loads(done.stdout)
     assert heavy == []
