@@ -7,29 +7,21 @@ stream, an empty text message its end.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+from lxdocker import websocket
 from lxdocker.errors import LxdError
 from lxdocker.lxd import SLICE_SECONDS, Cancelled, Lxd
-
-if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
+from lxdocker.websocket import Websocket
 
 MOST_SAID = 1 << 16  # bytes of a stream that are kept of what a command says
-MOST_IN_A_MESSAGE = 1 << 24  # bytes; LXD's pieces have 64 KiB
-CONNECT_SECONDS = 10
-# What goes wrong with a stream is raised here; the library would also print it, and what comes after a stream was left.
-LOGGER = logging.getLogger(__name__)
-LOGGER.addHandler(logging.NullHandler())
-CLOSE_SECONDS = 1  # how long LXD may take to answer that a stream is closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +37,7 @@ class Command:
     """A running command, as running() gives it."""
 
     def __init__(
-        self, what: str, stdout: ClientConnection, stderr: ClientConnection, cancelled: threading.Event, seconds: float
+        self, what: str, stdout: Websocket, stderr: Websocket, cancelled: threading.Event, seconds: float
     ) -> None:
         self._what = what
         self._stdout = stdout
@@ -82,20 +74,11 @@ class Command:
         """The last of stderr, once that is at its end."""
         return last(self._pieces(self._stderr))
 
-    def _pieces(self, stream: ClientConnection) -> Iterator[bytes]:
-        from websockets.exceptions import ConnectionClosed
-
-        while True:
+    def _pieces(self, stream: Websocket) -> Iterator[bytes]:
+        for piece in stream.pieces(SLICE_SECONDS):
             self.check()
-            try:
-                piece = stream.recv(timeout=SLICE_SECONDS)
-            except TimeoutError:
-                continue
-            except ConnectionClosed as error:
-                raise LxdError(f"{self._what} failed", f"LXD broke off: {error}", "is LXD still running?") from error
-            if isinstance(piece, str):
-                return
-            yield piece
+            if piece:
+                yield piece
 
 
 @contextlib.contextmanager
@@ -122,15 +105,16 @@ def running(
         "wait-for-websocket": True,
         "interactive": False,
     }
-    import_module("websockets.sync.client")  # before LXD waits for it, for 5 s
+    import_module(websocket.PROTOCOL)  # before LXD waits for it, for 5 s
     response = lxd.request("post", ("instances", instance, "exec"), what, project=project, json=body)
     operation = response.json()["metadata"]
     with contextlib.ExitStack() as cleanup:
         helpers = cleanup.enter_context(ThreadPoolExecutor(3, thread_name_prefix="command"))
         # `control` first: LXD starts the command once it has the others, which then may be over before this comes.
         secrets = operation["metadata"]["fds"]
+        resource = f"/1.0/operations/{operation['id']}/websocket?secret="
         streams = {
-            name: cleanup.enter_context(_connect(lxd, operation["id"], secrets[name], what))
+            name: cleanup.enter_context(closing(Websocket(lxd.socket_path(), resource + secrets[name], what)))
             for name in ("control", "0", "1", "2")
         }
         cancelled = lxd.cancelled if cancellable else threading.Event()
@@ -138,7 +122,7 @@ def running(
         cleanup.callback(command.leave)
         # Beside the reading of stdout: a command may write before it has read all of stdin, LXD blocks one whose stderr
         # nobody reads, and 5 s after its end forgets it.
-        helpers.submit(_send, streams["0"], stdin)
+        helpers.submit(streams["0"].send, stdin)
         said = helpers.submit(command.said)
         ended = helpers.submit(lxd.wait, response, what, timeout=math.inf, tick=command.check, cancellable=cancellable)
 
@@ -147,36 +131,6 @@ def running(
             return Result(status, stderr=said.result().decode("utf-8", "replace"))
 
         yield command, end
-
-
-def _connect(lxd: Lxd, operation: str, secret: Any, what: str) -> ClientConnection:
-    from websockets.exceptions import WebSocketException
-    from websockets.sync.client import unix_connect
-
-    try:
-        return unix_connect(
-            str(lxd.socket_path()),
-            f"ws://lxd/1.0/operations/{operation}/websocket?secret={secret}",
-            logger=LOGGER,
-            proxy=None,
-            compression=None,
-            ping_interval=None,  # LXD does that
-            max_size=MOST_IN_A_MESSAGE,
-            open_timeout=CONNECT_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-        )
-    except (WebSocketException, OSError) as error:
-        raise LxdError(f"{what} failed", f"no answer from LXD: {error}", "is LXD still running?") from error
-
-
-def _send(stdin: ClientConnection, content: bytes) -> None:
-    from websockets.exceptions import ConnectionClosed
-
-    # One that ends without having read all is not at fault for that.
-    with contextlib.suppress(ConnectionClosed):
-        if content:
-            stdin.send(content)
-        stdin.send("")
 
 
 def last(pieces: Iterator[bytes]) -> bytes:

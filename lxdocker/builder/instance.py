@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lxdocker import command
+from lxdocker import command, websocket
 from lxdocker.builder.placement import PROFILE, Placement
 from lxdocker.command import Command, Result
 from lxdocker.errors import BuildError, LxdError
@@ -136,7 +136,7 @@ class Workshop:
         self._keep = keep
         self._helpers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="builder")
         # What the first command needs takes as long to import as LXD takes to start something. So both at once.
-        self._helpers.submit(importlib.import_module, "websockets.sync.client")
+        self._helpers.submit(importlib.import_module, websocket.PROTOCOL)
         self._cleanings: list[Future[None]] = []
         self._changing = threading.Lock()
         self.kept: list[str] = []
