@@ -105,7 +105,9 @@ def test_half_open_connections_are_ended(tmp_path: Path) -> None:
             protected = [stack.enter_context(served.tls()) for _ in range(25)]
             assert served.get(METADATA).status == 200
             for connection in [*plain, *protected]:
-                assert connection.recv(1) == b""
+                # What came of it and was not read yet makes the end a reset.
+                with contextlib.suppress(ConnectionResetError):
+                    assert connection.recv(1) == b""
         assert time.monotonic() - began < 15
 
 
