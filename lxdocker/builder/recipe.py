@@ -92,15 +92,14 @@ def build_image(open_builder: OpenBuilder, recipe: Recipe, folder: Path, phase: 
     Tells ``phase`` what it is at, and ``count`` how many more bytes have come. Raises BuildError with the failing
     tool's own words.
     """
-    with open_builder() as builder:
-        made = _build(builder, recipe, folder, phase, count)
-    if isinstance(made, DamagedCache):
-        # The image is fetched again, once; in a builder that has unpacked nothing, since that may need a login.
+    damaged: DamagedCache | None = None
+    while True:
         with open_builder() as builder:
-            made = _build(builder, recipe, folder, phase, count, damaged=made)
-    if isinstance(made, DamagedCache):
-        raise AssertionError("damage is told once")
-    return made
+            made = _build(builder, recipe, folder, phase, count, damaged)
+        if isinstance(made, Artifact):
+            return made
+        # The image is fetched again, once; in a builder that has unpacked nothing, since that may need a login.
+        damaged = made
 
 
 def _build(
@@ -109,10 +108,10 @@ def _build(
     folder: Path,
     phase: Phase,
     count: Bytes,
-    damaged: DamagedCache | None = None,
+    damaged: DamagedCache | None,
 ) -> Artifact | DamagedCache:
     """One command does it all, since LXD takes a tenth of a second to start any. What was ``damaged`` before is dropped
-    from the cache first; if nothing was, damage is no failure yet.
+    from the cache first; only if nothing was, damage is no failure yet.
     """
     argv = _build_argv(builder, recipe, damaged)
     telling = _Telling(recipe.source, phase, count)
