@@ -36,9 +36,11 @@ def prune_all(context: Context, specs: Sequence[ImageSpec] | None, say: Say) -> 
     return Report(tuple(outcomes), tuple(pruned), ())
 
 
-def builders(context: Context, say: Say) -> None:
-    """Removes builders that a killed lxdocker left."""
-    instance.sweep(context.lxd, context.settings.builder_project, say)
+def builders(context: Context, say: Say) -> bool:
+    """Removes builders that a killed lxdocker left. Returns whether there was any: what it was fetching is still in the
+    layer cache then.
+    """
+    return instance.sweep(context.lxd, context.settings.builder_project, say)
 
 
 def remove(context: Context, removal: Remove) -> Outcome:

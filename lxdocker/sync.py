@@ -73,7 +73,7 @@ def sync(
     Raises HostError or TreeError where nothing can be done at all, UsageError where all images would be removed.
     """
     with context.tree.lock(say, context.cancelled):
-        prune.builders(context, say)
+        was_killed = prune.builders(context, say)
         holdings, actions, removals = make_plan(context, specs, whole=whole, force=options.force)
         plan.refuse_to_empty(specs, removals, context.settings)
         with contextlib.ExitStack() as cleanup:
@@ -84,7 +84,7 @@ def sync(
             outcomes += [prune.remove(context, removal) for removal in removals]
             pruned = prune.versions(context)
             workshop = run.workshop if isinstance(run.workshop, Workshop) else None
-            if any(_may_free_layers(holdings, outcome) for outcome in outcomes):
+            if was_killed or any(_may_free_layers(holdings, outcome) for outcome in outcomes):
                 _tidy(lambda: prune.layers(context, workshop), say)
             kept = tuple(workshop.kept) if workshop else ()
     return Report(tuple(outcomes), tuple(pruned), kept, context.settings.builder_project)

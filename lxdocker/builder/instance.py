@@ -193,12 +193,15 @@ class Workshop:
         self._lxd.delete_instance(self._placement.project, name)
 
 
-def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:
-    """Removes builders whose lxdocker is gone, killed with no time to clean up; one that won't go hinders nobody."""
+def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> bool:
+    """Removes builders whose lxdocker is gone, killed with no time to clean up; one that won't go hinders nobody.
+    Returns whether there was any.
+    """
     try:
         found = lxd.instances(project)
     except NotFoundError:  # LXD 5.0 has none to show of a project that is not there; another may say so
-        return
+        return False
+    removed = False
     for instance in found:
         name, mark = instance["name"], instance["config"].get(OWNER_KEY)
         if mark and not is_alive(mark):
@@ -208,6 +211,8 @@ def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> None:
                 say(f"{name}, left behind by an lxdocker that was killed, can't be removed: {error}")
             else:
                 say(f"removed {name}, left behind by an lxdocker that was killed")
+                removed = True
+    return removed
 
 
 def owner() -> str:

@@ -127,10 +127,11 @@ def _build(
             result = end()
         succeeded = result.status == 0
     finally:
-        # It may not have come to its end, and the builder may be kept to look around in.
-        if not succeeded and (recipe.authfile or recipe.certificates):
+        # Its own cleaning up may not have been reached: the builder may be kept to look around in, and the cache is.
+        if not succeeded:
             with suppress(LxdError):
-                builder.try_run([BUSYBOX, "rm", "-rf", str(SECRETS)], seconds=30, cancellable=False)
+                rm = [BUSYBOX, "rm", "-rf", str(SECRETS), str(_work(builder))]
+                builder.try_run(rm, seconds=30, cancellable=False)
     if succeeded:
         if finished.rootfs_size != telling.size:
             come = f"{finished.rootfs_size} bytes have come, not {telling.size}"
@@ -212,12 +213,17 @@ def _bytes(text: str) -> int | None:
     return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
 
 
+def _work(builder: Builder) -> PurePath:
+    """Where it fetches to, in the cache that builders share."""
+    return PurePath("/cache/work", builder.name)
+
+
 def _build_argv(builder: Builder, recipe: Recipe, damaged: DamagedCache | None) -> list[str]:
     if isinstance(recipe.source, DiskRef):
         source = _push_from_disk(builder, recipe.source)
     else:
         source = skopeo.source_name(recipe.source)
-    work = PurePath("/cache/work", builder.name)
+    work = _work(builder)
     copy = skopeo.copy_argv(
         source,
         skopeo.disk_name(ArchiveKind.OCI_LAYOUT, work, TAG),

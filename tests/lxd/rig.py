@@ -198,6 +198,12 @@ def cache_folder() -> Path:
     return Path(os.environ["LXD_DIR"], "storage-pools/default/custom", f"{BUILDER_PROJECT}_cache")
 
 
+def left_in_cache() -> set[str]:
+    """What is being fetched in it for no builder that is there."""
+    fetching = {path.name for path in cache_folder().glob("work/*")}
+    return fetching - set(builders())
+
+
 # ---- lxdocker
 
 

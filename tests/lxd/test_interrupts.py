@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.lxd.rig import World, big, builders
+from tests.lxd.rig import World, big, builders, cache_folder, left_in_cache
 from tests.waiting import wait_until
 
 # What a sync of one image says at the start of each of its phases, as patterns of "at any moment".
@@ -25,6 +25,7 @@ def test_stopped_at_any_moment(filled: World, moment: str) -> None:
     assert done.status in (130, 0)  # it may just have finished
     assert "Traceback" not in done.err
     assert builders() == []
+    assert left_in_cache() == set()
     assert list((filled.tree / ".staging").iterdir()) == []
     if done.status == 130:
         assert "the next run takes up from here" in done.err
@@ -61,14 +62,21 @@ def test_sigterm_is_as_polite_as_ctrl_c(filled: World) -> None:
     assert filled.holdings() == held
 
 
-def test_the_next_sync_says_that_it_cleaned_up(filled: World) -> None:
-    filled.push("app", big(mebibytes=16))
-    with filled.start("sync") as run:
-        run.wait_for("app: unpack")
+def test_the_next_sync_cleans_up_also_where_it_has_nothing_to_do(filled: World) -> None:
+    filled.wants("other", big(mebibytes=16))
+    with filled.start("sync", "other") as run:
+        run.wait_for("other: unpack")
         run.signal(signal.SIGKILL)
         run.end()
+    (filled.specs / "other.yaml").unlink()
     (left,) = builders()
-    assert f"removed {left}" in filled.sync().err
+    fetching = cache_folder() / "work" / left
+    fetching.mkdir(parents=True, exist_ok=True)
+    (fetching / "oci-put-blob1").write_bytes(b"as if it had been killed while fetching")
+    done = filled.sync()
+    assert f"removed {left}" in done.err
+    assert done.statuses == {"app": "unchanged"}
+    assert left_in_cache() == set()
 
 
 def test_two_syncs_at_once(filled: World) -> None:

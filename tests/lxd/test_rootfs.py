@@ -119,7 +119,7 @@ def built(shared_world: World) -> World:
     done = shared_world.sync("--jobs", "4")
     assert done.statuses == dict.fromkeys(sorted(IMAGES), "built")
     assert not trap.exists()
-    assert {path.name for path in cache_folder().iterdir()} <= {*before, "blobs", "images"}
+    assert {path.name for path in cache_folder().iterdir()} <= {*before, "blobs", "manifests", "work"}
     assert not list(cache_folder().rglob("planted"))
     return shared_world
 

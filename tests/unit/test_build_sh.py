@@ -342,7 +342,7 @@ def build_in(tmp_path: Path, *builders: Scripted) -> artifact.Artifact:
 
 
 def cleaned(builder: Scripted) -> bool:
-    return builder.ran[-1] == ["/bin/busybox", "rm", "-rf", "/dev/lxdocker-secrets"]
+    return builder.ran[-1] == ["/bin/busybox", "rm", "-rf", "/dev/lxdocker-secrets", f"/cache/work/{builder.name}"]
 
 
 @pytest.mark.parametrize("words", [CRASH, "\fdigest mismatch\n"])
@@ -368,7 +368,7 @@ def test_other_failures_are_not_tried_again(tmp_path: Path, status: int, words: 
     assert cleaned(broken)
 
 
-def test_a_disk_of_this_host_that_is_full_leaves_no_login(tmp_path: Path) -> None:
+def test_a_disk_of_this_host_that_is_full_leaves_neither_login_nor_what_was_fetched(tmp_path: Path) -> None:
     builder = Scripted(Result(0), WHOLE.encode())
     with pytest.raises(OSError, match="No such file"):
         build_in(tmp_path / "gone", builder)
