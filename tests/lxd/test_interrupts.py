@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -70,9 +71,12 @@ def test_the_next_sync_cleans_up_also_where_it_has_nothing_to_do(filled: World) 
         run.end()
     (filled.specs / "other.yaml").unlink()
     (left,) = builders()
-    fetching = cache_folder() / "work" / left
-    fetching.mkdir(parents=True, exist_ok=True)
+    work = cache_folder() / "work"
+    fetching = work / left
+    fetching.mkdir()
     (fetching / "oci-put-blob1").write_bytes(b"as if it had been killed while fetching")
+    for path in (fetching, fetching / "oci-put-blob1"):
+        os.chown(path, work.stat().st_uid, work.stat().st_gid)  # root of the builders
     done = filled.sync()
     assert f"removed {left}" in done.err
     assert done.statuses == {"app": "unchanged"}
