@@ -10,18 +10,23 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from lxdocker import websocket
 from lxdocker.errors import LxdError
-from lxdocker.lxd import SLICE_SECONDS, Cancelled, Lxd
-from lxdocker.websocket import Websocket
+from lxdocker.lxd import SLICE_SECONDS, SOON, Cancelled, Lxd
+from lxdocker.websocket import BrokenError, Websocket
 
 MOST_SAID = 1 << 16  # bytes of a stream that are kept of what a command says
+
+
+class OutOfTimeError(LxdError):
+    """A command took longer than it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,8 @@ class Command:
         self._deadline = time.monotonic() + seconds
 
     def output(self) -> Iterator[bytes]:
-        """What it writes to stdout, as it comes. Raises LxdError if it takes longer than it may, or LXD goes away, and
-        Cancelled when the user asked to stop.
+        """What it writes to stdout, as it comes. Raises OutOfTimeError if it takes longer than it may, LxdError if LXD
+        goes away, and Cancelled when the user asked to stop.
         """
         return self._pieces(self._stdout)
 
@@ -64,7 +69,7 @@ class Command:
         if self._left.is_set():
             raise LxdError(f"{self._what} failed", "nobody waits for its end any more")
         if time.monotonic() > self._deadline:
-            raise LxdError(f"{self._what} failed", f"it took longer than {self._seconds:.0f} s")
+            raise OutOfTimeError(f"{self._what} failed", f"it took longer than {self._seconds:.0f} s")
 
     def leave(self) -> None:
         """Lets nothing wait for its end any more."""
@@ -88,49 +93,64 @@ def running(
     instance: str,
     argv: Sequence[str],
     *,
+    what: str,
     seconds: float,
-    environment: Mapping[str, str] | None = None,
     stdin: bytes = b"",
     cancellable: bool = True,
 ) -> Iterator[tuple[Command, Callable[[], Result]]]:
     """Starts a command that may take so many ``seconds``. Gives it, and what waits for its end, when all its output has
     been read; one that is left before is ended by LXD, or goes on alone. Raises LxdError.
 
-    ``cancellable``: not for cleaning up, which goes on when the user asked to stop.
+    ``what`` fails where this does. ``cancellable``: not for cleaning up, which goes on when the user asked to stop.
     """
-    what = f"running {argv[0]} in {instance}"
-    body = {
-        "command": list(argv),
-        "environment": dict(environment or {}),
-        "wait-for-websocket": True,
-        "interactive": False,
-    }
+    body = {"command": list(argv), "wait-for-websocket": True, "interactive": False}
     import_module(websocket.PROTOCOL)  # before LXD waits for it, for 5 s
-    response = lxd.request("post", ("instances", instance, "exec"), what, project=project, json=body)
-    operation = response.json()["metadata"]
+    path = ("instances", instance, "exec")
+    response = lxd.request("post", path, what, project=project, json=body, timeout=SOON)
+    try:
+        with _connected(lxd, response.json()["metadata"], what) as streams:
+            cancelled = lxd.cancelled if cancellable else threading.Event()
+            command = Command(what, streams["1"], streams["2"], cancelled, seconds)
+            with ThreadPoolExecutor(3, thread_name_prefix="command") as helpers, _leaving(command, streams.values()):
+                # Beside the reading of stdout: a command may write before it has read all of stdin, LXD blocks one
+                # whose stderr nobody reads, and 5 s after its end forgets it.
+                helpers.submit(streams["0"].send, stdin)
+                said = helpers.submit(command.said)
+                ended = helpers.submit(lxd.wait, response, what, math.inf, command.check, cancellable)
+
+                def end() -> Result:
+                    status = int(ended.result()["metadata"]["return"])
+                    return Result(status, stderr=said.result().decode("utf-8", "replace"))
+
+                yield command, end
+    except BrokenError as broken:
+        # What LXD itself could not do it says of the operation, not in a stream.
+        raise lxd.why_failed(response, what) or broken from broken
+
+
+@contextlib.contextmanager
+def _connected(lxd: Lxd, operation: Mapping[str, Any], what: str) -> Iterator[Mapping[str, Websocket]]:
+    """All streams. `control` first: LXD starts the command once it has the others, which then may be over before this
+    comes.
+    """
+    secrets = operation["metadata"]["fds"]
+    resource = f"/1.0/operations/{operation['id']}/websocket?secret="
     with contextlib.ExitStack() as cleanup:
-        helpers = cleanup.enter_context(ThreadPoolExecutor(3, thread_name_prefix="command"))
-        # `control` first: LXD starts the command once it has the others, which then may be over before this comes.
-        secrets = operation["metadata"]["fds"]
-        resource = f"/1.0/operations/{operation['id']}/websocket?secret="
-        streams = {
+        yield {
             name: cleanup.enter_context(closing(Websocket(lxd.socket_path(), resource + secrets[name], what)))
             for name in ("control", "0", "1", "2")
         }
-        cancelled = lxd.cancelled if cancellable else threading.Event()
-        command = Command(what, streams["1"], streams["2"], cancelled, seconds)
-        cleanup.callback(command.leave)
-        # Beside the reading of stdout: a command may write before it has read all of stdin, LXD blocks one whose stderr
-        # nobody reads, and 5 s after its end forgets it.
-        helpers.submit(streams["0"].send, stdin)
-        said = helpers.submit(command.said)
-        ended = helpers.submit(lxd.wait, response, what, timeout=math.inf, tick=command.check, cancellable=cancellable)
 
-        def end() -> Result:
-            status = int(ended.result()["metadata"]["return"])
-            return Result(status, stderr=said.result().decode("utf-8", "replace"))
 
-        yield command, end
+@contextlib.contextmanager
+def _leaving(command: Command, streams: Iterable[Websocket]) -> Iterator[None]:
+    """At the end, however it comes, nothing waits for the command any more."""
+    try:
+        yield
+    finally:
+        command.leave()
+        for stream in streams:
+            stream.shut_down()
 
 
 def last(pieces: Iterator[bytes]) -> bytes:

@@ -1,7 +1,8 @@
 """LXD, as the rest of lxdocker sees it. The only importer of pylxd.
 
-Every wait here is in short slices and asks ``cancelled`` in between, so that Ctrl-C is answered at once
-and a daemon that hangs does not hang us. LXD's REST API: https://documentation.ubuntu.com/lxd/latest/rest-api/.
+Every wait here is in short slices and asks ``cancelled`` in between, so that Ctrl-C is answered at once, and what a
+daemon that hangs holds up is given up after a minute; an import after a quarter of an hour.
+LXD's REST API: https://documentation.ubuntu.com/lxd/latest/rest-api/.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ REMOVAL_SECONDS = 30  # how long removing an instance is tried
 SLICE_SECONDS = 1  # how long one wait for an operation lasts before cancellation is looked at
 # Time to connect, and to hear something: an import hashes and stores the whole image before it answers.
 TIMEOUT = (10, 900)
+SOON = (10, 60)  # the same for what LXD answers at once and then does in the background
 
 Progress = Callable[[int], None]  # called with the number of bytes moved since the last call
 
@@ -82,7 +84,14 @@ class Lxd:
         return node
 
     def request(
-        self, method: str, path: Sequence[str], what: str, *, project: str | None = None, **arguments: Any
+        self,
+        method: str,
+        path: Sequence[str],
+        what: str,
+        *,
+        project: str | None = None,
+        timeout: tuple[float, float] = TIMEOUT,
+        **arguments: Any,
     ) -> Any:
         """One API request; ``what`` says in an error message what was attempted. Returns the response.
 
@@ -93,7 +102,7 @@ class Lxd:
 
         params = {**({"project": project} if project else {}), **arguments.pop("params", {})}
         try:
-            return getattr(self._api(*path), method)(params=params, timeout=TIMEOUT, **arguments)
+            return getattr(self._api(*path), method)(params=params, timeout=timeout, **arguments)
         except exceptions.NotFound as error:
             raise NotFoundError(f"{what} failed", str(error)) from error
         except exceptions.LXDAPIException as error:
@@ -126,18 +135,31 @@ class Lxd:
         while True:
             if cancellable and self.cancelled.is_set():
                 raise Cancelled
-            operation = self.get("operations", identifier, "wait", what=what, timeout=str(SLICE_SECONDS))
+            operation = self._operation(identifier, what)
             if operation["status_code"] >= 200:
                 break
             if time.monotonic() > deadline:
                 with contextlib.suppress(LxdError):
-                    self.request("delete", ("operations", identifier), what)
+                    self.request("delete", ("operations", identifier), what, timeout=SOON)
                 raise LxdError(f"{what} failed", f"it took longer than {timeout:.0f} s")
             if tick:
                 tick()
         if operation["status_code"] != 200:
             raise _translate(what, operation.get("err") or operation["status"])
         return operation
+
+    def why_failed(self, response: Any, what: str) -> LxdError | None:
+        """Why the background operation that ``response`` started failed; None if it did not, or nobody knows."""
+        with contextlib.suppress(LxdError):
+            operation = self._operation(_operation_id(response), what)
+            if operation["status_code"] >= 400:
+                return _translate(what, operation.get("err") or operation["status"])
+        return None
+
+    def _operation(self, identifier: str, what: str) -> Any:
+        """The operation once it has ended, or after a slice of time."""
+        path, params = ("operations", identifier, "wait"), {"timeout": str(SLICE_SECONDS)}
+        return self.request("get", path, what, params=params, timeout=SOON).json()["metadata"]
 
     @property
     def server(self) -> Mapping[str, Any]:
@@ -345,7 +367,7 @@ class Lxd:
             # Until LXD has made it there is nothing that could be deleted, and afterwards nobody would. A download of
             # its image can be ended.
             with contextlib.suppress(LxdError):
-                self.request("delete", ("operations", _operation_id(response)), what)
+                self.request("delete", ("operations", _operation_id(response)), what, timeout=SOON)
             with contextlib.suppress(LxdError):
                 self.wait(response, what, timeout=REMOVAL_SECONDS, cancellable=False)
             raise
@@ -371,10 +393,10 @@ class Lxd:
         deadline = time.monotonic() + REMOVAL_SECONDS
         while True:
             with contextlib.suppress(LxdError):
-                response = self.request("put", (*path, "state"), what, project=project, json=stop)
+                response = self.request("put", (*path, "state"), what, project=project, json=stop, timeout=SOON)
                 self.wait(response, what, timeout=60, cancellable=False)
             try:
-                response = self.request("delete", path, what, project=project)
+                response = self.request("delete", path, what, project=project, timeout=SOON)
                 self.wait(response, what, timeout=60, cancellable=False)
             except NotFoundError:
                 return
@@ -387,7 +409,9 @@ class Lxd:
                 return
 
     def push(self, project: str, name: str, path: str, content: bytes | Iterator[bytes], mode: int = 0o600) -> None:
-        """Writes a file into an instance, streaming when given an iterator."""
+        """Writes a file into an instance, streaming when given an iterator, until the user asks to stop: Cancelled."""
+        if not isinstance(content, bytes):
+            content = self._until_cancelled(content)
         self.request(
             "post",
             ("instances", name, "files"),
@@ -397,6 +421,12 @@ class Lxd:
             data=content,
             headers={"X-LXD-mode": f"{mode:04o}", "X-LXD-uid": "0", "X-LXD-gid": "0", "X-LXD-type": "file"},
         )
+
+    def _until_cancelled(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            if self.cancelled.is_set():
+                raise Cancelled
+            yield chunk
 
 
 def _chunks(response: Any, what: str) -> Iterator[bytes]:

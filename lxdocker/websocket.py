@@ -27,11 +27,15 @@ LOGGER = logging.getLogger(__name__)
 LOGGER.addHandler(logging.NullHandler())
 
 
+class BrokenError(LxdError):
+    """It could not be connected, or ended before a stream did."""
+
+
 class Websocket:
-    """One that is connected, for one thread. Another may close it, which ends what the first is in."""
+    """One that is connected, for one thread. Another may shut it down, which ends what the first is in."""
 
     def __init__(self, path: Path, resource: str, what: str) -> None:
-        """``path`` of LXD's socket; ``resource``, with its query; ``what`` fails where this does. Raises LxdError."""
+        """``path`` of LXD's socket; ``resource`` with its query. ``what`` fails where this does. Raises BrokenError."""
         from websockets.client import ClientProtocol
         from websockets.uri import parse_uri
 
@@ -39,18 +43,16 @@ class Websocket:
         self._protocol: ClientProtocol = ClientProtocol(
             parse_uri(f"ws://lxd{resource}"), max_size=MOST_IN_A_MESSAGE, logger=LOGGER
         )
-        self._socket = socket.socket(socket.AF_UNIX)
-        try:
-            self._handshake(path)
-        except OSError as error:
-            self._socket.close()
-            raise self._no_answer(error) from error
-        except BaseException:
-            self._socket.close()
-            raise
+        with contextlib.ExitStack() as cleanup:
+            try:
+                self._socket = cleanup.enter_context(socket.socket(socket.AF_UNIX))
+                self._handshake(path)
+            except OSError as error:
+                raise self._no_answer(error) from error
+            cleanup.pop_all()
 
     def _handshake(self, path: Path) -> None:
-        """Raises LxdError, or OSError."""
+        """Raises BrokenError, or OSError."""
         from websockets.protocol import State
 
         self._socket.settimeout(CONNECT_SECONDS)
@@ -64,7 +66,7 @@ class Websocket:
 
     def pieces(self, seconds: float) -> Iterator[bytes]:
         """What the binary messages hold until the first text, which to LXD is the end of a stream; an empty piece each
-        time that nothing has come for so long. Raises LxdError when it ends in another way.
+        time that nothing has come for so long. Raises BrokenError when it ends in another way.
         """
         from websockets.frames import Frame, Opcode
 
@@ -97,9 +99,13 @@ class Websocket:
         with contextlib.suppress(OSError):
             self._flush()
 
-    def close(self) -> None:
+    def shut_down(self) -> None:
+        """Ends what its thread is in, and all that could come."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """When no thread is in it any more: what it was may become another's file."""
         self._socket.close()
 
     def _feed(self) -> None:
@@ -118,8 +124,8 @@ class Websocket:
         for data in self._protocol.data_to_send():
             self._socket.sendall(data)
 
-    def _no_answer(self, why: object) -> LxdError:
-        return LxdError(f"{self._what} failed", f"no answer from LXD: {why}", "is LXD still running?")
+    def _no_answer(self, why: object) -> BrokenError:
+        return BrokenError(f"{self._what} failed", f"no answer from LXD: {why}", "is LXD still running?")
 
-    def _broken(self, why: object) -> LxdError:
-        return LxdError(f"{self._what} failed", f"LXD broke off: {why}", "is LXD still running?")
+    def _broken(self, why: object) -> BrokenError:
+        return BrokenError(f"{self._what} failed", f"LXD broke off: {why}", "is LXD still running?")

@@ -36,7 +36,7 @@ keep)
 	;;
 forget)
 	echo "$1" >/build/forgotten
-	for blob in $(blobs_of /build/forgotten); do "$bb" rm -f "/cache/blobs/sha256/$blob"; done
+	for blob in $(blobs_of /build/forgotten); do "$bb" rm -rf "/cache/blobs/sha256/$blob"; done
 	;;
 fetched)
 	work=$1

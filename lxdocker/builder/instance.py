@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -71,13 +72,7 @@ class Builder:
         return self._connection.missing()
 
     def running(
-        self,
-        argv: Sequence[str],
-        *,
-        seconds: float,
-        environment: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        cancellable: bool = True,
+        self, argv: Sequence[str], *, what: str = "", seconds: float, stdin: bytes = b"", cancellable: bool = True
     ) -> AbstractContextManager[tuple[Command, Callable[[], Result]]]:
         """Starts a command; see lxdocker.command.running()."""
         return command.running(
@@ -85,38 +80,46 @@ class Builder:
             self.project,
             self.name,
             argv,
+            what=what or f"running {argv[0]} in {self.name}",
             seconds=seconds,
-            environment=environment,
             stdin=stdin,
             cancellable=cancellable,
         )
 
-    def try_run(self, argv: Sequence[str], *, seconds: float, stdin: bytes = b"", cancellable: bool = True) -> Result:
+    def try_run(
+        self, argv: Sequence[str], *, what: str = "", seconds: float, stdin: bytes = b"", cancellable: bool = True
+    ) -> Result:
         """Runs a command to its end, whatever that is."""
-        with self.running(argv, seconds=seconds, stdin=stdin, cancellable=cancellable) as (running, end):
+        with self.running(argv, what=what, seconds=seconds, stdin=stdin, cancellable=cancellable) as (running, end):
             stdout = command.last(running.output())
             return replace(end(), stdout=stdout.decode("utf-8", "replace"))
 
     def run(self, step: str, argv: Sequence[str], *, seconds: float, stdin: bytes = b"") -> Result:
         """Runs a command to its end. Raises BuildError if it fails."""
-        result = self.try_run(argv, seconds=seconds, stdin=stdin)
+        result = self.try_run(argv, what=step, seconds=seconds, stdin=stdin)
         if result.status != 0:
             raise explain(step, result)
         return result
 
     def pull(self, path: str) -> Generator[bytes, None, None]:
         """Streams a file out. Close it where it is not read to its end. Raises BuildError if it can't be read."""
-        size = self.run(f"reading {path}", ["/bin/busybox", "stat", "-c", "%s", path], seconds=30).stdout.strip()
-        come = 0
-        with self.running(["/bin/busybox", "cat", path], seconds=PULL_SECONDS) as (cat, end):
+        step = f"reading {path}"
+        size = self.run(step, ["/bin/busybox", "stat", "-c", "%s", path], seconds=30).stdout.strip()
+        if not re.fullmatch("[0-9]{1,15}", size):
+            raise BuildError(f"{step} failed", "the builder says no size")
+        left = int(size)
+        with self.running(["/bin/busybox", "cat", path], what=step, seconds=PULL_SECONDS) as (cat, end):
             for piece in cat.output():
-                come += len(piece)
+                left -= len(piece)
+                if left < 0:
+                    break
                 yield piece
-            result = end()
-        if result.status != 0:
-            raise explain(f"reading {path}", result)
-        if str(come) != size:
-            raise BuildError(f"reading {path} failed", f"{come} bytes have come, not {size}")
+            else:
+                result = end()
+                if result.status != 0:
+                    raise explain(step, result)
+        if left != 0:
+            raise BuildError(f"{step} failed", "it changes while it is read")
 
     def push(self, path: str, content: bytes | Iterator[bytes]) -> None:
         """Writes a file, readable for root only."""
@@ -231,13 +234,17 @@ _USUAL_FAILURES = (
     ),
     (
         ("digest did not match", "digest mismatch", "unexpected eof", "gzip: invalid", "does not match"),
-        "the image is damaged where it comes from: tell its publisher, or pin an older digest in the spec",
+        "run the same command again; if it stays so, the image is damaged where it comes from: tell its publisher, or "
+        "pin an older digest in the spec",
     ),
     (
         ("connection refused", "no such host", "i/o timeout", "network is unreachable", "no route to host"),
         "the builder could not reach the registry: check LXD's network, its NAT and DNS, and proxies",
     ),
-    (("unauthorized", "authentication required", "denied"), "log in to the registry: skopeo login HOST"),
+    (
+        ("unauthorized", "authentication required", "access to the resource is denied"),
+        "log in to the registry: skopeo login HOST",
+    ),
     (
         ("lchown",),
         "the image has owners beyond the ids of LXD's containers: enlarge root's ranges in /etc/subuid and "

@@ -16,7 +16,8 @@ from typing import IO
 from lxdocker import artifact, skopeo
 from lxdocker.artifact import Artifact
 from lxdocker.builder.instance import GO_STACK, NETWORK_SECONDS, STEP, Builder, explain
-from lxdocker.errors import BuildError, ImageMissingError, LxdError
+from lxdocker.command import OutOfTimeError
+from lxdocker.errors import BuildError, ImageMissingError
 from lxdocker.oci import OciConfig
 from lxdocker.runtime import render
 from lxdocker.spec import Behaviour
@@ -33,6 +34,7 @@ BUSYBOX = "/bin/busybox"
 SCRIPTS = PurePath("/run/build")
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 AUTHFILE = SECRETS / "auth.json"
+ENVIRONMENT = SECRETS / "environment"  # a proxy's address may have a login in it
 RECEIVE = 'cd / && (umask 077 && /bin/busybox tar -xf -) && exec /bin/busybox sh run/build/build.sh "$@"'
 DIGEST = PurePath("/run/digest")  # as fetch.sh reads it
 TAG = "image"
@@ -45,8 +47,11 @@ FAILED_STEPS = {
     72: "fetching",
     73: "packing",
 }
+READ_OUT = "read out"
+DOING = {"fetch": "fetching", "unpack": "unpacking", "pack": "packing", READ_OUT: "reading out"}  # by its phase
 # umoci's words for it, though it may crash instead; see unpack.sh.
 DAMAGED_BLOB = re.compile(r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", re.IGNORECASE)
+DISK_FULL = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
 
 # The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
 MEMORY_KIB = 1 << 20
@@ -118,20 +123,21 @@ def _build(
     metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
     succeeded = False
     try:
-        with builder.running(argv, seconds=recipe.timeout, environment=recipe.environment, stdin=_given(recipe)) as (
-            command,
-            end,
-        ):
+        what = f"building {recipe.source}"
+        with builder.running(argv, what=what, seconds=recipe.timeout, stdin=_given(recipe)) as (command, end):
             squashfs = telling.squashfs(command.output(), lambda: command.allow(recipe.timeout))
             finished = artifact.write(folder, metadata, squashfs, count)
             result = end()
         succeeded = result.status == 0
+    except OutOfTimeError as error:
+        doing = DOING.get(telling.phase, "building")
+        more = "give it more: setting build_timeout"
+        raise BuildError(f"{doing} {recipe.source} failed", error.details, more) from error
     finally:
-        # Its own cleaning up may not have been reached: the builder may be kept to look around in, and the cache is.
         if not succeeded:
-            with suppress(LxdError):
-                rm = [BUSYBOX, "rm", "-rf", str(SECRETS), str(_work(builder))]
-                builder.try_run(rm, seconds=30, cancellable=False)
+            # The first error counts.
+            with suppress(Exception):
+                builder.try_run(_clean_up_argv(builder), seconds=30, cancellable=False)
     if succeeded:
         if finished.rootfs_size != telling.size:
             come = f"{finished.rootfs_size} bytes have come, not {telling.size}"
@@ -141,7 +147,7 @@ def _build(
         raise builder.missing_connection()
     if result.status == UNPACKING_FAILED and telling.manifest and damaged is None:
         said = result.stderr.rpartition(STEP)[2]
-        if GO_STACK in said or DAMAGED_BLOB.search(said):
+        if (GO_STACK in said or DAMAGED_BLOB.search(said)) and not DISK_FULL.search(said):
             return DamagedCache(telling.manifest)
     raise explain(f"{FAILED_STEPS.get(result.status, 'building')} {recipe.source}", result)
 
@@ -153,10 +159,11 @@ class _Telling:
 
     def __init__(self, source: RegistryRef | DiskRef, phase: Phase, count: Bytes) -> None:
         self._source = source
-        self._phase = phase
+        self._tell = phase
         self._count = count
         self._to_come = ["fetch", "unpack", "pack"]  # each once: each gets time of its own
         self._fetched = 0
+        self.phase = ""  # what it is at
         self.manifest: Digest | None = None
         self.size: int | None = None  # bytes of the squashfs
 
@@ -181,7 +188,7 @@ class _Telling:
         """Takes note of a line. Returns whether a step begins with it."""
         if word == "phase" and rest in self._to_come:
             self._to_come.remove(rest)
-            self._phase(rest)
+            self._begin(rest)
             return True
         if word == "fetched":
             there = _bytes(rest) or 0
@@ -194,9 +201,13 @@ class _Telling:
             self.size = _bytes(rest)
             if self.size is None:
                 raise self._nonsense()
-            self._phase("read out")
+            self._begin(READ_OUT)
             return True
         return False
+
+    def _begin(self, phase: str) -> None:
+        self.phase = phase
+        self._tell(phase)
 
     def _no_more(self, first: bytes, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         for piece in chain([first], pieces):
@@ -216,6 +227,13 @@ def _bytes(text: str) -> int | None:
 def _work(builder: Builder) -> PurePath:
     """Where it fetches to, in the cache that builders share."""
     return PurePath("/cache/work", builder.name)
+
+
+def _clean_up_argv(builder: Builder) -> list[str]:
+    """For a build that may not have come to its own cleaning up: the builder may be kept to look around in, and the
+    cache is. LXD ends only the shell of a build, so its programs may be at work still.
+    """
+    return [BUSYBOX, "sh", "-c", 'kill -9 -1; exec /bin/busybox rm -rf "$@"', "rm", str(SECRETS), str(_work(builder))]
 
 
 def _build_argv(builder: Builder, recipe: Recipe, damaged: DamagedCache | None) -> list[str]:
@@ -256,10 +274,16 @@ def _given(recipe: Recipe) -> bytes:
     files[SCRIPTS / "runtime.tar"] = render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise)
     if recipe.authfile:
         files[AUTHFILE] = recipe.authfile.encode()
+    if recipe.environment:
+        files[ENVIRONMENT] = "".join(f"{name}={value}\n" for name, value in recipe.environment.items()).encode()
     if recipe.certificates:
-        for path in recipe.certificates.iterdir():
-            if path.suffix in {".crt", ".cert", ".key"}:
-                files[SECRETS / path.name] = path.read_bytes()
+        try:
+            for path in recipe.certificates.iterdir():
+                if path.suffix in {".crt", ".cert", ".key"} and path.is_file():
+                    files[SECRETS / path.name] = path.read_bytes()
+        except OSError as error:
+            where = f"the certificates for {recipe.source} are in {recipe.certificates}"
+            raise BuildError(f"reading {error.filename} failed", f"{error.strerror}; {where}") from error
     return render.tar([(str(path.relative_to("/")), content, 0o600) for path, content in files.items()], 0)
 
 

@@ -8,15 +8,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from lxdocker.builder import image, placement
+from lxdocker.builder import image, placement, recipe
 from lxdocker.builder.instance import Builder, Workshop
+from lxdocker.builder.recipe import SECRETS
 from lxdocker.command import MOST_SAID
 from lxdocker.errors import BuildError, LxdError
 from lxdocker.lxd import Cancelled, Lxd
 from lxdocker.settings import load
+from lxdocker.websocket import Websocket
 from tests.lxd.rig import Lxc
 
 SHELL = ("/bin/busybox", "sh", "-c")
@@ -38,7 +41,7 @@ def builder(builder_image: str) -> Iterator[Builder]:
 def test_all_three_streams(builder: Builder) -> None:
     sent = random.Random(1).randbytes(3_000_000)
     script = [*SHELL, "/bin/busybox cat; echo done >&2; exit 7"]
-    with builder.running(script, seconds=30, stdin=sent, environment={"X": "y"}) as (command, end):
+    with builder.running(script, seconds=30, stdin=sent) as (command, end):
         assert b"".join(command.output()) == sent
         result = end()
     assert (result.status, result.stdout, result.stderr) == (7, "", "done\n")
@@ -48,8 +51,6 @@ def test_what_is_asked_for_is_what_runs(builder: Builder) -> None:
     words = ["", "two  words", "$HOME", "\n", "ü"]
     result = builder.try_run(["/bin/busybox", "printf", "<%s>", *words], seconds=30)
     assert (result.status, result.stdout) == (0, "".join(f"<{word}>" for word in words))
-    with builder.running([*SHELL, 'echo "$X"'], seconds=30, environment={"X": "a b"}) as (command, _):
-        assert b"".join(command.output()) == b"a b\n"
 
 
 def test_of_what_is_said_the_last_is_kept(builder: Builder) -> None:
@@ -131,6 +132,31 @@ def test_a_file_comes_whole(builder: Builder) -> None:
     assert hashlib.sha256(b"".join(builder.pull("/root/file"))).hexdigest() == there
     with pytest.raises(BuildError, match="reading /nosuch failed"):
         list(builder.pull("/nosuch"))
+
+
+def test_why_it_could_not_be_run_is_said_in_lxds_own_words(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Websocket):
+        def __init__(self, *arguments: Any) -> None:
+            time.sleep(2)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("lxdocker.command.Websocket", Late)
+    with pytest.raises(LxdError, match="hurrying failed") as caught:
+        builder.run("hurrying", ["/bin/busybox", "true"], seconds=30)
+    assert caught.value.details == "Timed out waiting for websockets to connect"
+
+
+def test_cleaning_up_ends_what_a_build_left_at_work(builder: Builder) -> None:
+    folders = f"{SECRETS} /cache/work/{builder.name}"
+    left = f"/bin/busybox mkdir -p {folders}; /bin/busybox sleep 1000 >/dev/null 2>&1 &"
+    look = f"/bin/busybox ls -d {folders}; /bin/busybox ps"
+    builder.run("leaving something", [*SHELL, left], seconds=30)
+    there = builder.try_run([*SHELL, look], seconds=30).stdout.splitlines()
+    assert there[:2] == sorted(folders.split())
+    assert any(line.endswith("sleep 1000") for line in there)
+    builder.run("cleaning up", recipe._clean_up_argv(builder), seconds=30)
+    there = builder.try_run([*SHELL, look], seconds=30).stdout.splitlines()
+    assert not any(line.startswith("/") or line.endswith("sleep 1000") for line in there)
 
 
 def test_proxies_are_not_for_lxd(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:

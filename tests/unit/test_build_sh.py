@@ -22,7 +22,7 @@ from lxdocker import artifact
 from lxdocker.builder import instance, recipe
 from lxdocker.builder.instance import KILLED, STEP
 from lxdocker.builder.recipe import FAILED_STEPS, NOT_CONNECTED, UNPACKING_FAILED, DamagedCache, Recipe
-from lxdocker.command import Result
+from lxdocker.command import OutOfTimeError, Result
 from lxdocker.errors import BuildError
 from lxdocker.oci import OciConfig
 from lxdocker.spec import Behaviour
@@ -109,11 +109,12 @@ def build(
     *,
     damaged: DamagedCache | None = None,
     in_memory: bool = False,
+    environment: dict[str, str] | None = None,
     after: str = "",
 ) -> subprocess.CompletedProcess[str]:
     for name, script in (("skopeo", skopeo), ("umoci", umoci), ("mksquashfs", mksquashfs)):
         root.write(f"/usr/bin/{name}", f"#!/bin/busybox sh\nset -e\n{script}", 0o755)
-    wanted = replace(RECIPE, in_memory=in_memory)
+    wanted = replace(RECIPE, in_memory=in_memory, environment=environment or {})
     argv = recipe._build_argv(Builder(), wanted, damaged)
     return root.run(*argv, stdin=recipe._given(wanted), after=after)
 
@@ -125,6 +126,21 @@ def test_what_it_tells_and_gives(root: Root) -> None:
     assert "-Xcompression-level 7" in (root / "packed-by").read_text()
     assert (root / "cache/manifests/app").read_text() == f"sha256:{MANIFEST}\n"
     assert list((root / "cache/work").iterdir()) == []
+
+
+def test_proxies_are_for_fetching_alone_and_in_no_argument(root: Root) -> None:
+    """Their addresses may have a login in them."""
+    seen = '[ "$https_proxy" = "http://user:pass@proxy:1" ]\n'
+    unseen = '[ -z "${https_proxy-}" ]\n'
+    done = build(
+        root,
+        seen + SKOPEO,
+        unseen + UMOCI,
+        unseen + MKSQUASHFS,
+        environment={"https_proxy": "http://user:pass@proxy:1"},
+    )
+    assert (done.returncode, done.stderr) == (0, STEPS)
+    assert "user:pass" not in "".join(done.args)
 
 
 def test_it_tells_how_much_has_come(root: Root) -> None:
@@ -342,7 +358,52 @@ def build_in(tmp_path: Path, *builders: Scripted) -> artifact.Artifact:
 
 
 def cleaned(builder: Scripted) -> bool:
-    return builder.ran[-1] == ["/bin/busybox", "rm", "-rf", "/dev/lxdocker-secrets", f"/cache/work/{builder.name}"]
+    return builder.ran[-1] == recipe._clean_up_argv(builder)
+
+
+@pytest.mark.parametrize(
+    ("said", "doing"),
+    [
+        (b"", "building"),
+        (b"phase fetch\n", "fetching"),
+        (FETCHED_ONLY, "unpacking"),
+        (WHOLE[:-1].encode(), "reading out"),
+    ],
+)
+def test_a_step_that_takes_too_long_is_named(tmp_path: Path, said: bytes, doing: str) -> None:
+    class Slow(Scripted):
+        @contextmanager
+        def running(self, argv: Sequence[str], **words: Any) -> Iterator[Any]:
+            with super().running(argv, **words) as (command, end):
+                yield SimpleNamespace(output=lambda: self.late(command.output()), allow=command.allow), end
+
+        def late(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+            yield from pieces
+            raise OutOfTimeError("running failed", "it took longer than 60 s")
+
+    builder = Slow(Result(0), said)
+    with pytest.raises(BuildError) as caught:
+        build_in(tmp_path, builder)
+    assert caught.value.brief == f"{doing} registry.example/app:1 failed"
+    assert caught.value.details == "it took longer than 60 s"
+    assert "build_timeout" in caught.value.resolution
+    assert cleaned(builder)
+
+
+def test_the_first_error_counts_whatever_comes_of_cleaning_up(tmp_path: Path) -> None:
+    class Gone(Scripted):
+        def try_run(self, argv: Sequence[str], **_: Any) -> Result:
+            raise RuntimeError("can't start new thread")
+
+    with pytest.raises(BuildError, match="fetching registry"):
+        build_in(tmp_path, Gone(Result(72), b"phase fetch\n"))
+
+
+def test_a_full_disk_is_no_damage_whatever_its_words(tmp_path: Path) -> None:
+    builder = Scripted(Result(UNPACKING_FAILED, "", "\fwrite hash/digest: no space left on device\n"), FETCHED_ONLY)
+    with pytest.raises(BuildError) as caught:
+        build_in(tmp_path, builder)
+    assert "pool is full" in caught.value.resolution
 
 
 @pytest.mark.parametrize("words", [CRASH, "\fdigest mismatch\n"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -118,9 +119,40 @@ def test_secrets_are_there_for_the_copy_and_gone_after_it(cache: Cache, status: 
 
 def test_secrets_are_gone_when_the_cache_itself_can_t_be_used(cache: Cache) -> None:
     cache.root.write("/secrets/auth.json", "login")
-    (cache.root / "cache/manifests").rmdir()
-    cache.root.write("/cache/manifests", "no folder")
+    shutil.rmtree(cache.root / "cache")
+    cache.root.write("/cache", "no folder")
     assert cache.copy("web", "echo never").returncode != 0
+    assert not (cache.root / "secrets").exists()
+
+
+@pytest.mark.parametrize("folder", ["manifests", "blobs", "work"])
+def test_what_is_no_folder_of_the_cache_becomes_one(cache: Cache, folder: str) -> None:
+    """A builder that an image has taken over may leave what it likes for the others."""
+    shutil.rmtree(cache.root / "cache" / folder, ignore_errors=True)
+    (cache.root / "elsewhere").mkdir()
+    (cache.root / "cache" / folder).symlink_to("/elsewhere")
+    blob = f"echo x >{WORK}/blobs/sha256/y; printf sha256:y >/run/digest; echo >{WORK}/oci-layout"
+    done = cache.copy("web", blob)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cache.blobs == {"y"}
+    assert cache.names == {"web"}
+    assert cache.entries("elsewhere") == set()
+
+
+def test_what_is_no_blob_makes_room_for_one(cache: Cache) -> None:
+    blobs = cache.root / "cache/blobs/sha256"
+    os.mkfifo(blobs / "aa")
+    (blobs / "bb/sub").mkdir(parents=True)
+    (blobs / "cc").symlink_to("/dev/zero")
+    kept = cache.fetch("web", b"layer")
+    assert cache.blobs == kept
+
+
+def test_the_copy_gets_the_variables_as_they_are(cache: Cache) -> None:
+    values = {"https_proxy": "http://user:p w$(id)'\"@proxy:1", "NO_PROXY": ""}
+    cache.root.write("/secrets/environment", "".join(f"{name}={value}\n" for name, value in values.items()))
+    done = cache.copy("web", "/bin/busybox env; exit 1")
+    assert {f"{name}={value}" for name, value in values.items()} <= set(done.stdout.splitlines())
     assert not (cache.root / "secrets").exists()
 
 

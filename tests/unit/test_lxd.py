@@ -291,14 +291,14 @@ def test_a_builder_that_is_no_longer_wanted_is_made_before_it_is_deleted(
     """LXD shows it only once it has begun: deleted before that, it would come afterwards. A download is ended."""
     daemon.start("POST /1.0/instances", "1", status_code=200)
     client = Lxd()
-    real, reasons = client.get, [reason]
+    real, reasons = client._operation, [reason]
 
-    def get(*path: str, **arguments: Any) -> Any:
+    def operation(identifier: str, what: str) -> Any:
         if reasons:
             raise reasons.pop()
-        return real(*path, **arguments)
+        return real(identifier, what)
 
-    monkeypatch.setattr(client, "get", get)
+    monkeypatch.setattr(client, "_operation", operation)
     with pytest.raises(type(reason)):
         client.create_instance("p", {"name": "builder-1"})
     asked = [one.split("?")[0] for one in daemon.asked[-3:]]
@@ -306,6 +306,22 @@ def test_a_builder_that_is_no_longer_wanted_is_made_before_it_is_deleted(
 
 
 # ---- pieces
+
+
+def test_a_file_is_not_written_on_when_the_user_has_had_enough(daemon: Daemon) -> None:
+    cancelled = threading.Event()
+    handed_out: list[int] = []
+
+    def content() -> Iterator[bytes]:
+        for number in range(100):
+            handed_out.append(number)
+            yield bytes(10)
+            if number == 2:
+                cancelled.set()
+
+    with pytest.raises(Cancelled):
+        Lxd(cancelled).push("p", "builder-1", "/build/source.tar", content())
+    assert len(handed_out) == 4
 
 
 def test_an_upload_is_handed_out_a_mebibyte_at_a_time() -> None:

@@ -34,6 +34,7 @@ def connected(folder: Path, answer: Answer) -> Iterator[Websocket]:
         try:
             with closing(Websocket(path, "/1.0/operations/x/websocket?secret=s", "doing it")) as stream:
                 yield stream
+                stream.shut_down()
         finally:
             peer.join()
 
@@ -158,7 +159,7 @@ def test_who_does_not_listen_to_the_end_is_no_error_of_sending(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("reading", [True, False], ids=["reading", "sending"])
-def test_closing_ends_what_another_thread_is_in(tmp_path: Path, reading: bool) -> None:
+def test_shutting_it_down_ends_what_another_thread_is_in(tmp_path: Path, reading: bool) -> None:
     done = threading.Event()
 
     def answer(connection: socket.socket, protocol: ServerProtocol) -> None:
@@ -178,8 +179,9 @@ def test_closing_ends_what_another_thread_is_in(tmp_path: Path, reading: bool) -
         user.start()
         time.sleep(0.2)
         assert not done.is_set()
-    user.join(10)
-    assert done.is_set()
+        stream.shut_down()
+        user.join(10)
+        assert done.is_set()
 
 
 @pytest.mark.parametrize(
