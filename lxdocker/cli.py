@@ -491,15 +491,22 @@ def _settings(
 
 @contextlib.contextmanager
 def _cancellable() -> Iterator[threading.Event]:
-    """Ctrl-C and a polite kill stop the work once, and leave the cleaning up to finish."""
+    """Ctrl-C and a polite kill stop the work once, and leave the cleaning up to finish; who asks a third time does not
+    want to wait for that.
+    """
     cancelled = threading.Event()
+    asked = 0
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        if cancelled.is_set():
-            Console().note("cleaning up; a moment please")
-            return
-        cancelled.set()
-        raise KeyboardInterrupt
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            cancelled.set()
+            raise KeyboardInterrupt
+        if asked == 2:
+            Console().note("cleaning up; a moment please, or once more to leave it to the next run")
+        else:
+            os._exit(INTERRUPTED)
 
     previous: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]] = []
     for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

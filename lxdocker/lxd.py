@@ -1,7 +1,7 @@
 """LXD, as the rest of lxdocker sees it. The only importer of pylxd.
 
 Every wait here is in short slices and asks ``cancelled`` in between, so that Ctrl-C is answered at once, and what a
-daemon that hangs holds up is given up after a minute; an import after a quarter of an hour.
+daemon that hangs holds up is given up: in a minute as a rule, sooner after Ctrl-C, an import in a quarter of an hour.
 LXD's REST API: https://documentation.ubuntu.com/lxd/latest/rest-api/.
 """
 
@@ -29,6 +29,7 @@ SLICE_SECONDS = 1  # how long one wait for an operation lasts before cancellatio
 # Time to connect, and to hear something: an import hashes and stores the whole image before it answers.
 TIMEOUT = (10, 900)
 SOON = (10, 60)  # the same for what LXD answers at once and then does in the background
+HURRY = (10, 15)  # and for cleaning up, where the user asked to stop: what is left the next run removes
 
 Progress = Callable[[int], None]  # called with the number of bytes moved since the last call
 
@@ -74,8 +75,11 @@ class Lxd:
         """A client of this thread's own: pylxd's session keeps one connection per address."""
         client = getattr(self._local, "client", None)
         if client is None:
-            client = self._local.client = _connect(self.socket_path())
+            client = self._local.client = _connect(self.socket_path(), self._patience(SOON))
         return client
+
+    def _patience(self, timeout: tuple[float, float]) -> tuple[float, float]:
+        return HURRY if self.cancelled.is_set() else timeout
 
     def _api(self, *path: str) -> Any:
         node = self._client().api
@@ -102,7 +106,7 @@ class Lxd:
 
         params = {**({"project": project} if project else {}), **arguments.pop("params", {})}
         try:
-            return getattr(self._api(*path), method)(params=params, timeout=timeout, **arguments)
+            return getattr(self._api(*path), method)(params=params, timeout=self._patience(timeout), **arguments)
         except exceptions.NotFound as error:
             raise NotFoundError(f"{what} failed", str(error)) from error
         except exceptions.LXDAPIException as error:
@@ -378,7 +382,7 @@ class Lxd:
         """Adds a device to a running instance."""
         what = f"adding device {device} to {name}"
         body = {"devices": {device: dict(config)}}
-        self.wait(self.request("patch", ("instances", name), what, project=project, json=body), what)
+        self.wait(self.request("patch", ("instances", name), what, project=project, json=body, timeout=SOON), what)
 
     def delete_instance(self, project: str, name: str) -> None:
         """Stops and deletes an instance, whatever state it is in; one that is gone already is fine.
@@ -471,7 +475,7 @@ def _stored_image(image: Mapping[str, Any]) -> StoredImage:
     )
 
 
-def _connect(socket: Path) -> pylxd.Client:
+def _connect(socket: Path, timeout: tuple[float, float]) -> pylxd.Client:
     import pylxd
     from pylxd import exceptions
     from requests import RequestException
@@ -481,7 +485,7 @@ def _connect(socket: Path) -> pylxd.Client:
         socket.stat()
         if not os.access(socket, os.R_OK | os.W_OK):
             raise PermissionError
-        return pylxd.Client(endpoint=str(socket), timeout=TIMEOUT)
+        return pylxd.Client(endpoint=str(socket), timeout=timeout)
     except FileNotFoundError:
         raise HostError("LXD is not there", f"no socket at {socket}", f"start it, or {install}") from None
     except PermissionError:

@@ -412,3 +412,42 @@ def test_nohup_is_respected(place: Path) -> None:
             process.wait(1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 130
+
+
+HANGING = """
+import signal, time
+from lxdocker import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
+with cli._cancellable():
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("cleaning up", flush=True)
+        for _ in range(60):
+            time.sleep(1)
+"""
+
+
+def test_who_asks_a_third_time_does_not_wait_for_cleaning_up(place: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING],
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stderr
+    with process:
+        try:
+            assert process.stdout.readline() == "at work\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "cleaning up\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stderr.readline().startswith("cleaning up; a moment please, or once more to leave it")
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+        finally:
+            process.kill()
