@@ -10,7 +10,8 @@
 #   fetched BYTES   how much of the image is there
 #   manifest DIGEST what has been fetched
 #   squashfs BYTES  the last line: so many bytes follow
-# On stderr is what programs said, with a form feed before each step. Exit status: 69 as connected.sh, else the failing step's below.
+# On stderr is what programs said, with a form feed before each step. Exit status: 69 as connected.sh, else the failing
+# step's below.
 set -eu
 bb=/bin/busybox
 here=/run/build secrets=/dev/lxdocker-secrets rootfs=/build/rootfs squashfs=/build/rootfs.squashfs

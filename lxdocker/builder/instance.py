@@ -225,11 +225,12 @@ def owner() -> str:
     return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())} {_pid_namespace()}"
 
 
+DISK_FULL = ("no space left", "disk quota exceeded")
 # What skopeo, umoci and mksquashfs say, and what to do about it.
 _USUAL_FAILURES = (
     ((KILLED,), "give builders more memory: setting builder_memory, such as 4GiB"),
     (
-        ("no space left", "disk quota exceeded"),
+        DISK_FULL,
         "the builder's storage pool is full: enlarge it, free space (lxdocker prune), or set `pool` to another",
     ),
     (

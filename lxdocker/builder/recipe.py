@@ -15,7 +15,7 @@ from typing import IO
 
 from lxdocker import artifact, skopeo
 from lxdocker.artifact import Artifact
-from lxdocker.builder.instance import GO_STACK, NETWORK_SECONDS, STEP, Builder, explain
+from lxdocker.builder.instance import DISK_FULL, GO_STACK, NETWORK_SECONDS, STEP, Builder, explain
 from lxdocker.command import OutOfTimeError
 from lxdocker.errors import BuildError, ImageMissingError
 from lxdocker.oci import OciConfig
@@ -51,7 +51,6 @@ READ_OUT = "read out"
 DOING = {"fetch": "fetching", "unpack": "unpacking", "pack": "packing", READ_OUT: "reading out"}  # by its phase
 # umoci's words for it, though it may crash instead; see unpack.sh.
 DAMAGED_BLOB = re.compile(r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", re.IGNORECASE)
-DISK_FULL = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
 
 # The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
 MEMORY_KIB = 1 << 20
@@ -147,7 +146,8 @@ def _build(
         raise builder.missing_connection()
     if result.status == UNPACKING_FAILED and telling.manifest and damaged is None:
         said = result.stderr.rpartition(STEP)[2]
-        if (GO_STACK in said or DAMAGED_BLOB.search(said)) and not DISK_FULL.search(said):
+        full = any(words in said.lower() for words in DISK_FULL)
+        if not full and (GO_STACK in said or DAMAGED_BLOB.search(said)):
             return DamagedCache(telling.manifest)
     raise explain(f"{FAILED_STEPS.get(result.status, 'building')} {recipe.source}", result)
 
