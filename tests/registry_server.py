@@ -6,6 +6,7 @@
 - ``ScriptedServer``: whatever a test wants a server to answer, right or hostile
 """
 
+# Addresses and passwords are those of servers that live as long as a test.
 # ruff: noqa: S104, S105
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The images of the parity suite: each is about one thing an application could see differently."""
 
+# What looks like a password here is none.
 # ruff: noqa: S105
 
 from __future__ import annotations
