@@ -1,5 +1,5 @@
 """``python -m lxdocker``."""
 
-from lxdocker.cli import main
+from lxdocker.cli.main import main
 
 main()

@@ -21,6 +21,7 @@ and ``resolution`` (what to do now). Only the command line prints them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -83,3 +84,13 @@ class TreeError(LxdockerError):
 
 class MirrorError(LxdockerError):
     """Another server's tree can't be copied, or not wholly."""
+
+
+# What programs and daemons say when they fail, in lower case, and what to do about it.
+UsualFailures = Iterable[tuple[tuple[str, ...], str]]
+
+
+def remedy(said: str, usual: UsualFailures, otherwise: str = "") -> str:
+    """What to do about the first of the ``usual`` failures that somebody's words name."""
+    low = said.lower()
+    return next((what for words, what in usual if any(word in low for word in words)), otherwise)

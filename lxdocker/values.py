@@ -1,11 +1,14 @@
-"""The small values everything else is made of. Parsed once, at the edge; never strings again."""
+"""The small values that all else is made of. Parsed once, at the edge; never strings again."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 DEFAULT_REGISTRY = "docker.io"
@@ -13,13 +16,16 @@ DEFAULT_TAG = "latest"
 
 # https://github.com/distribution/reference (the grammar in reference.go).
 _HOST = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
-    r"|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
+    r"([A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?"
+    r"|\[[0-9A-Fa-f:]+\])(?::([0-9]{1,5}))?"
 )
+_HUB_NAMES = {"index.docker.io", "registry-1.docker.io"}
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_MAX_ALIAS = 200
 # lxc shows fingerprints as 12 digits and takes them wherever it takes a name.
 _FINGERPRINT_LIKE = re.compile(r"[0-9A-Fa-f]{12,64}")
 
@@ -37,9 +43,18 @@ class Digest:
             raise ValueError(f"{text[:100]!r} is not a digest of the form sha256:<64 hex digits>")
         return cls(text)
 
+    @classmethod
+    def of(cls, content: bytes) -> Digest:
+        return cls("sha256:" + hashlib.sha256(content).hexdigest())
+
     @property
     def hex(self) -> str:
         return self.value.removeprefix("sha256:")
+
+    @property
+    def short(self) -> str:
+        """Short enough for people."""
+        return f"sha256:{self.hex[:12]}"
 
     def __str__(self) -> str:
         return self.value
@@ -67,7 +82,7 @@ class Fingerprint:
 
 
 class Arch(Enum):
-    """A processor architecture under the name LXD gives it; ``oci`` and ``debian`` are the others'."""
+    """A processor architecture by LXD's name; ``oci`` and ``debian`` are its names elsewhere."""
 
     X86_64 = "x86_64"
     AARCH64 = "aarch64"
@@ -78,7 +93,7 @@ class Arch(Enum):
 
     @classmethod
     def host(cls) -> Arch:
-        """Raises ValueError on an architecture that no image could be built for."""
+        """Raises ValueError for an unsupported architecture."""
         return cls(platform.machine())
 
     @property
@@ -111,7 +126,7 @@ class ImageName:
 
     @classmethod
     def parse(cls, text: str) -> ImageName:
-        """Raises ValueError for what LXD, simplestreams or a path could not carry."""
+        """Raises ValueError for names that LXD, simplestreams or a path cannot have."""
         if not _NAME.fullmatch(text):
             raise ValueError(
                 f"{text[:100]!r} can't be an image name: up to 63 letters, digits, '.', '_' and '-', "
@@ -127,11 +142,45 @@ class ImageName:
         return self.value
 
 
+def parse_alias(text: str) -> str:
+    """An alias of an image, in LXD and in a tree's index; returned as it is. It never names a file.
+
+    What a spec may have, which schema/image.schema.json says too. Raises ValueError for anything else.
+    """
+    if not _ALIAS.fullmatch(text) or len(text) > _MAX_ALIAS:
+        raise ValueError(
+            f"{text[:100]!r} can't be an alias: up to {_MAX_ALIAS} letters, digits, '.', '_' and '-', in parts "
+            "separated by single '/', each beginning with a letter, digit or '_'"
+        )
+    if _FINGERPRINT_LIKE.fullmatch(text):
+        raise ValueError(
+            f"{text!r} can't be an alias: it could be taken for a fingerprint (12 or more digits 0-9, a-f)"
+        )
+    return text
+
+
+def home_folder(environ: Mapping[str, str]) -> Path:
+    """The user's home, which may not exist; / for a user who is not in passwd, as in some containers."""
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        return Path("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, as a URL or a reference has it, is this host itself by its name alone."""
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+    return ((isinstance(address, IPv6Address) and address.ipv4_mapped) or address).is_loopback
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryRef:
     """An image in a registry. Exactly as named: either ``tag`` or ``digest`` decides."""
 
-    registry: str  # host or host:port; Docker Hub is "docker.io"
+    registry: str  # as parse_registry_host() has it; Docker Hub is "docker.io"
     repository: str  # "library/nginx"
     tag: str | None
     digest: Digest | None
@@ -139,13 +188,16 @@ class RegistryRef:
     @property
     def is_loopback(self) -> bool:
         """Whether the registry listens on this host's loopback (then plain http is allowed)."""
-        host = self.registry.rsplit(":", 1)[0] if not self.registry.endswith("]") else self.registry
-        return host == "localhost" or host == "[::1]" or bool(re.fullmatch(r"127(?:\.\d{1,3}){3}", host))
+        return is_loopback(split_host(self.registry)[0])
 
     @property
     def port(self) -> int | None:
-        _, colon, port = self.registry.rpartition(":")
-        return int(port) if colon and port.isdigit() else None
+        return split_host(self.registry)[1]
+
+    @property
+    def spelled(self) -> str:
+        """The registry as a reference must have it: without a capital it could be a Hub user's name."""
+        return self.registry if re.search(r"[.:]", self.registry) or self.is_loopback else self.registry.upper()
 
     def at(self, digest: Digest) -> RegistryRef:
         """The same repository, by digest."""
@@ -153,11 +205,11 @@ class RegistryRef:
 
     def __str__(self) -> str:
         suffix = f"@{self.digest}" if self.digest else f":{self.tag}"
-        return f"{self.registry}/{self.repository}{suffix}"
+        return f"{self.spelled}/{self.repository}{suffix}"
 
 
 class ArchiveKind(Enum):
-    """How an image lies on disk: skopeo's transport names (containers-transports(5))."""
+    """The format of an image on disk, by skopeo's transport names (containers-transports(5))."""
 
     OCI_LAYOUT = "oci"
     OCI_ARCHIVE = "oci-archive"
@@ -205,21 +257,44 @@ def _parse_disk_ref(kind: ArchiveKind, rest: str, relative_to: Path) -> DiskRef:
 
 
 def parse_registry_host(text: str) -> str:
-    """``HOST`` or ``HOST:PORT``, as in a reference; returned as it is.
+    """``HOST`` or ``HOST:PORT``, as in a reference, in the one form that is compared: lower case, without a dot at its
+    end, IPv6 in its shortest form, Docker Hub by its own name.
 
     Raises ValueError for anything else.
     """
     _refuse_scheme(text)
-    if not _HOST.fullmatch(text):
+    match = _HOST.fullmatch(text)
+    if not match:
         raise ValueError(f"{text[:100]!r} is not a registry host (HOST or HOST:PORT)")
-    _, colon, port = text.rpartition(":")
-    if colon and port.isdigit() and not 1 <= int(port) <= 65535:
+    host, port = match[1].lower().rstrip("."), match[2]
+    if port and not 1 <= int(port) <= 65535:
         raise ValueError(f"{text[:100]!r} is not a registry host: ports go from 1 to 65535")
-    return text
+    if host.startswith("["):
+        try:
+            host = f"[{ip_address(host[1:-1])}]"
+        except ValueError:
+            raise ValueError(f"{text[:100]!r} is not a registry host: that is no IPv6 address") from None
+    if host in _HUB_NAMES and port in (None, "443"):
+        return DEFAULT_REGISTRY
+    return f"{host}:{int(port)}" if port else host
+
+
+def same_registry(registry: str) -> tuple[str, ...]:
+    """All names that settings may have for ``registry``, its own first: without a port, https uses 443."""
+    host, port = split_host(registry)
+    if port is None:
+        return registry, f"{registry}:443"
+    return (registry, host) if port == 443 else (registry,)
+
+
+def split_host(registry: str) -> tuple[str, int | None]:
+    """Host, an IPv6 address in its brackets, and port."""
+    host, colon, port = registry.rpartition(":")
+    return (host, int(port)) if colon and port.isdigit() else (registry, None)
 
 
 def _refuse_scheme(text: str) -> None:
-    """People paste addresses from browsers and from skopeo's manual."""
+    """People paste URLs from browsers and from skopeo's manual."""
     scheme, separator, rest = text.partition("://")
     if separator:
         raise ValueError(f"{text[:200]!r} has {scheme[:20]}:// before the registry; write {rest[:200]!r}")
@@ -235,12 +310,10 @@ def _parse_registry_ref(text: str) -> RegistryRef:
         registry, path = first, remainder
     else:
         registry, path = DEFAULT_REGISTRY, rest
-    if registry in {"index.docker.io", "registry-1.docker.io"}:
-        registry = DEFAULT_REGISTRY
+    registry = parse_registry_host(registry)
     repository, colon, tag = path.partition(":")
     if registry == DEFAULT_REGISTRY and "/" not in repository:
         repository = f"library/{repository}"
-    parse_registry_host(registry)
     if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
         raise ValueError(
             f"{text[:200]!r} is not an image reference such as 'nginx', 'library/nginx:latest' "

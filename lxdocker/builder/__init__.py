@@ -1,1 +1,1 @@
-"""The builder: its image, the life of one ephemeral builder, and the recipe a build follows in it."""
+"""The builder: its image, where it is placed, the life of one, and the steps of a build in it."""

@@ -1,40 +1,53 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# build.sh DAMAGED NAME WORK SECONDS WAY MEMORY EPOCH LEVEL LAYERS COMMAND…: has COMMAND fetch NAME's image, unpacks it,
-# puts the runtime into it and makes a squashfs of that, of the same image the same bytes, whenever and wherever.
-# For WORK see fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LAYERS (with blanks between them) unpack.sh, for
-# EPOCH inject.sh. LEVEL is zstd's. DAMAGED is the digest of a manifest of which the layer cache turned out to have a
-# damaged blob, or empty.
-# On stdout it tells how it goes, a line each, and then gives the squashfs:
-#   phase NAME      what it is at
-#   fetched BYTES   how much of the image is there
-#   manifest DIGEST what has been fetched
-#   squashfs BYTES  the last line: so many bytes follow
-# On stderr is what programs said, with a form feed before each step. Exit status: 69 as connected.sh, else the failing
-# step's below.
+# build.sh DAMAGED NAME WORK STALL MOST SECONDS WAY MEMORY LIMIT EPOCH LEVEL LAYERS COMMAND…: fetches NAME's image with
+# COMMAND, unpacks it, injects the runtime and packs the result as a squashfs. The same image gives the same bytes on
+# any day and any host. For WORK, STALL and MOST see fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LIMIT
+# unpack.sh, for EPOCH inject.sh. LEVEL is the zstd level. LAYERS are the digests of the known layers, separated by
+# blanks, for progress reports. DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
+# stdout reports progress, one item per line, and then carries the squashfs:
+#   phase NAME      the current phase
+#   run COMMAND     the command that runs now, as a shell reads it
+#   ran COMMAND     a command that it has run in turn
+#   failed COMMAND  which of these gave the reason of a failure, if not the last
+#   fetched BYTES   bytes of the image present so far
+#   manifest DIGEST the fetched manifest
+#   lost COUNT      number of device nodes and file attributes that could not be created
+#   squashfs BYTES  the last line: BYTES bytes follow
+# stderr carries the programs' messages, with a form feed before each step. Exit status: 69 as connected.sh, 74 as
+# check.sh, 75 as unpack.sh, else the failing step's status below.
 set -eu
 bb=/bin/busybox
 here=/run/build secrets=/dev/lxdocker-secrets rootfs=/build/rootfs squashfs=/build/rootfs.squashfs
-damaged=$1 name=$2 work=$3 seconds=$4 way=$5 memory=$6 epoch=$7 level=$8 layers=$9
+damaged=$1 name=$2 work=$3 stall=$4 most=$5 seconds=$6 way=$7 memory=$8 limit=$9
 shift 9
+epoch=$1 level=$2 layers=$3
+shift 3
+export PERL_BADLANG=0 # no warnings about missing locales
+export ran=/dev/lxdocker-ran # where scripts note what they run: in memory, and never the stream that reports progress
+# shellcheck source=lxdocker/builder/quoted.sh
+. "$here/quoted.sh"
 exec 3>&1 >/dev/null
 
-tell() { echo "$*" >&3; }
+tell() { printf '%s\n' "$*" >&3; }
 
-step() { # STATUS COMMAND…: ends with STATUS where COMMAND fails
-	failed=$1
+step() { # STATUS COMMAND…: exits with STATUS if COMMAND fails
+	failed=$1 status=0
 	shift
+	: >"$ran"
+	tell run "$(quoted "$@")"
 	printf '\f' >&2
-	"$@" 3>&- || {
-		status=$?
+	"$@" 3>&- || status=$?
+	while IFS= read -r line; do tell "$line"; done <"$ran"
+	[ "$status" = 0 ] || {
 		[ "$status" -ne 137 ] || echo "it was killed" >&2
-		[ "$status" -ne 69 ] || failed=69
+		case "$status" in 69 | 74 | 75) failed=$status ;; esac
 		exit "$failed"
 	}
 }
 
 watch_fetching() {
-	# Its sleep may go on for a while when this is over, and nobody shall have to wait for that.
+	# The last sleep may outlive this script, so it keeps none of the script's pipes open.
 	while "$bb" sleep 1 2>/dev/null 3>&-; do
 		# shellcheck disable=SC2086 # a list
 		tell fetched "$("$bb" sh "$here/cache.sh" fetched "$work" $layers 3>&-)"
@@ -48,20 +61,27 @@ trap '"$bb" rm -rf "$secrets"; [ -z "$watcher" ] || kill "$watcher" 2>/dev/null 
 tell phase fetch
 watch_fetching &
 watcher=$!
-step 72 "$bb" sh "$here/fetch.sh" "$name" "$work" "$secrets" "$bb" sh "$here/connected.sh" "$seconds" "$way" "$@"
+step 72 "$bb" sh "$here/fetch.sh" "$name" "$work" "$secrets" "$stall" "$most" \
+	"$bb" sh "$here/connected.sh" "$seconds" "$way" "$@"
 trap - EXIT
 kill "$watcher" 2>/dev/null || :
-tell manifest "$("$bb" cat /run/digest)"
+manifest=$("$bb" cat /run/digest)
+tell manifest "$manifest"
 
 tell phase unpack
-# shellcheck disable=SC2086 # a list
-step 71 "$bb" sh "$here/unpack.sh" "$memory" "$rootfs" /run/layout:image $layers
+step 71 "$bb" sh "$here/unpack.sh" "$memory" "$limit" "$rootfs" "${manifest#sha256:}"
 
 tell phase pack
-step 70 "$bb" sh "$here/inject.sh" "$rootfs" "$epoch" <"$here/runtime.tar"
-# By itself mksquashfs sizes its buffers by the host's memory, not the builder's.
+# shellcheck disable=SC2016  # the inner shell's own
+step 70 "$bb" sh -c 'exec "$@" </run/build/runtime.tar' sh "$bb" sh "$here/inject.sh" "$rootfs" "$epoch"
+step 70 "$bb" sh "$here/check.sh" "$rootfs"
+[ ! -s "$rootfs/lxd-lost" ] || tell lost "$("$bb" wc -l <"$rootfs/lxd-lost")"
+devices=
+[ ! -s "$rootfs.devices" ] || devices="-pf $rootfs.devices"
+# shellcheck disable=SC2086 # two words, or none
+# By default, mksquashfs sizes its buffers by the host's memory, not the builder's.
 step 73 mksquashfs "$rootfs" "$squashfs" -noappend -no-progress -quiet -comp zstd -Xcompression-level "$level" \
-	-mkfs-time "$epoch" -mem 512M
+	-mkfs-time "$epoch" -mem 512M $devices
 
 tell squashfs "$("$bb" stat -c %s "$squashfs")"
 exec "$bb" cat "$squashfs" >&3

@@ -1,19 +1,20 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016
-# The layer cache on the volume that all builders share: /cache/blobs/sha256 holds every blob once, /cache/manifests/NAME
-# the digest of the manifest last fetched for NAME, and /cache/work what is being fetched (see fetch.sh).
-#   cache.sh keep NAME…          deletes each blob that no manifest of these names refers to. Nobody may be fetching.
-#   cache.sh forget DIGEST       deletes the blobs of the manifest DIGEST: one of them turned out to be damaged
-#   cache.sh fetched WORK HEX…   prints how many bytes of these blobs are there, those on their way to WORK included
+# The layer cache on the volume that all builders share: /cache/blobs/sha256 holds every blob once,
+# /cache/manifests/NAME the digest of the manifest last fetched for NAME, and /cache/work the downloads in progress (see
+# fetch.sh).
+#   cache.sh keep NAME…          deletes blobs not referenced by these names' manifests; no download may be running
+#   cache.sh forget DIGEST       deletes the blobs of the manifest DIGEST, because one of them is damaged
+#   cache.sh fetched WORK HEX…   prints the bytes present of these blobs, including downloads in WORK
 set -eu
 bb=/bin/busybox
 command=$1
 shift
 
-# The blobs a file refers to, one hex digest a line. More digests than strictly needed do no harm.
+# The blobs referenced by a file, one hex digest per line. Extra digests do no harm.
 digests_in() { "$bb" grep -oh 'sha256:[0-9a-f]\{64\}' "$@" 2>/dev/null | "$bb" cut -c8- | "$bb" sort -u; }
 
-# The blobs of the manifests that a file names, and these themselves.
+# The manifests named in a file, and their blobs.
 blobs_of() {
 	for manifest in $(digests_in "$1"); do
 		echo "$manifest"
@@ -29,7 +30,7 @@ keep)
 	for record in manifests/*; do
 		case " $* " in *" ${record#manifests/} "*) ;; *) "$bb" rm -rf "$record" ;; esac
 	done
-	# Never without a line: busybox takes a file without patterns for one that matches all.
+	# At least one line, since for busybox a file without patterns matches everything.
 	{ echo none && for name; do blobs_of "manifests/$name"; done; } | "$bb" sort -u >/build/kept
 	"$bb" find blobs/sha256 -type f | "$bb" sed 's,.*/,,' | "$bb" sort >/build/there
 	"$bb" grep -vxFf /build/kept /build/there | while read -r blob; do "$bb" rm -f "blobs/sha256/$blob"; done

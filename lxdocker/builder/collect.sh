@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016
-# collect.sh OUT: makes OUT/rootfs.squashfs, the builder's root filesystem, from the system it runs in, and
-# OUT/versions. The builder's init comes on stdin. That system needs Debian's skopeo, umoci, squashfs-tools,
-# busybox-static, gosu and ca-certificates unpacked, not configured: nothing else of it is used.
+# collect.sh OUT: creates OUT/rootfs.squashfs, the builder's root filesystem, from the system it runs in, and
+# OUT/versions. The builder's init is read from stdin. The system needs Debian's skopeo, umoci, squashfs-tools, zstd,
+# perl-base, busybox-static, gosu, attr and ca-certificates, unpacked but not configured; nothing else of it is used.
 set -eu
 out=$1
 root=$out/rootfs
@@ -34,10 +34,11 @@ done
 loader=$(find_loader)
 "$bb" cp -L "$loader" "$root$loader"
 skopeo=$(find_tool skopeo) umoci=$(find_tool umoci) mksquashfs=$(find_tool mksquashfs) gosu=$(find_tool gosu)
+zstd=$(find_tool zstd) perl=$(find_tool perl)
 "$bb" cp "$bb" "$root/bin/busybox"
 "$bb" ln -s busybox "$root/bin/sh"
 "$bb" cp "$gosu" "$root/usr/bin/gosu"
-for program in "$skopeo" "$umoci" "$mksquashfs"; do
+for program in "$skopeo" "$umoci" "$mksquashfs" "$zstd" "$perl"; do
 	"$bb" cp "$program" "$root/usr/bin/"
 	"$loader" --list "$program" | while read -r _ arrow path _; do
 		if [ "$arrow" = "=>" ] && [ ! -e "$root$path" ]; then
@@ -46,7 +47,18 @@ for program in "$skopeo" "$umoci" "$mksquashfs"; do
 		fi
 	done
 done
-# Not linked, but opened by name when a thread of mksquashfs ends.
+# Not for the builder, but for images with extended attributes, which busybox can't copy.
+attributes=$root/usr/lib/attributes
+"$bb" mkdir -p "$attributes"
+"$bb" cp -L "$loader" "$attributes/ld.so"
+for name in getfattr setfattr; do
+	program=$(find_tool "$name")
+	"$bb" cp "$program" "$attributes/"
+	"$loader" --list "$program" | while read -r library arrow path _; do
+		[ "$arrow" != "=>" ] || "$bb" cp -L "$path" "$attributes/$library"
+	done
+done
+# Not linked, but loaded by name when a thread of mksquashfs ends.
 for library in /usr/lib/*/libgcc_s.so.1 /lib/*/libgcc_s.so.1; do
 	if [ -e "$library" ] && [ ! -e "$root/usr/lib/libgcc_s.so.1" ]; then
 		"$bb" mkdir -p "$root/usr/lib"
@@ -54,7 +66,7 @@ for library in /usr/lib/*/libgcc_s.so.1 /lib/*/libgcc_s.so.1; do
 	fi
 done
 
-# From the package's own files: its bundle is only made when it is configured.
+# From the package's own files, since its bundle is only created when the package is configured.
 "$bb" find /usr/share/ca-certificates/mozilla -name '*.crt' | "$bb" sort | while read -r certificate; do
 	"$bb" cat "$certificate"
 	echo
@@ -72,7 +84,10 @@ printf '127.0.0.1\tlocalhost\n::1\tlocalhost\n' >"$root/etc/hosts"
 	echo "skopeo=$("$skopeo" --version | "$bb" awk '{ print $3; exit }')"
 	echo "umoci=$("$umoci" --version | "$bb" awk '{ print $3; exit }')"
 	echo "mksquashfs=$("$mksquashfs" -version | "$bb" awk '{ print $3; exit }')"
+	echo "attr=$("$program" --version | "$bb" awk '{ print $2; exit }')"
 	echo "busybox=$("$bb" 2>&1 | "$bb" awk '{ print $2; exit }')"
+	echo "zstd=$("$zstd" --version | "$bb" sed 's/.* v\([0-9.]*\),.*/\1/')"
+	echo "perl=$("$perl" -e 'printf "%vd", $^V')"
 	echo "gosu=$("$gosu" --version | "$bb" awk '{ print $1; exit }')"
 	echo "busybox_sha256=$("$bb" sha256sum "$bb" | "$bb" cut -d' ' -f1)"
 } >"$out/versions"

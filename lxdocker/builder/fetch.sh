@@ -1,24 +1,30 @@
 #!/bin/busybox sh
-# shellcheck shell=dash
-# fetch.sh NAME WORK SECRETS COMMAND…: has COMMAND copy NAME's image into the OCI layout WORK, in the layer cache, and
-# write its manifest's digest to /run/digest. What is unpacked is then the layout /run/layout, which is this builder's
-# alone: others share the cache's blobs, whose names are their digests, and nothing else.
-# In SECRETS, a folder, there may be a file `environment` of variables for COMMAND, a NAME=VALUE a line. Neither SECRETS
-# nor WORK is there any more when this ends.
+# shellcheck shell=dash disable=SC2016
+# fetch.sh NAME WORK SECRETS STALL MOST COMMAND…: has COMMAND copy NAME's image into the OCI layout WORK, in the layer
+# cache, and write its manifest's digest to /run/digest. Unpacking then uses the layout /run/layout, which is private to
+# this builder: builders share only the cache's blobs, whose names are their digests.
+# Transient failures are retried, keeping the blobs already downloaded. COMMAND is killed if no data arrives for STALL
+# seconds, or if a blob exceeds MOST bytes; 0 means no limit.
+# The folder SECRETS may contain a file `environment` with variables for COMMAND, one NAME=VALUE per line. SECRETS and
+# WORK are deleted at the end.
 set -eu
 bb=/bin/busybox
-name=$1 work=$2 secrets=$3
-shift 3
+name=$1 work=$2 secrets=$3 stall=$4 most=$5
+shift 5
+# shellcheck source=lxdocker/builder/quoted.sh
+if [ -n "${ran-}" ]; then . /run/build/quoted.sh; else note() { :; }; fi
+said=/dev/lxdocker-copied ended=/dev/lxdocker-copy-ended # in memory
 trap '"$bb" rm -rf "$secrets" "$work"' EXIT
 
-# A builder that an image had taken over may have left anything here.
+# A builder compromised by an image may have left anything here. Other builders may be running this clean-up now, so it
+# deletes nothing that they may just have created, and files that disappear meanwhile are not an error.
 for folder in blobs blobs/sha256 manifests work; do
-	if [ -L "/cache/$folder" ] || [ ! -d "/cache/$folder" ]; then "$bb" rm -rf "/cache/$folder"; fi
+	if [ -L "/cache/$folder" ] || [ ! -d "/cache/$folder" ]; then "$bb" rm -f "/cache/$folder" 2>/dev/null || :; fi
 done
 "$bb" mkdir -p /cache/blobs/sha256 /cache/manifests /cache/work
-"$bb" find /cache/blobs/sha256 -mindepth 1 ! -type f -exec "$bb" rm -rf {} +
-# What a builder left that was killed. None fetches for as long as a day.
-"$bb" find /cache/work -mindepth 1 -maxdepth 1 -mtime +0 -exec "$bb" rm -rf {} +
+"$bb" find /cache/blobs/sha256 -mindepth 1 ! -type f -exec "$bb" rm -rf {} + 2>/dev/null || :
+# Left by killed builders, since no download takes a day.
+"$bb" find /cache/work -mindepth 1 -maxdepth 1 -mtime +0 -exec "$bb" rm -rf {} + 2>/dev/null || :
 "$bb" rm -rf "$work" /run/layout /run/digest
 "$bb" mkdir "$work" /run/layout
 "$bb" ln -s ../../blobs "$work/blobs"
@@ -27,8 +33,73 @@ done
 if [ -e "$secrets/environment" ]; then
 	while IFS= read -r variable; do export "${variable?}"; done <"$secrets/environment"
 fi
-# Not exec: there is something to do after it, however it ends.
-"$@"
+
+# The sizes of downloads in progress: the layout's files, and those that skopeo extracts from an archive.
+coming() { "$bb" find "$work" /var/tmp -type f -exec "$bb" stat -c '%s %n' {} + 2>/dev/null || :; }
+
+uptime() {
+	read -r now _ </proc/uptime
+	echo "${now%.*}"
+}
+
+watch() { # PID
+	before='' since=$(uptime)
+	while "$bb" sleep 1; do
+		now_coming=$(coming)
+		if [ "$now_coming" != "$before" ]; then before=$now_coming since=$(uptime); fi
+		reason=
+		if [ "$stall" -gt 0 ] && [ "$(($(uptime) - since))" -ge "$stall" ]; then
+			reason="nothing has come from the registry for $stall s"
+		elif [ "$most" -gt 0 ] && ! echo "$before" | "$bb" awk -v most="$most" '$1 > most { exit 1 }'; then
+			reason="more has come than the image should have: over $((most >> 20)) MiB in one piece"
+		fi
+		[ -n "$reason" ] || continue
+		echo "$reason" >"$ended"
+		kill -9 "$1"
+		return
+	done
+}
+
+copy() { # COMMAND…
+	"$bb" rm -rf "$ended"
+	"$bb" find "$work" -mindepth 1 ! -name blobs -exec "$bb" rm -rf {} + 2>/dev/null || :
+	"$@" 2>"$said" &
+	copying=$!
+	watch "$copying" >/dev/null 2>&1 &
+	watcher=$!
+	status=0
+	wait "$copying" 2>/dev/null || status=$? # hides the shell's message about a killed process
+	kill -9 "$watcher" 2>/dev/null || :
+	# The kernel closes its open files only gradually.
+	"$bb" cat "$said" >&2
+	[ ! -e "$ended" ] || { "$bb" cat "$ended" >&2; return 1; }
+	return "$status"
+}
+
+# Messages of a registry, or of the route to it, about failures that are probably transient.
+passing='unexpected http status:? (408|425|429|5[0-9][0-9])|toomanyrequests|too many requests|unexpected eof|: eof\b'
+passing="$passing|connection reset|broken pipe|server closed|connection lost|stream error|goaway|timeout|timed out"
+passing="$passing|deadline exceeded|connection refused|no such host|temporary failure|is unreachable|no route to host"
+passing="$passing|(bad gateway|service unavailable|internal server error)"
+
+# The last attempt's messages are reported as the reason.
+for pause in 1 3 9 ''; do
+	status=0
+	copy "$@" || status=$?
+	[ "$status" != 0 ] || break
+	# Fetch the blobs unchanged instead, for mend.sh to convert.
+	if [ "$1" != perl ] && "$bb" grep -q 'unsupported docker v2s2 media type' "$said"; then
+		printf '\f' >&2
+		set -- perl /run/build/raw.pl "$work" "$@"
+		note ran "$@"
+		status=0
+		copy "$@" || status=$?
+		[ "$status" != 0 ] || break
+	fi
+	if [ -z "$pause" ] || [ -e "$ended" ] || ! "$bb" grep -Eqi "$passing" "$said"; then exit "$status"; fi
+	"$bb" sleep "$pause"
+	printf '\f' >&2
+done
 
 read -r digest <"/run/digest" || [ -n "$digest" ]
 size=$("$bb" stat -c %s "/cache/blobs/sha256/${digest#sha256:}")

@@ -9,28 +9,37 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
+import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from lxdocker import artifact
+from lxdocker import log
 from lxdocker.builder import placement as placing
-from lxdocker.builder.instance import OWNER_KEY, Builder, Connection, is_alive, owner
+from lxdocker.builder.instance import OWNER_KEY, Builder, Connection, is_alive, owner, with_command
 from lxdocker.builder.placement import Placement
-from lxdocker.errors import BuildError, HostError, LxdError
-from lxdocker.lxd import Lxd, NotFoundError, StoredImage
+from lxdocker.config.settings import Settings
+from lxdocker.errors import BuildError, HostError, LxdError, remedy
+from lxdocker.files import scratch
+from lxdocker.image import artifact
+from lxdocker.log import FileText
+from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError, StoredImage
+from lxdocker.lxd.dialect import register_command
+from lxdocker.progress import Say
 from lxdocker.runtime import render
-from lxdocker.settings import Settings
 from lxdocker.values import Arch, Fingerprint
 
 ALIAS = "builder"
 PREFIX = "lxdocker.builder."
 # base-files: the links of a merged /usr, which unpacking alone would lack.
-PACKAGES = ("base-files", "busybox-static", "ca-certificates", "gosu", "skopeo", "squashfs-tools", "umoci")
+PACKAGES = (
+    *("attr", "base-files", "busybox-static", "ca-certificates", "gosu", "perl-base"),
+    *("skopeo", "squashfs-tools", "umoci", "zstd"),
+)
 SUITE = "trixie"  # what mmdebstrap takes; the default base image is the same release
 LOCAL_SERVER = "local"  # builder_server that means: the base is an image in LXD's own store
 HERE = Path(__file__).parent
@@ -41,7 +50,6 @@ INSTALL_SECONDS = 900
 NO_NETWORK = 69  # install.sh's exit status
 NETWORK_SECONDS = 60  # how long a base image's own init may take to get it a network
 WITHOUT_BASE = "or make the builder from Debian packages: lxdocker builder build --from mmdebstrap"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +59,13 @@ class BuilderImage:
     fingerprint: Fingerprint
     built_at: datetime
     base: str  # what its files came from
-    recipe: str  # hex sha256 of what made it
+    scripts_hash: str  # hex sha256 of the scripts that made it
     versions: Mapping[str, str]  # tool -> version
     size: int  # bytes
 
     def stale_reason(self, max_age_days: int) -> str | None:
         """Why it should be made again, or None."""
-        if self.recipe != recipe_hash():
+        if self.scripts_hash != scripts_hash():
             return "another version of lxdocker made it"
         age = datetime.now(UTC) - self.built_at
         if age > timedelta(days=max_age_days):
@@ -79,9 +87,10 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
     Raises BuildError, HostError or LxdError; the old one is then still there.
     """
     placement = placing.prepare(lxd, settings)
+    scratch.sweep(say)
     _remove_left_copies(lxd, placement.project)
     with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lxdocker-builder.")))
+        folder = cleanup.enter_context(scratch.folder())
         if settings.builder_from == "mmdebstrap":
             base = f"Debian {SUITE} by mmdebstrap"
             versions, rootfs = _from_packages(folder, say)
@@ -89,7 +98,7 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
             base = f"{settings.builder_server} {settings.builder_base}"
             versions, rootfs = _from_base_image(lxd, placement, settings, cleanup, say)
         built_at = datetime.now(UTC).replace(microsecond=0)
-        details = {**versions, "base": base, "recipe": recipe_hash(), "built_at": built_at.isoformat()}
+        details = {**versions, "base": base, "recipe": scripts_hash(), "built_at": built_at.isoformat()}
         properties = {
             "description": "lxdocker builder",
             **{PREFIX + key: value for key, value in details.items()},
@@ -126,7 +135,7 @@ def _images(lxd: Lxd, project: str) -> list[StoredImage]:
     return []  # no builder has ever been asked for
 
 
-def recipe_hash() -> str:
+def scripts_hash() -> str:
     """Hex sha256 over the scripts that make the image."""
     return hashlib.sha256(COLLECT.read_bytes() + INIT.read_bytes()).hexdigest()
 
@@ -141,6 +150,7 @@ def _from_packages(folder: Path, say: Say) -> tuple[dict[str, str], Iterable[byt
         )
     root = folder / "root"
     command = [
+        *("env", f"TMPDIR={folder}"),  # for what it makes beside the root filesystem
         "mmdebstrap",
         "--quiet",
         "--mode=root",
@@ -150,38 +160,53 @@ def _from_packages(folder: Path, say: Say) -> tuple[dict[str, str], Iterable[byt
         str(root),
     ]
     say(f"fetching packages of Debian {SUITE}")
+    _require("mmdebstrap", "fetching Debian packages")
     _host(command, "fetching Debian packages")
     say("collecting files")
     busybox = next(
         (path for path in ("/bin/busybox", "/usr/bin/busybox") if (root / path[1:]).exists()), "/bin/busybox"
     )
     _host(
-        # gosu looks at /proc; in a mount namespace of its own nothing stays mounted there, whatever happens.
+        # gosu looks at /proc.
         [
-            *("unshare", "--mount", "sh", "-c", 'mount -t proc proc "$1/proc" && exec chroot "$@"', "sh", str(root)),
-            *(busybox, "sh", "-c", COLLECT.read_text(), "collect", "/out"),
+            *("sh", "-c", 'mount -t proc proc "$1/proc" && exec chroot "$@"', "sh", str(root)),
+            *(busybox, "sh", "-c", FileText.of(COLLECT), "collect", "/out"),
         ],
         "collecting the builder's files",
         INIT.read_bytes(),
+        INIT,
     )
     versions = _parse_versions((root / "out/versions").read_text())
     return versions, artifact.read(root / "out/rootfs.squashfs")
 
 
-def _host(command: list[str], step: str, stdin: bytes = b"") -> None:
-    try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=INSTALL_SECONDS, check=False)
-    except FileNotFoundError:
+# However this process ends, none of the command's goes on, nor stays anything mounted: they have process and mount
+# namespaces of their own, and what keeps these is killed with this process.
+TOGETHER = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+)
+
+
+def _require(program: str, step: str) -> None:
+    if not shutil.which(program):
         raise HostError(
-            f"{step} needs {command[0]}",
-            "it is not on this host",
-            f"apt install {command[0]}, or leave out --from",
-        ) from None
+            f"{step} needs {program}", "it is not on this host", f"apt install {program}, or leave out --from"
+        )
+
+
+def _host(command: list[str], step: str, stdin: bytes = b"", source: Path | None = None) -> None:
+    """``source``: the file that is on stdin, for the log."""
+    argv = [*TOGETHER, *command]
+    log.command(argv, source)
+    try:
+        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=INSTALL_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise BuildError(f"{step} failed", f"it took longer than {INSTALL_SECONDS} s") from None
+        why = with_command(f"it took longer than {INSTALL_SECONDS} s", argv)
+        raise BuildError(f"{step} failed", why) from None
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-        raise BuildError(f"{step} failed", said, "check that this host can reach its Debian mirror")
+        raise BuildError(f"{step} failed", with_command(said, argv), "check that this host can reach its Debian mirror")
 
 
 def _from_base_image(
@@ -193,13 +218,7 @@ def _from_base_image(
     if settings.builder_server == LOCAL_SERVER:
         source = {"type": "image", "fingerprint": _copy_of_local(lxd, placement.project, settings, cleanup).value}
     else:
-        source = {
-            "type": "image",
-            "mode": "pull",
-            "protocol": "simplestreams",
-            "server": settings.builder_server,
-            "alias": settings.builder_base,
-        }
+        source = {"type": "image", "mode": "pull", "alias": settings.builder_base, **_server(lxd, settings)}
     body = {
         "name": name,
         "ephemeral": True,
@@ -211,38 +230,77 @@ def _from_base_image(
     cleanup.callback(lxd.delete_instance, placement.project, name)
     try:
         lxd.create_instance(placement.project, body)
+    except Cancelled:
+        raise
     except LxdError as error:
         raise LxdError(
             f"starting the base image {settings.builder_base} from {settings.builder_server} failed",
             error.details,
-            error.resolution
-            or f"check the network, name another base (settings builder_server, builder_base), {WITHOUT_BASE}",
+            error.resolution or f"{remedy(error.details, USUAL_FAILURES, ANOTHER_BASE)}, {WITHOUT_BASE}",
         ) from error
     base = Builder(lxd, placement.project, name, Connection("none"))  # install.sh waits for its network
     say("installing packages")
     _install(base)
     say("collecting files")
-    collect = ["/bin/busybox", "sh", "-c", COLLECT.read_text(), "collect", "/out"]
-    base.run("collecting the builder's files", collect, seconds=120, stdin=INIT.read_bytes())
+    collect = ["/bin/busybox", "sh", "-c", FileText.of(COLLECT), "collect", "/out"]
+    base.run(
+        "collecting the builder's files",
+        collect,
+        seconds=120,
+        stdin=INIT.read_bytes(),
+        by_hand=lambda told: f"{told} <{shlex.quote(str(INIT))}",
+    )
     versions = _parse_versions(b"".join(base.pull("/out/versions")).decode("utf-8", "replace"))
     return versions, cleanup.enter_context(closing(base.pull("/out/rootfs.squashfs")))
+
+
+# What LXD says when it can't start a base image, and what to do about it.
+ANOTHER_BASE = "name another base (settings builder_server, builder_base)"
+USUAL_FAILURES = (
+    (("x509", "certificate"), "see that this host's system trusts the certificate of builder_server, then restart LXD"),
+    (("not found", "couldn't be found", "doesn't exist"), ANOTHER_BASE),
+    (
+        ("no such host", "dial tcp", "timeout", "refused", "unreachable", "unable to fetch"),
+        "check that LXD reaches builder_server (proxies: lxc config get core.proxy_https)",
+    ),
+)
+
+
+def _server(lxd: Lxd, settings: Settings) -> Mapping[str, str]:
+    """How LXD is told to use the image server ``builder_server``. Raises HostError where it has to be made known to
+    LXD before.
+    """
+    url = settings.builder_server
+    if not lxd.dialect.knows_registries:
+        return {"protocol": "simplestreams", "server": url}
+    known = lxd.image_registries()
+    for name, address in known.items():
+        if address.rstrip("/") == url.rstrip("/"):
+            return {"image_registry": name}
+    raise HostError(
+        f"{lxd.dialect} has no image registry for the server of base images {url}",
+        f"it knows {', '.join(filter(None, known.values())) or 'no server'}",
+        f"make one ({register_command('NAME', url)}), or correct the setting builder_server, {WITHOUT_BASE}",
+    )
 
 
 def _install(base: Builder) -> None:
     """Raises BuildError."""
     step = "installing packages in the base image"
-    command = ["/bin/sh", "-c", INSTALL.read_text(), "install", str(NETWORK_SECONDS), *PACKAGES]
+    command = ["/bin/sh", "-c", FileText.of(INSTALL), "install", str(NETWORK_SECONDS), *PACKAGES]
     done = base.try_run(command, seconds=INSTALL_SECONDS)
     if done.status == NO_NETWORK:
         raise BuildError(
             f"{step} failed",
-            f"its init has set up no default route within {NETWORK_SECONDS} s",
+            with_command(f"its init has set up no default route within {NETWORK_SECONDS} s", command),
             f"check LXD's network (lxc network list), name another base (setting builder_base), {WITHOUT_BASE}",
         )
     if done.status != 0:
         said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.status}"
         raise BuildError(
-            f"{step} failed", said[-2000:], f"see that LXD's network reaches a Debian mirror, {WITHOUT_BASE}"
+            f"{step} failed",
+            with_command(said[-2000:], command),
+            f"see that LXD's network reaches a Debian mirror, {WITHOUT_BASE}",
         )
 
 
@@ -258,7 +316,7 @@ def _copy_of_local(lxd: Lxd, project: str, settings: Settings, cleanup: ExitStac
             "correct the settings builder_server and builder_base",
         )
     if lxd.image(project, fingerprint) is None:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lxdocker-base.")))
+        folder = cleanup.enter_context(scratch.folder())
         cleanup.callback(lxd.delete_image, project, fingerprint)
         metadata, rootfs = lxd.export_image("default", fingerprint, folder)
         properties = {"description": "base of the builder image, there while that is made", OWNER_KEY: owner()}
@@ -286,7 +344,7 @@ def _parse(image: StoredImage) -> BuilderImage | None:
             fingerprint=image.fingerprint,
             built_at=datetime.fromisoformat(found.pop("built_at")),
             base=found.pop("base"),
-            recipe=found.pop("recipe"),
+            scripts_hash=found.pop("recipe"),
             versions=found,
             size=image.size,
         )

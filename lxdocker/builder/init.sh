@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2154
-# PID 1 of a builder, and at the same time the script that its DHCP client calls with an event as $1.
+# PID 1 of a builder, and also the script that its DHCP client calls with an event as $1.
 bb=/bin/busybox
 
 case "${1-}" in
@@ -10,7 +10,7 @@ bound | renew)
 	"$bb" ip addr add "$ip/$mask" dev "$interface"
 	for gateway in $router; do "$bb" ip route replace default via "$gateway" dev "$interface"; done
 	for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf.new
-	# Whole or not at all: that it is there tells that the network is.
+	# Written atomically: the file signals that the network is up.
 	"$bb" mv /etc/resolv.conf.new /etc/resolv.conf
 	;;
 leasefail | nak) ;;

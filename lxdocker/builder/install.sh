@@ -1,13 +1,13 @@
 #!/bin/sh
 # shellcheck shell=dash
-# install.sh SECONDS PACKAGE…: installs Debian packages in a base image that has just been started, by its own shell.
-# Exit status 69 where its network has not come up after SECONDS.
+# install.sh SECONDS PACKAGE…: installs Debian packages in a base image that has just started, using its own shell.
+# Exit status 69 if its network is not up after SECONDS.
 set -eu
 seconds=$1
 shift
 tab=$(printf '\t')
 
-# As the kernel shows it (proc(5)), since not every base has `ip`.
+# Read from the kernel (proc(5)), since not every base has `ip`.
 has_default_route() {
 	grep -qs "^[^$tab]*${tab}00000000$tab" /proc/net/route ||
 		grep -qsE '^0{32} 00 0{32} 00 [0-9a-f]*[1-9a-f]' /proc/net/ipv6_route

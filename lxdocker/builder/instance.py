@@ -6,20 +6,23 @@ import importlib
 import os
 import re
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from lxdocker import command, websocket
+from lxdocker import log
 from lxdocker.builder.placement import PROFILE, Placement
-from lxdocker.command import Command, Result
-from lxdocker.errors import BuildError, LxdError
-from lxdocker.lxd import Lxd, NotFoundError
-from lxdocker.values import Fingerprint, RegistryRef
+from lxdocker.errors import BuildError, LxdError, remedy
+from lxdocker.http.route import Address, Route
+from lxdocker.lxd import command, websocket
+from lxdocker.lxd.api import Lxd, NotFoundError
+from lxdocker.lxd.command import Command, Result
+from lxdocker.values import Fingerprint
 
 OWNER_KEY = "user.lxdocker.owner"
 STEP = "\f"  # what build.sh says on stderr before each step
@@ -47,9 +50,9 @@ class Connection:
             )
         self.adding.result()
         return BuildError(
-            "the builder has no way to the registry on this host",
-            f"LXD's proxy does not listen after {NETWORK_SECONDS} s",
-            "run the same command again; if it persists, look at LXD's log",
+            "the builder has no way to its image",
+            f"after {NETWORK_SECONDS} s not all of it is there: {self.way} (a DHCP lease, LXD's proxies to this host)",
+            "run the same command again; if it persists, look at LXD's log and networks",
         )
 
 
@@ -71,10 +74,21 @@ class Builder:
         """Why it has no way to the image. Raises LxdError where LXD itself knows."""
         return self._connection.missing()
 
+    def by_hand(self, argv: Sequence[str]) -> str:
+        """How a shell on this host runs a command in it."""
+        return command.exec_command(self._lxd, self.project, self.name, argv)
+
     def running(
-        self, argv: Sequence[str], *, what: str = "", seconds: float, stdin: bytes = b"", cancellable: bool = True
+        self,
+        argv: Sequence[str],
+        *,
+        what: str = "",
+        seconds: float,
+        stdin: bytes = b"",
+        by_hand: Callable[[str], str] = str,
+        cancellable: bool = True,
     ) -> AbstractContextManager[tuple[Command, Callable[[], Result]]]:
-        """Starts a command; see lxdocker.command.running()."""
+        """Starts a command; see lxdocker.lxd.command.running()."""
         return command.running(
             self._lxd,
             self.project,
@@ -83,22 +97,41 @@ class Builder:
             what=what or f"running {argv[0]} in {self.name}",
             seconds=seconds,
             stdin=stdin,
+            by_hand=by_hand,
             cancellable=cancellable,
         )
 
     def try_run(
-        self, argv: Sequence[str], *, what: str = "", seconds: float, stdin: bytes = b"", cancellable: bool = True
+        self,
+        argv: Sequence[str],
+        *,
+        what: str = "",
+        seconds: float,
+        stdin: bytes = b"",
+        by_hand: Callable[[str], str] = str,
+        cancellable: bool = True,
     ) -> Result:
         """Runs a command to its end, whatever that is."""
-        with self.running(argv, what=what, seconds=seconds, stdin=stdin, cancellable=cancellable) as (running, end):
+        with self.running(argv, what=what, seconds=seconds, stdin=stdin, by_hand=by_hand, cancellable=cancellable) as (
+            running,
+            end,
+        ):
             stdout = command.last(running.output())
             return replace(end(), stdout=stdout.decode("utf-8", "replace"))
 
-    def run(self, step: str, argv: Sequence[str], *, seconds: float, stdin: bytes = b"") -> Result:
+    def run(
+        self,
+        step: str,
+        argv: Sequence[str],
+        *,
+        seconds: float,
+        stdin: bytes = b"",
+        by_hand: Callable[[str], str] = str,
+    ) -> Result:
         """Runs a command to its end. Raises BuildError if it fails."""
-        result = self.try_run(argv, what=step, seconds=seconds, stdin=stdin)
+        result = self.try_run(argv, what=step, seconds=seconds, stdin=stdin, by_hand=by_hand)
         if result.status != 0:
-            raise explain(step, result)
+            raise explain(step, result, argv)
         return result
 
     def pull(self, path: str) -> Generator[bytes, None, None]:
@@ -108,7 +141,9 @@ class Builder:
         if not re.fullmatch("[0-9]{1,15}", size):
             raise BuildError(f"{step} failed", "the builder says no size")
         left = int(size)
-        with self.running(["/bin/busybox", "cat", path], what=step, seconds=PULL_SECONDS) as (cat, end):
+        argv = ["/bin/busybox", "cat", path]
+        name = shlex.quote(PurePath(path).name)
+        with self.running(argv, what=step, seconds=PULL_SECONDS, by_hand=lambda told: f"{told} >{name}") as (cat, end):
             for piece in cat.output():
                 left -= len(piece)
                 if left < 0:
@@ -117,7 +152,7 @@ class Builder:
             else:
                 result = end()
                 if result.status != 0:
-                    raise explain(step, result)
+                    raise explain(step, result, argv)
         if left != 0:
             raise BuildError(f"{step} failed", "it changes while it is read")
 
@@ -151,11 +186,10 @@ class Workshop:
             cleaning.result()
 
     @contextmanager
-    def builder(self, registry: RegistryRef | None, *, network: bool, cache: bool = True) -> Iterator[Builder]:
-        """A fresh builder, which can reach ``registry`` also where that listens on this host's loopback."""
+    def builder(self, route: Route, *, cache: bool = True) -> Iterator[Builder]:
+        """A fresh builder, which can go the ``route``, also where that leads to this host's loopback."""
         name = f"builder-{secrets.token_hex(4)}"
-        loopback = registry is not None and registry.is_loopback
-        devices = self._placement.devices(network=network and not loopback, cache=cache)
+        devices = self._placement.devices(network=route.network, cache=cache)
         body = {
             "name": name,
             "ephemeral": True,
@@ -164,24 +198,25 @@ class Workshop:
             "devices": devices,
             "source": {"type": "image", "fingerprint": self._image.value},
         }
-        connection = Connection("lease" if "eth0" in devices else "none")
+        connection = Connection("lease" if route.network else "none")
         failed = True
         try:
             self._lxd.create_instance(self._placement.project, body)
-            if registry is not None and loopback:
-                connection = self._connect(name, registry)
+            if route.local:
+                connection = self._connect(name, route)
             yield Builder(self._lxd, self._placement.project, name, connection)
             failed = False
         finally:
             self._dispose(name, failed, connection.adding)
 
-    def _connect(self, name: str, registry: RegistryRef) -> Connection:
-        """Adds a proxy to a registry on this host. LXD sleeps for a second after it has started one, which by then has
+    def _connect(self, name: str, route: Route) -> Connection:
+        """Adds a proxy to each place on this host. LXD sleeps for a second after it has started one, which by then has
         long been of use.
         """
-        device = _loopback_device(registry)
-        adding = self._helpers.submit(self._lxd.add_device, self._placement.project, name, "registry", device)
-        return Connection(f"port:{int(device['listen'].rsplit(':', 1)[1]):04X}", adding)
+        devices = {f"local{number}": _loopback_device(address) for number, address in enumerate(route.local)}
+        adding = self._helpers.submit(self._lxd.adding_devices(self._placement.project, name, devices))
+        ports = (f"port:{port:04X}" for port in dict.fromkeys(port for _, port in route.local))
+        return Connection(",".join((*(["lease"] if route.network else []), *ports)), adding)
 
     def _dispose(self, name: str, failed: bool, adding: Future[None] | None) -> None:
         with self._changing:
@@ -205,15 +240,15 @@ def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> bool:
     except NotFoundError:  # LXD 5.0 has none to show of a project that is not there; another may say so
         return False
     removed = False
-    for instance in found:
+    for instance in filter(lxd.dialect.is_here, found):  # of another member's process nothing is known here
         name, mark = instance["name"], instance["config"].get(OWNER_KEY)
         if mark and not is_alive(mark):
             try:
                 lxd.delete_instance(project, name)
             except LxdError as error:
-                say(f"{name}, left behind by an lxdocker that was killed, can't be removed: {error}")
+                say(f"{name}, left over from an earlier run, can't be removed: {error}")
             else:
-                say(f"removed {name}, left behind by an lxdocker that was killed")
+                say(f"removed {name}, left over from an earlier run")
                 removed = True
     return removed
 
@@ -228,14 +263,22 @@ def owner() -> str:
 DISK_FULL = ("no space left", "disk quota exceeded")
 # What skopeo, umoci and mksquashfs say, and what to do about it.
 _USUAL_FAILURES = (
-    ((KILLED,), "give builders more memory: setting builder_memory, such as 4GiB"),
+    ((KILLED,), "give builders more memory with the setting builder_memory, such as 4GiB"),
     (
         DISK_FULL,
         "the builder's storage pool is full: enlarge it, free space (lxdocker prune), or set `pool` to another",
     ),
     (
-        ("digest did not match", "digest mismatch", "unexpected eof", "gzip: invalid", "does not match"),
-        "run the same command again; if it stays so, the image is damaged where it comes from: tell its publisher, or "
+        (
+            "did not match",
+            "mismatch",
+            "unexpected eof",
+            "gzip: invalid",
+            "does not match",
+            "not what its digest says",
+            "corrupted blob",
+        ),
+        "run the same command again; if that does not help, the image is damaged at its source: tell its publisher, or "
         "pin an older digest in the spec",
     ),
     (
@@ -247,37 +290,45 @@ _USUAL_FAILURES = (
         "log in to the registry: skopeo login HOST",
     ),
     (
-        ("lchown",),
-        "the image has owners beyond the ids of LXD's containers: enlarge root's ranges in /etc/subuid and "
-        "/etc/subgid, then restart LXD",
+        ("unpacked, the image takes more",),
+        "if it really is that large, raise the setting image_size_limit, such as 20GiB; the storage pool needs room",
+    ),
+    (("nothing has come from the registry",), "try again later, or raise the setting stall_timeout"),
+    (
+        ("more has come than",),
+        "the registry sent more than it announced: tell its operator, or raise the setting image_size_limit",
     ),
 )
+# Of the ways in which a chown fails only this one.
+_NO_SUCH_OWNER = re.compile(r"chown\b.*: invalid argument")
 
 
-def explain(step: str, result: Result) -> BuildError:
-    """A failed command's own words, and what to do about the usual ones."""
+def explain(step: str, result: Result, argv: Sequence[str] = ()) -> BuildError:
+    """A failed command's own words, ``argv`` if it is known, and what to do about the usual failures."""
     # Only what the failing step said, and without a Go program's stack: what went wrong stands before that.
     said = (result.stderr.rpartition(STEP)[2].strip() or result.stdout.strip()).partition(GO_STACK)[0].strip()[-2000:]
     if result.status in {137, -9}:
         said = f"{said} ({KILLED})" if said else KILLED
-    low = said.lower()
-    for words, resolution in _USUAL_FAILURES:
-        if any(word in low for word in words):
-            return BuildError(f"{step} failed", said, resolution)
-    resolution = "run it again with --keep-builder to look around in the builder"
-    return BuildError(f"{step} failed", said or f"exit status {result.status}", resolution)
+    otherwise = "run it again with --keep-builder to look around in the builder"
+    resolution = remedy(said, _USUAL_FAILURES, otherwise)
+    if _NO_SUCH_OWNER.search(said):
+        resolution = (
+            "the image has owners beyond the ids of LXD's containers: enlarge root's ranges in /etc/subuid and "
+            "/etc/subgid, then restart LXD"
+        )
+    return BuildError(f"{step} failed", with_command(said or f"exit status {result.status}", argv), resolution)
 
 
-def _loopback_device(registry: RegistryRef) -> Mapping[str, str]:
-    host = registry.registry.rsplit(":", 1)[0] if registry.port else registry.registry
-    address = "127.0.0.1" if host == "localhost" else host
-    ports = [registry.port] if registry.port else [443]
-    return {
-        "type": "proxy",
-        "bind": "instance",
-        "listen": f"tcp:{address}:{ports[0]}",
-        "connect": f"tcp:{address}:{ports[0]}",
-    }
+def with_command(details: str, argv: Sequence[str]) -> str:
+    """The details of a BuildError, and the command that failed, as a shell reads it."""
+    return f"{details}\ncommand: {log.hidden(log.shell(argv))}" if argv else details
+
+
+def _loopback_device(address: Address) -> Mapping[str, str]:
+    """The same address, in the builder and on this host."""
+    host, port = address
+    place = f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+    return {"type": "proxy", "bind": "instance", "listen": place, "connect": place}
 
 
 def is_alive(mark: str) -> bool:

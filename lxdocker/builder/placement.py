@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from lxdocker.config.resources import resource
+from lxdocker.config.settings import Settings
 from lxdocker.errors import HostError
-from lxdocker.lxd import Lxd
-from lxdocker.resources import resource
-from lxdocker.settings import Settings
+from lxdocker.lxd.api import Lxd
 
 PROFILE = "builder"
 CACHE_VOLUME = "cache"

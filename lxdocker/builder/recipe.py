@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
-import tarfile
-import threading
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import IO
 
-from lxdocker import artifact, skopeo
-from lxdocker.artifact import Artifact
-from lxdocker.builder.instance import DISK_FULL, GO_STACK, NETWORK_SECONDS, STEP, Builder, explain
-from lxdocker.command import OutOfTimeError
+from lxdocker import log
+from lxdocker.builder.instance import NETWORK_SECONDS, STEP, Builder, explain, with_command
+from lxdocker.config.spec import Behaviour
 from lxdocker.errors import BuildError, ImageMissingError
-from lxdocker.oci import OciConfig
+from lxdocker.http.route import Route
+from lxdocker.image import artifact
+from lxdocker.image.artifact import Artifact
+from lxdocker.lxd.command import OutOfTimeError, Result
 from lxdocker.runtime import render
-from lxdocker.spec import Behaviour
+from lxdocker.source import skopeo
+from lxdocker.source.layout import Layout, UnknownFormatError
+from lxdocker.source.oci import OciConfig
 from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageName, RegistryRef
 
 HERE = Path(__file__).parent
@@ -28,6 +30,8 @@ BUILD = HERE / "build.sh"
 CACHE = HERE / "cache.sh"
 CONNECTED = HERE / "connected.sh"
 FETCH = HERE / "fetch.sh"
+MEND = (HERE / "mend.sh", HERE / "unpacked.sh", HERE / "named.pl", HERE / "plain.pl", HERE / "raw.pl")
+QUOTED = HERE / "quoted.sh"
 UNPACK = HERE / "unpack.sh"
 BUSYBOX = "/bin/busybox"
 # Where build.sh looks for what it is given.
@@ -35,34 +39,46 @@ SCRIPTS = PurePath("/run/build")
 SECRETS = PurePath("/dev/lxdocker-secrets")  # in memory, and gone before any layer is unpacked
 AUTHFILE = SECRETS / "auth.json"
 ENVIRONMENT = SECRETS / "environment"  # a proxy's address may have a login in it
+AUTHORITIES = SECRETS / "authorities.pem"
 RECEIVE = 'cd / && (umask 077 && /bin/busybox tar -xf -) && exec /bin/busybox sh run/build/build.sh "$@"'
+SQUASHFS = PurePath("/build/rootfs.squashfs")
+HOSTS = PurePath("/etc/hosts")
 DIGEST = PurePath("/run/digest")  # as fetch.sh reads it
 TAG = "image"
 # build.sh's exit statuses.
 NOT_CONNECTED = 69
 UNPACKING_FAILED = 71
+DAMAGED = 75
 FAILED_STEPS = {
     70: "injecting the runtime into",
     UNPACKING_FAILED: "unpacking",
     72: "fetching",
     73: "packing",
+    DAMAGED: "unpacking",
 }
-READ_OUT = "read out"
-DOING = {"fetch": "fetching", "unpack": "unpacking", "pack": "packing", READ_OUT: "reading out"}  # by its phase
-# umoci's words for it, though it may crash instead; see unpack.sh.
-DAMAGED_BLOB = re.compile(r"digest|checksum|hash|unexpected EOF|gzip: invalid|no such file", re.IGNORECASE)
+NOT_LAUNCHABLE = 74
+EXPORT = "export"
+DOING = {"fetch": "fetching", "unpack": "unpacking", "pack": "packing", EXPORT: "exporting"}  # by its phase
 
 # The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
 MEMORY_KIB = 1 << 20
+MORE_BYTES = 64 << 20  # that a layer may have than all of them are said to have
 MOST_IN_A_LINE = 1000  # bytes
+MOST_IN_A_COMMAND = 1 << 14  # bytes
+# What build.sh tells commands with -> how these are marked in the log, if they are.
+COMMAND_WORDS = {"run": "++", "ran": "+++", "failed": ""}
+COMMAND_PREFIXES = tuple(f"{word} ".encode() for word in COMMAND_WORDS)
+MOST_COMMANDS = 100  # that are logged of one build
+LOGGER = logging.getLogger("lxdocker.builder")
 
 OpenBuilder = Callable[[], AbstractContextManager[Builder]]
 Phase = Callable[[str], None]
 Bytes = Callable[[int], None]
+Count = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class BuildRequest:
     """Everything one build needs to know."""
 
     name: ImageName
@@ -74,32 +90,41 @@ class Recipe:
     properties: tuple[tuple[str, str], ...]  # of metadata.yaml
     compression_level: int  # zstd, 1 to 22
     timeout: float  # seconds, for each step
-    verify_tls: bool
+    route: Route  # to the source
     authfile: str | None  # JSON; the login this source needs
     layers: tuple[str, ...]  # hex digests, as far as they are known
-    certificates: Path | None  # folder with the registry's own CA and client certificates
-    gzip_layers: bool  # some layer is in a format that umoci can't unpack
-    environment: dict[str, str]  # proxies
+    size: int | None  # bytes of all layers, as they are transferred, if that is known
+    stall_timeout: int  # seconds
+    size_limit: int | None  # bytes that fetching and unpacking may take each; None for the default
     in_memory: bool  # whether a small image may be unpacked in memory, not on disk
+    manifest: Digest | None = None  # which one it is, where several lie on disk
+    by_hand: tuple[str, ...] = ()  # the command that prints what the builder is given, for the log
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedCache:
-    """Of the manifest's blobs one is, perhaps, not what its name says."""
+    """Of the manifest's blobs one is not what its name says."""
 
     manifest: Digest
 
 
-def build_image(open_builder: OpenBuilder, recipe: Recipe, folder: Path, phase: Phase, count: Bytes) -> Artifact:
+def build_image(
+    open_builder: OpenBuilder,
+    request: BuildRequest,
+    folder: Path,
+    phase: Phase,
+    count: Bytes,
+    lost: Count = lambda _: None,
+) -> Artifact:
     """Fetches, unpacks, injects and packs in a builder; streams the result into ``folder``.
 
-    Tells ``phase`` what it is at, and ``count`` how many more bytes have come. Raises BuildError with the failing
-    tool's own words.
+    Tells ``phase`` what it is at, ``count`` how many more bytes have come, and ``lost`` how much of the image only the
+    host's root could have made. Raises BuildError with the failing tool's own words.
     """
     damaged: DamagedCache | None = None
     while True:
         with open_builder() as builder:
-            made = _build(builder, recipe, folder, phase, count, damaged)
+            made = _build(builder, request, folder, phase, count, lost, damaged)
         if isinstance(made, Artifact):
             return made
         # The image is fetched again, once; in a builder that has unpacked nothing, since that may need a login.
@@ -108,30 +133,36 @@ def build_image(open_builder: OpenBuilder, recipe: Recipe, folder: Path, phase: 
 
 def _build(
     builder: Builder,
-    recipe: Recipe,
+    request: BuildRequest,
     folder: Path,
     phase: Phase,
     count: Bytes,
+    lost: Count,
     damaged: DamagedCache | None,
 ) -> Artifact | DamagedCache:
     """One command does it all, since LXD takes a tenth of a second to start any. What was ``damaged`` before is dropped
     from the cache first; only if nothing was, damage is no failure yet.
     """
-    argv = _build_argv(builder, recipe, damaged)
-    telling = _Telling(recipe.source, phase, count)
-    metadata = render.image_metadata(recipe.arch, recipe.config.created, dict(recipe.properties))
+    argv = _build_argv(builder, request, damaged)
+    telling = _Telling(request.source, phase, count, builder.by_hand)
+    metadata = image_metadata(request)
+    if request.by_hand:
+        log.command([*request.by_hand, "--metadata"], output=artifact.METADATA_FILE)
     succeeded = False
     try:
-        what = f"building {recipe.source}"
-        with builder.running(argv, what=what, seconds=recipe.timeout, stdin=_given(recipe)) as (command, end):
-            squashfs = telling.squashfs(command.output(), lambda: command.allow(recipe.timeout))
+        what = f"building {request.source}"
+        with builder.running(
+            argv, what=what, seconds=request.timeout, stdin=given(request), by_hand=_by_hand(request)
+        ) as (command, end):
+            squashfs = telling.squashfs(command.output(), lambda: command.allow(request.timeout))
             finished = artifact.write(folder, metadata, squashfs, count)
             result = end()
         succeeded = result.status == 0
     except OutOfTimeError as error:
         doing = DOING.get(telling.phase, "building")
         more = "give it more: setting build_timeout"
-        raise BuildError(f"{doing} {recipe.source} failed", error.details, more) from error
+        why = with_command(error.details, telling.command)
+        raise BuildError(f"{doing} {request.source} failed", why, more) from error
     finally:
         if not succeeded:
             # The first error counts.
@@ -140,16 +171,26 @@ def _build(
     if succeeded:
         if finished.rootfs_size != telling.size:
             come = f"{finished.rootfs_size} bytes have come, not {telling.size}"
-            raise BuildError(f"reading out {recipe.source} failed", come)
+            raise BuildError(f"exporting {request.source} failed", come)
+        if telling.lost:
+            lost(telling.lost)
         return finished
+    if result.status == DAMAGED and telling.manifest and damaged is None:
+        return DamagedCache(telling.manifest)
+    raise _failure(builder, request, telling.command, result)
+
+
+def _failure(builder: Builder, request: BuildRequest, command: Sequence[str], result: Result) -> BuildError:
+    """Why a build failed, by its exit status. Raises LxdError where LXD itself knows."""
     if result.status == NOT_CONNECTED:
-        raise builder.missing_connection()
-    if result.status == UNPACKING_FAILED and telling.manifest and damaged is None:
-        said = result.stderr.rpartition(STEP)[2]
-        full = any(words in said.lower() for words in DISK_FULL)
-        if not full and (GO_STACK in said or DAMAGED_BLOB.search(said)):
-            return DamagedCache(telling.manifest)
-    raise explain(f"{FAILED_STEPS.get(result.status, 'building')} {recipe.source}", result)
+        return builder.missing_connection()
+    if result.status == NOT_LAUNCHABLE:
+        return BuildError(
+            f"{request.source} can't be launched by LXD",
+            with_command(result.stderr.rpartition(STEP)[2].strip()[-2000:], command),
+            "use an image made from it that has no such file (FROM …, RUN rm -rf PATH), or tell its publisher",
+        )
+    return explain(f"{FAILED_STEPS.get(result.status, 'building')} {request.source}", result, command)
 
 
 class _Telling:
@@ -157,15 +198,26 @@ class _Telling:
     makes sense.
     """
 
-    def __init__(self, source: RegistryRef | DiskRef, phase: Phase, count: Bytes) -> None:
+    def __init__(
+        self,
+        source: RegistryRef | DiskRef,
+        phase: Phase,
+        count: Bytes,
+        by_hand: Callable[[Sequence[str]], str] = log.shell,
+    ) -> None:
+        """``by_hand``: how a shell on this host runs a command in the builder, for the log."""
         self._source = source
         self._tell = phase
         self._count = count
+        self._by_hand = by_hand
+        self._commands = 0
+        self.command: list[str] = []  # the last that it has run
         self._to_come = ["fetch", "unpack", "pack"]  # each once: each gets time of its own
         self._fetched = 0
         self.phase = ""  # what it is at
         self.manifest: Digest | None = None
         self.size: int | None = None  # bytes of the squashfs
+        self.lost = 0  # device nodes and attributes of files that are not in it
 
     def squashfs(self, pieces: Iterator[bytes], allow_time: Callable[[], None]) -> Iterator[bytes]:
         """The squashfs at the end, in pieces. Calls ``allow_time`` for each step. Raises BuildError for what no build
@@ -181,7 +233,7 @@ class _Telling:
             if self.size is not None:
                 yield from self._no_more(lines, pieces, self.size)
                 return
-            if len(lines) > MOST_IN_A_LINE:
+            if len(lines) > (MOST_IN_A_COMMAND if lines.startswith(COMMAND_PREFIXES) else MOST_IN_A_LINE):
                 raise self._nonsense()
 
     def _is_step(self, word: str, rest: str) -> bool:
@@ -190,20 +242,34 @@ class _Telling:
             self._to_come.remove(rest)
             self._begin(rest)
             return True
-        if word == "fetched":
+        if word in COMMAND_WORDS:
+            self._ran(rest, COMMAND_WORDS[word])
+        elif word == "fetched":
             there = _bytes(rest) or 0
             self._count(max(0, there - self._fetched))
             self._fetched = max(self._fetched, there)
         elif word == "manifest":
             with suppress(ValueError):
                 self.manifest = Digest.parse(rest)
+        elif word == "lost":
+            self.lost = _bytes(rest) or 0
         elif word == "squashfs":
             self.size = _bytes(rest)
             if self.size is None:
                 raise self._nonsense()
-            self._begin(READ_OUT)
+            if LOGGER.isEnabledFor(logging.INFO):
+                LOGGER.info("++ %s >%s", self._by_hand([BUSYBOX, "cat", str(SQUASHFS)]), artifact.ROOTFS_FILE)
+            self._begin(EXPORT)
             return True
         return False
+
+    def _ran(self, text: str, mark: str) -> None:
+        """A command, quoted here once more: what is logged can be pasted into a shell of this host."""
+        with suppress(ValueError):
+            self.command = shlex.split(text)
+            self._commands += 1
+            if mark and self._commands <= MOST_COMMANDS and LOGGER.isEnabledFor(logging.INFO):
+                LOGGER.info("%s %s", mark, self._by_hand(self.command))
 
     def _begin(self, phase: str) -> None:
         self.phase = phase
@@ -236,55 +302,76 @@ def _clean_up_argv(builder: Builder) -> list[str]:
     return [BUSYBOX, "sh", "-c", 'kill -9 -1; exec /bin/busybox rm -rf "$@"', "rm", str(SECRETS), str(_work(builder))]
 
 
-def _build_argv(builder: Builder, recipe: Recipe, damaged: DamagedCache | None) -> list[str]:
-    if isinstance(recipe.source, DiskRef):
-        source = _push_from_disk(builder, recipe.source)
+def _build_argv(builder: Builder, request: BuildRequest, damaged: DamagedCache | None) -> list[str]:
+    if isinstance(request.source, DiskRef):
+        source = _push_from_disk(builder, request.source, request.manifest)
     else:
-        source = skopeo.source_name(recipe.source)
+        source = skopeo.source_name(request.source)
     work = _work(builder)
     copy = skopeo.copy_argv(
         source,
         skopeo.disk_name(ArchiveKind.OCI_LAYOUT, work, TAG),
-        recipe.arch,
+        request.arch,
         skopeo.CopyOptions(
-            authfile=AUTHFILE if recipe.authfile else None,
-            cert_dir=SECRETS if recipe.certificates else None,
+            authfile=AUTHFILE if request.authfile else None,
+            cert_dir=SECRETS if request.route.certificates else None,
             digestfile=DIGEST,
-            tls_verify=recipe.verify_tls,
-            gzip_layers=recipe.gzip_layers,
+            tls_verify=request.route.verify,
         ),
     )
-    memory = MEMORY_KIB if recipe.in_memory else 0
+    known = request.size or 0
     words = [
         damaged.manifest.value if damaged else "",
-        recipe.name.value,
+        request.name.value,
         str(work),
+        # What is taken out of an archive comes from the builder's own disk.
+        str(request.stall_timeout if isinstance(request.source, RegistryRef) else 0),
+        str(request.size_limit or (known + MORE_BYTES if known else 0)),
         str(NETWORK_SECONDS),
         builder.way,
-        str(memory),
+        str(MEMORY_KIB if request.in_memory else 0),
+        str((request.size_limit or 0) >> 10),
     ]
-    words += [str(recipe.config.created), str(recipe.compression_level), " ".join(recipe.layers)]
+    words += [str(request.config.created), str(request.compression_level), " ".join(request.layers)]
     return [BUSYBOX, "sh", "-c", RECEIVE, "build", *words, *copy]
 
 
-def _given(recipe: Recipe) -> bytes:
-    """What build.sh needs, as a tar to be unpacked in /: its scripts, the runtime, and the login for the source."""
-    scripts = (BUILD, CACHE, CONNECTED, FETCH, UNPACK, render.INJECT)
+def image_metadata(request: BuildRequest) -> bytes:
+    """The other half of the image: ``lxd.tar.xz``."""
+    return render.image_metadata(request.arch, request.config.created, dict(request.properties))
+
+
+def _by_hand(request: BuildRequest) -> Callable[[str], str]:
+    """What a shell does with the command that builds. Its output is for lxdocker; the squashfs is in the builder."""
+    return lambda told: f"{log.shell(request.by_hand)} | {told} >/dev/null" if request.by_hand else told
+
+
+def given(request: BuildRequest) -> bytes:
+    """What build.sh needs, as a tar to be unpacked in /: its scripts, the runtime, the login for the source and
+    all else that its way there takes.
+    """
+    scripts = (BUILD, CACHE, CONNECTED, FETCH, *MEND, QUOTED, UNPACK, render.INJECT, render.CHECK)
     files = {SCRIPTS / script.name: script.read_bytes() for script in scripts}
-    files[SCRIPTS / "runtime.tar"] = render.runtime_tar(recipe.config, recipe.behaviour, supervise=recipe.supervise)
-    if recipe.authfile:
-        files[AUTHFILE] = recipe.authfile.encode()
-    if recipe.environment:
-        files[ENVIRONMENT] = "".join(f"{name}={value}\n" for name, value in recipe.environment.items()).encode()
-    if recipe.certificates:
-        try:
-            for path in recipe.certificates.iterdir():
-                if path.suffix in {".crt", ".cert", ".key"} and path.is_file():
-                    files[SECRETS / path.name] = path.read_bytes()
-        except OSError as error:
-            where = f"the certificates for {recipe.source} are in {recipe.certificates}"
-            raise BuildError(f"reading {error.filename} failed", f"{error.strerror}; {where}") from error
+    files[SCRIPTS / "runtime.tar"] = render.runtime_tar(request.config, request.behaviour, supervise=request.supervise)
+    if request.authfile:
+        files[AUTHFILE] = request.authfile.encode()
+    files |= _of_route(request.route)
     return render.tar([(str(path.relative_to("/")), content, 0o600) for path, content in files.items()], 0)
+
+
+def _of_route(route: Route) -> dict[PurePath, bytes]:
+    variables = dict(route.proxies)
+    files = {SECRETS / name: content for name, content in route.certificates.items()}
+    if route.authorities:
+        files[AUTHORITIES] = route.authorities
+        # Go would read the builder's own authorities as well, unless it is sent to a folder where there is none.
+        variables |= {"SSL_CERT_FILE": str(AUTHORITIES), "SSL_CERT_DIR": str(SECRETS / "none")}
+    if variables:
+        files[ENVIRONMENT] = "".join(f"{name}={value}\n" for name, value in variables.items()).encode()
+    if route.names:
+        own = [("127.0.0.1", "localhost"), ("::1", "localhost")]
+        files[HOSTS] = "".join(f"{address}\t{name}\n" for address, name in [*own, *route.names]).encode()
+    return files
 
 
 def keep_only(builder: Builder, names: list[ImageName]) -> None:
@@ -294,52 +381,22 @@ def keep_only(builder: Builder, names: list[ImageName]) -> None:
 
 def cache(builder: Builder, *arguments: str) -> None:
     """One command of cache.sh."""
-    builder.run("keeping the layer cache", [BUSYBOX, "sh", "-c", CACHE.read_text(), "cache", *arguments], seconds=300)
+    builder.run(
+        "keeping the layer cache", [BUSYBOX, "sh", "-c", log.FileText.of(CACHE), "cache", *arguments], seconds=300
+    )
 
 
-def _push_from_disk(builder: Builder, ref: DiskRef) -> str:
+def _push_from_disk(builder: Builder, ref: DiskRef, manifest: Digest | None) -> str:
     """Streams an image on this host's disk into the builder; returns how skopeo finds it there."""
-    target = "/build/source.tar"
+    target = PurePath("/build/source.tar")
+    if ref.kind is not ArchiveKind.DOCKER_ARCHIVE and manifest:
+        # An archive may be packed as only skopeo knows.
+        with suppress(UnknownFormatError), Layout(ref) as layout:
+            builder.push(str(target), layout.pack(manifest))
+            return skopeo.disk_name(ArchiveKind.OCI_ARCHIVE, target)
     try:
-        if ref.kind is ArchiveKind.OCI_LAYOUT:
-            builder.push(target, _layout_as_tar(ref.path))
-            kind = ArchiveKind.OCI_ARCHIVE
-        else:
-            with ref.path.open("rb") as archive:
-                builder.push(target, iter(lambda: archive.read(artifact.CHUNK), b""))
-            kind = ref.kind
+        with ref.path.open("rb") as archive:
+            builder.push(str(target), iter(lambda: archive.read(artifact.CHUNK), b""))
     except OSError as error:
         raise ImageMissingError(f"reading {ref} failed", str(error), "correct the path in the spec") from error
-    return skopeo.disk_name(kind, PurePath(target), ref.tag)
-
-
-def _layout_as_tar(layout: Path) -> Iterator[bytes]:
-    """An OCI layout folder as the tar that skopeo calls oci-archive, as a stream."""
-    reading, writing = os.pipe()
-
-    def write(sink: IO[bytes]) -> None:
-        with sink, tarfile.open(fileobj=sink, mode="w|", dereference=True) as tar:
-            for name in ("oci-layout", "index.json", "blobs"):
-                tar.add(layout / name, name)
-
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            write(os.fdopen(writing, "wb"))
-        except BaseException as error:  # handed to the reading side, which raises it
-            failure.append(error)
-
-    for name in ("oci-layout", "index.json", "blobs"):
-        if not (layout / name).exists():
-            os.close(reading)
-            os.close(writing)
-            raise FileNotFoundError(f"{layout} has no {name}: it is no OCI layout")
-    writer = threading.Thread(target=run, daemon=True)
-    writer.start()
-    with os.fdopen(reading, "rb") as source:
-        while chunk := source.read(artifact.CHUNK):
-            yield chunk
-    writer.join()
-    if failure:
-        raise BuildError(f"reading the layout {layout} failed", str(failure[0]))
+    return skopeo.disk_name(ref.kind, target, ref.tag)

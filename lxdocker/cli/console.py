@@ -15,27 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from lxdocker.errors import LxdockerError
+from lxdocker.errors import LxdockerError, UsageError
+from lxdocker.progress import Progress, human_size
+from lxdocker.text import printable
 from lxdocker.values import ImageName
 
-# What a registry, an image or a tool says may hold terminal control sequences; paths may be no text at all.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # More would say nothing about the image and hide the rest.
 REFRESH_PER_SECOND = 5
-
-
-def printable(text: str) -> str:
-    """``text`` without control characters but newline and tab."""
-    return _CONTROL.sub("�", text)
-
-
-def human_size(size: float) -> str:
-    """``68.3 MB``: decimal units, as LXD and registries count."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
 
 
 class OutputError(LxdockerError):
@@ -65,6 +51,19 @@ class Console:
         text = json.dumps(document, indent=2, ensure_ascii=False)
         # JSON itself leaves DEL and the upper control characters as they are.
         self._write(re.sub(r"[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+    def write(self, content: bytes) -> None:
+        """The result as bytes. Raises UsageError for a terminal, which would obey some of them."""
+        if self._out.isatty():
+            raise UsageError("refusing to write to a terminal", "the output is binary", "redirect it: > FILE, or | ...")
+        try:
+            self._out.flush()
+            stream = getattr(self._out, "buffer", None)
+            if stream is not None:  # None where the caller closed stdout
+                stream.write(content)
+                stream.flush()
+        except OSError as error:
+            raise OutputError(error) from error
 
     def note(self, text: str) -> None:
         """A line on how it goes."""
@@ -111,19 +110,6 @@ class Console:
                     self.live = None
         else:
             yield Lines(self)
-
-
-class Progress:
-    """How each image is coming along. Safe to call from several threads."""
-
-    def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
-        """The image entered a phase; ``total`` bytes are expected in it."""
-
-    def count(self, name: ImageName, amount: int) -> None:
-        """``amount`` more bytes have come."""
-
-    def done(self, name: ImageName, outcome: str) -> None:
-        """The image is finished."""
 
 
 class Lines(Progress):

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lxdocker.builder.image import BuilderImage
-from lxdocker.console import Console, error_document, human_size
-from lxdocker.outcome import Outcome, Report, Status
-from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
-from lxdocker.provenance import source_label
-from lxdocker.publish import Rollback
-from lxdocker.published import Published, Withheld
-from lxdocker.settings import Settings
-from lxdocker.spec import ImageSpec
-from lxdocker.verify import Kind, Verified
+from lxdocker.cli.console import Console, error_document
+from lxdocker.config.settings import Settings
+from lxdocker.config.spec import BrokenSpec, ImageSpec
+from lxdocker.progress import human_size
+from lxdocker.sync.holdings import Holdings
+from lxdocker.sync.outcome import Outcome, Report, Status
+from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Reimport, Remove, Republish, Touch
+from lxdocker.tree.rollback import Rollback
+from lxdocker.tree.verify import Kind, Verified
+from lxdocker.tree.version import Published, Withheld
 
 if TYPE_CHECKING:
-    from lxdocker.mirror import Mirrored  # which loads what only it needs
+    from lxdocker.follow.run import Followed  # which load what only they need
+    from lxdocker.tree.mirror import Failure, Mirrored
+    from lxdocker.tree.server import Listed
+
+
+FAILS = "fail at"  # the action in JSON, where programs expect it
 
 
 def print_sync(console: Console, result: Report, *, json: bool) -> None:
@@ -48,7 +54,7 @@ def print_sync(console: Console, result: Report, *, json: bool) -> None:
                 console.print(f"            -> {outcome.error.resolution}")
     for name in result.kept_builders:
         console.print(
-            f"kept {name}: lxc exec --project {result.builder_project} {name} -- /bin/sh (the next sync removes it)"
+            f"kept {name}: lxc exec --project {result.builder_project} {name} -- /bin/sh (removed by the next sync)"
         )
     console.print(_counts(result.outcomes))
 
@@ -60,7 +66,7 @@ def _counts(outcomes: Sequence[Outcome]) -> str:
 
 def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     return {
-        "name": outcome.name.value,
+        "name": str(outcome.name),
         "status": outcome.status.value,
         "reason": outcome.reason,
         "fingerprint": outcome.fingerprint.value if outcome.fingerprint else None,
@@ -69,47 +75,60 @@ def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def print_plan(console: Console, actions: Sequence[PerSpec], removals: Sequence[Remove], *, json: bool) -> None:
-    """What a sync would do, in words."""
+def print_plan(
+    console: Console,
+    actions: Sequence[PerSpec],
+    removals: Sequence[Remove],
+    broken: Sequence[BrokenSpec] = (),
+    *,
+    json: bool,
+) -> None:
+    """The planned actions of a sync, in words."""
     lines = [(str(action.spec.name), *_in_words(action)) for action in actions]
-    lines += [(str(removal.name), "remove", "no spec names it any more") for removal in removals]
+    lines += [(spec.label, FAILS, _on_one_line(spec)) for spec in broken]
+    lines += [(str(removal.name), "remove", "no spec names it") for removal in removals]
     if json:
         console.json({"plan": [{"name": name, "action": verb, "reason": why} for name, verb, why in lines]})
         return
     for name, verb, why in lines:
         if verb != "keep":
-            console.print(f"would {verb} {name}: {why}")
+            console.print(f"would {'fail on' if verb == FAILS else verb} {name}: {why}")
     kept = sum(verb == "keep" for _, verb, _ in lines)
     console.print(f"{kept} up to date, {len(lines) - kept} to do")
 
 
-def plan_status(actions: Sequence[PerSpec]) -> int:
-    """The exit status that a sync would have, as far as the plan can tell."""
-    return 1 if any(isinstance(action, Fail) for action in actions) else 0
+def plan_status(actions: Sequence[PerSpec], broken: Collection[BrokenSpec] = ()) -> int:
+    """The expected exit status of a sync, according to the plan."""
+    return 1 if broken or any(isinstance(action, Fail) for action in actions) else 0
+
+
+def _on_one_line(broken: BrokenSpec) -> str:
+    return f"{broken.error.brief}: {'; '.join(broken.error.details.splitlines())}"
 
 
 def _in_words(action: PerSpec) -> tuple[str, str]:
     match action:
         case Build():
             return "build", action.reason
-        case Restore():
+        case Reimport() | Republish():
             return "restore", action.reason
         case Touch():
             return "update", action.reason
         case Keep():
             return "keep", action.reason
         case Fail():
-            return "fail at", str(action.error)
+            return FAILS, str(action.error)
 
 
 def print_specs(console: Console, specs: Sequence[ImageSpec], *, json: bool) -> None:
-    """Specs that are valid."""
+    """Valid specs."""
     if json:
         console.json(
             {"specs": [{"name": spec.name.value, "image": str(spec.image), "file": str(spec.path)} for spec in specs]}
         )
         return
-    console.print(f"{len(specs)} {'spec is' if len(specs) == 1 else 'specs are'} valid")
+    valid = f"{len(specs)} {'spec is' if len(specs) == 1 else 'specs are'} valid"
+    console.print(valid if specs else "no specs found")
 
 
 def print_status(
@@ -117,6 +136,7 @@ def print_status(
     actions: Sequence[PerSpec],
     removals: Sequence[Remove],
     holdings: Holdings,
+    broken: Sequence[BrokenSpec] = (),
     *,
     json: bool,
 ) -> None:
@@ -124,15 +144,28 @@ def print_status(
     rows: list[dict[str, str | None]] = []
     for action in actions:
         held = holdings.stored(action.spec.name) or holdings.published(action.spec.name)
-        state = action.reason if isinstance(action, Keep) else ": ".join(_in_words(action))
+        verb, why = _in_words(action)
+        state = why if isinstance(action, Keep) else f"{'failed' if verb == FAILS else verb}: {why}"
         rows.append(
             {
                 "name": action.spec.name.value,
-                "source": source_label(action.spec.image),
+                "source": action.source,
                 "digest": held.provenance.source_digest.value if held else None,
                 "fingerprint": held.fingerprint.value if held else None,
                 "built_at": held.provenance.built_at if held else None,
                 "state": state,
+            }
+        )
+    for spec in broken:
+        kept = (holdings.stored(spec.name) or holdings.published(spec.name)) if spec.name else None
+        rows.append(
+            {
+                "name": spec.label,
+                "source": kept.provenance.source if kept else None,
+                "digest": kept.provenance.source_digest.value if kept else None,
+                "fingerprint": kept.fingerprint.value if kept else None,
+                "built_at": kept.provenance.built_at if kept else None,
+                "state": f"failed: {_on_one_line(spec)}",
             }
         )
     for removal in removals:
@@ -144,7 +177,7 @@ def print_status(
                 "digest": gone.provenance.source_digest.value,
                 "fingerprint": gone.fingerprint.value,
                 "built_at": gone.provenance.built_at,
-                "state": "remove: no spec names it any more",
+                "state": "remove: no spec names it",
             }
         )
     if json:
@@ -155,7 +188,7 @@ def print_status(
         [
             [
                 row["name"] or "",
-                row["source"] or "",
+                row["source"] or "-",
                 (row["digest"] or "-").removeprefix("sha256:")[:12],
                 (row["fingerprint"] or "-")[:12],
                 (row["built_at"] or "-")[:16].replace("T", " "),
@@ -167,7 +200,7 @@ def print_status(
 
 
 def print_builder(console: Console, image: BuilderImage, settings: Settings, *, json: bool) -> None:
-    """What the builder image holds."""
+    """The contents of the builder image."""
     stale = image.stale_reason(settings.builder_max_age_days)
     if json:
         console.json(
@@ -184,7 +217,7 @@ def print_builder(console: Console, image: BuilderImage, settings: Settings, *, 
     rows = [
         ["fingerprint", image.fingerprint.short],
         ["size", human_size(image.size)],
-        ["made", image.built_at.isoformat(sep=" ", timespec="minutes")],
+        ["built", image.built_at.isoformat(sep=" ", timespec="minutes")],
         ["from", image.base],
         *[[tool, version[:20]] for tool, version in sorted(image.versions.items())],
         ["state", f"stale: {stale}" if stale else "current"],
@@ -193,74 +226,81 @@ def print_builder(console: Console, image: BuilderImage, settings: Settings, *, 
 
 
 def print_rollback(console: Console, done: Sequence[Rollback], *, json: bool) -> None:
-    """What clients get from now on, and what no more."""
+    """The versions that clients get now, and those withheld."""
     if json:
         console.json(
             {
                 "rolled_back": [
                     {
-                        "name": one.current.name.value,
-                        "arch": one.current.arch.value,
-                        "version": one.current.key,
-                        "fingerprint": one.current.fingerprint.value,
-                        "withheld": [gone.key for gone in one.withheld],
+                        "name": rollback.current.name.value,
+                        "arch": rollback.current.arch.value,
+                        "version": rollback.current.key,
+                        "fingerprint": rollback.current.fingerprint.value,
+                        "withheld": [gone.key for gone in rollback.withheld],
                     }
-                    for one in done
+                    for rollback in done
                 ]
             }
         )
         return
-    for one in done:
-        instead = f" instead of {', '.join(gone.key for gone in one.withheld)}" if one.withheld else ""
+    for rollback in done:
+        instead = f" instead of {', '.join(gone.key for gone in rollback.withheld)}" if rollback.withheld else ""
         console.print(
-            f"{one.current.name} for {one.current.arch.value} is now {one.current.key} "
-            f"({one.current.fingerprint.short}){instead}"
+            f"{rollback.current.name} for {rollback.current.arch.value} is now {rollback.current.key} "
+            f"({rollback.current.fingerprint.short}){instead}"
         )
     name = done[0].current.name
-    console.print(f"the local LXD follows with the next sync; to undo: lxdocker publish rollback {name} --undo")
+    console.print(f"the next sync updates the local LXD; to undo: lxdocker publish rollback {name} --undo")
 
 
 def print_undone(console: Console, undone: Sequence[Withheld], listed: Sequence[Published], *, json: bool) -> None:
-    """What may be published again, and what of it is."""
-    keys = {(one.arch, one.key) for one in listed}
-    again = [one for one in undone if (one.arch, one.key) in keys]
+    """The versions that may be published again, and those that are."""
+    keys = {(version.arch, version.key) for version in listed}
+    again = [version for version in undone if (version.arch, version.key) in keys]
     if json:
-        console.json({"undone": [one.key for one in undone], "published": [one.key for one in again]})
+        console.json({"undone": [version.key for version in undone], "published": [version.key for version in again]})
         return
-    for one in undone:
-        how = "is published again" if one in again else "is gone; the next sync makes it again if it is still wanted"
-        console.print(f"{one.provenance.name} {one.key} for {one.arch.value} {how}")
+    for version in undone:
+        how = "is published again" if version in again else "is gone; the next sync rebuilds it if it is still wanted"
+        console.print(f"{version.provenance.name} {version.key} for {version.arch.value} {how}")
 
 
 def print_verified(console: Console, found: Verified, tree: Path, *, json: bool) -> None:
-    """What is wrong in the tree, and what has been done about it."""
+    """Problems in the tree, and the repairs."""
     if json:
         findings = [
-            {"kind": one.kind.value, "path": one.path, "problem": one.problem, "repaired": one.repaired or None}
-            for one in found.findings
+            {
+                "kind": finding.kind.value,
+                "path": finding.path,
+                "problem": finding.problem,
+                "repaired": finding.repaired or None,
+            }
+            for finding in found.findings
         ]
         console.json({"clean": found.clean, "versions": found.versions, "size": found.size, "findings": findings})
         return
-    for one in found.findings:
-        console.print(f"{one.path}: {one.problem}" + (f" ({one.repaired})" if one.repaired else ""))
-    left = [one for one in found.findings if not one.repaired]
-    if any(one.kind is not Kind.STRAY for one in left):
-        console.print("to withdraw what is damaged and write the index anew: lxdocker publish verify --repair")
-    if any(one.kind is Kind.STRAY for one in left):
-        console.print("what lxdocker does not know it leaves alone: move or delete it yourself")
+    for finding in found.findings:
+        console.print(f"{finding.path}: {finding.problem}" + (f" ({finding.repaired})" if finding.repaired else ""))
+    left = [finding for finding in found.findings if not finding.repaired]
+    if any(finding.kind is not Kind.STRAY for finding in left):
+        console.print("to withdraw damaged versions and rewrite the index: lxdocker publish verify --repair")
+    if any(finding.kind is Kind.STRAY for finding in left):
+        console.print("lxdocker leaves unknown files alone: move or delete them yourself")
     amount = f"{found.versions} versions, {human_size(found.size)}"
     console.print(f"{tree}: {amount}, {_problems(len(left))}")
 
 
 def _problems(count: int) -> str:
-    return {0: "all well", 1: "1 problem"}.get(count, f"{count} problems")
+    return {0: "OK", 1: "1 problem"}.get(count, f"{count} problems")
 
 
 def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
-    """What was copied, and what could not be."""
+    """Copied versions and failures."""
 
     def keys(versions: Sequence[Published]) -> list[dict[str, str]]:
-        return [{"name": one.name.value, "arch": one.arch.value, "version": one.key} for one in versions]
+        return [
+            {"name": version.name.value, "arch": version.arch.value, "version": version.key} for version in versions
+        ]
 
     if json:
         console.json(
@@ -270,10 +310,7 @@ def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
                 "unchanged": result.unchanged,
                 "withdrawn": keys(result.withdrawn),
                 "deleted": keys(result.deleted),
-                "failed": [
-                    {"name": one.name.value, "version": one.key, "error": error_document(one.error)}
-                    for one in result.failed
-                ],
+                "failed": _failures(result.failed),
                 "bytes": result.size,
             }
         )
@@ -284,15 +321,61 @@ def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
         ("withdrew", result.withdrawn),
         ("deleted", result.deleted),
     ):
-        for one in versions:
-            console.print(f"{verb:9} {one.name} {one.key} for {one.arch.value}")
-    for failure in result.failed:
-        console.print(f"failed    {failure.name} {failure.key}: {failure.error}")
-        if failure.error.resolution:
-            console.print(f"            -> {failure.error.resolution}")
+        for version in versions:
+            console.print(f"{verb:9} {version.name} {version.key} for {version.arch.value}")
+    _print_failures(console, result.failed)
     counts = [("fetched", len(result.fetched)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
     counts += [("withdrawn", len(result.withdrawn)), ("failed", len(result.failed))]
-    console.print(
-        (", ".join(f"{count} {what}" for what, count in counts if count) or "nothing to do")
-        + f"; {human_size(result.size)} came"
-    )
+    _print_counts(console, counts, result.size)
+
+
+def print_followed(console: Console, result: Followed, *, json: bool) -> None:
+    """Imported images and failures."""
+
+    def versions(listed: Sequence[Listed]) -> list[dict[str, str]]:
+        return [
+            {"name": image.name.value, "version": image.key, "fingerprint": image.fingerprint.value} for image in listed
+        ]
+
+    if json:
+        console.json(
+            {
+                "imported": versions(result.imported),
+                "updated": versions(result.updated),
+                "unchanged": result.unchanged,
+                "removed": [fingerprint.value for fingerprint in result.removed],
+                "left": [
+                    {"name": imported.origin.name.value, "fingerprint": imported.image.fingerprint.value}
+                    for imported in result.left
+                ],
+                "failed": _failures(result.failed),
+                "bytes": result.size,
+            }
+        )
+        return
+    for verb, listed in (("imported", result.imported), ("updated", result.updated)):
+        for image in listed:
+            console.print(f"{verb:9} {image.name} {image.key}  {image.fingerprint.short}")
+    _print_failures(console, result.failed)
+    counts = [("imported", len(result.imported)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
+    counts += [("no longer on the server", len(result.left)), ("failed", len(result.failed))]
+    _print_counts(console, counts, result.size)
+
+
+def _failures(failed: Sequence[Failure]) -> list[dict[str, Any]]:
+    return [
+        {"name": failure.name.value, "version": failure.key, "error": error_document(failure.error)}
+        for failure in failed
+    ]
+
+
+def _print_failures(console: Console, failed: Sequence[Failure]) -> None:
+    for failure in failed:
+        console.print(f"failed    {failure.name}{failure.key and ' '}{failure.key}: {failure.error}")
+        if failure.error.resolution:
+            console.print(f"            -> {failure.error.resolution}")
+
+
+def _print_counts(console: Console, counts: Sequence[tuple[str, int]], size: int) -> None:
+    words = ", ".join(f"{count} {what}" for what, count in counts if count)
+    console.print(f"{words or 'nothing to do'}; {human_size(size)} downloaded")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lxdocker.errors import LxdockerError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def resource(folder: Literal["schema", "profiles"], name: str) -> Path:
@@ -20,7 +20,7 @@ def resource(folder: Literal["schema", "profiles"], name: str) -> Path:
         if path.is_file():
             return path
     raise LxdockerError(
-        f"lxdocker's own file {folder}/{name} is missing",
+        f"missing file of lxdocker: {folder}/{name}",
         f"it is neither in {_PACKAGE} nor in {_PACKAGE.parent}",
-        "install lxdocker again",
+        "reinstall lxdocker",
     )

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lxdocker import yamlfile
-from lxdocker.values import parse_registry_host
-from lxdocker.yamlfile import Document, Mistake
+from lxdocker.config import yamlfile
+from lxdocker.config.yamlfile import Document, Mistake
+from lxdocker.values import home_folder, parse_registry_host
 
 SCHEMA = "config.schema.json"
 SYSTEM_CONFIG = Path("/etc/lxdocker/config.yaml")
 SYSTEM_SPECS = Path("/etc/lxdocker/images.d")
 SYSTEM_TREE = Path("/var/lib/lxdocker/tree")
 SYSTEM_TLS = Path("/var/lib/lxdocker/tls")
+SYSTEM_IMPORT = Path("/var/lib/lxdocker/import")
 
 _PREFIX = "LXDOCKER_"
 _CONFIG_VARIABLE = "LXDOCKER_CONFIG"
@@ -57,6 +58,8 @@ class Settings:
     builder_base: str = "debian/13"  # alias on builder_server
     builder_max_age_days: int = 30
     build_timeout: int = 1800  # seconds
+    stall_timeout: int = 60  # seconds
+    image_size_limit: str | None = None  # as LXD takes sizes
     builder_memory: str | None = None  # LXD's limits.memory
     listen: str = ":8444"  # ADDRESS:PORT of the server
     tls_dir: Path | None = None  # folder of the certificate that the server makes itself
@@ -65,6 +68,15 @@ class Settings:
     tls_names: tuple[str, ...] = ()  # more names and addresses of this host
     users: Path | None = None  # who may read the tree; everybody, if there is none
     stop_timeout: int = 60  # seconds that running downloads have to finish
+    connections_per_client: int = 250  # of the server, for each address
+    import_dir: Path | None = None  # what a follower fetches lies there until it is in the store
+
+
+def size_in_bytes(text: str) -> int:
+    """A size that fits the schema, such as ``20GiB``."""
+    number = text.rstrip("kKMGTPiB")
+    unit = text[len(number) : -1]
+    return int(number) * int((1024 if unit.endswith("i") else 1000) ** " KMGTP".index((unit[:1] or " ").upper()))
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
@@ -75,7 +87,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     folder, those in a configuration file to that file; ``~`` is the user's home folder.
     Raises SpecError with all mistakes of all sources.
     """
-    home = _home(environ)
+    home = home_folder(environ)
     config = _config_file(flags, environ, home)
     values: dict[str, Any] = {}
     mistakes: list[Mistake] = list(_unknown_variables(environ))
@@ -91,26 +103,43 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
         if not found:
             values |= {key: _typed(key, value, folder, home) for key, value in document.value.items()}
     if mistakes:
-        raise yamlfile.spec_error("the settings", mistakes, "correct these; the README describes every setting")
+        raise yamlfile.spec_error("the settings", mistakes, "the README describes every setting")
     return Settings(
         **{
             "specs": _default_specs(),
             "tree": _default_data(environ, home, SYSTEM_TREE),
             "tls_dir": _default_data(environ, home, SYSTEM_TLS),
+            "import_dir": _default_data(environ, home, SYSTEM_IMPORT),
             "config": config,
             **values,
         },
     )
 
 
+def closed_files(flags: Mapping[str, object], environ: Mapping[str, str]) -> list[Path]:
+    """Configuration files in the usual places that would count if this user could read them."""
+    if flags.get("config") or environ.get(_CONFIG_VARIABLE):
+        return []
+    closed: list[Path] = []
+    for path in _usual_files(environ, home_folder(environ)):
+        if os.access(path, os.R_OK):
+            break
+        closed.append(path)
+    return closed
+
+
 def _config_file(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) -> Path | None:
-    """The file to read: one that is named must be there, the usual ones need not."""
+    """The file to read: one that is named must be there and readable, the usual ones need not."""
     named = flags.get("config") or environ.get(_CONFIG_VARIABLE)
     if named:
         return _absolute(str(named), Path.cwd(), home)
+    return next((path for path in _usual_files(environ, home) if os.access(path, os.R_OK)), None)
+
+
+def _usual_files(environ: Mapping[str, str], home: Path) -> list[Path]:
     candidates = (_xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "lxdocker/config.yaml", SYSTEM_CONFIG)
     # Path.exists() would raise in a home folder that is closed to this user.
-    return next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110 - Path.exists() raises
+    return [path for path in candidates if os.path.exists(path)]  # noqa: PTH110 - as above
 
 
 def _from_file(path: Path) -> Document:
@@ -155,7 +184,7 @@ def _typed(key: str, value: Any, folder: Path, home: Path) -> object:
     if described.get("format") == "path":
         return _absolute(value, folder, home)
     if described["type"] == "array":
-        return tuple(value)
+        return tuple(map(parse_registry_host, value) if key == "insecure_registries" else value)
     return int(value) if described["type"] == "integer" else value  # 3.0 is an integer to JSON
 
 
@@ -177,13 +206,13 @@ def _bad_registries(document: Document) -> Iterator[Mistake]:
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Mistake]:
     """A misspelt variable would silently do nothing."""
-    known = {"CONFIG", *(key.upper() for key in _properties())}
+    known = {"CONFIG", "LOG", *(key.upper() for key in _properties())}
     for name in environ:
         # Guessed without the prefix, which would make any two names look alike.
         word = name.removeprefix(_PREFIX)
         if name.startswith(_PREFIX) and word not in known and not name.startswith(_NOT_SETTINGS):
             hint = yamlfile.did_you_mean([f"{_PREFIX}{guess}" for guess in yamlfile.closest(word, known)])
-            yield Mistake("", 0, name, f"expected a variable of lxdocker's, found an unknown one{hint}")
+            yield Mistake("", 0, name, f"unknown variable{hint}")
 
 
 def _absolute(text: str, folder: Path, home: Path) -> Path:
@@ -208,10 +237,3 @@ def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
     """XDG's base folders; the specification has relative ones ignored."""
     value = environ.get(name, "")
     return Path(value) if value.startswith("/") else default
-
-
-def _home(environ: Mapping[str, str]) -> Path:
-    try:
-        return Path(environ.get("HOME") or Path.home())
-    except RuntimeError:  # a user without an entry in passwd, as in some containers
-        return Path("/")

@@ -2,25 +2,32 @@
 
 ``schema/image.schema.json`` says which keys there are and what they hold; what a schema can't say
 (references, names, who claims an alias) is checked here. Scalars follow YAML 1.2: see
-:mod:`lxdocker.yamlfile`.
+:mod:`lxdocker.config.yamlfile`.
 
-A new key takes its entry in the schema, a field of ImageSpec and a line in ``_spec``.
+A new key takes its entry in the schema and a field of Behaviour, or of ImageSpec with a line in ``_spec``:
+CONTRIBUTING.md lists the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lxdocker import yamlfile
+from lxdocker.config import yamlfile
+from lxdocker.config.yamlfile import Document, Mistake, Place
 from lxdocker.errors import SpecError, UsageError
 from lxdocker.values import ImageName, ImageRef, parse_image_ref
-from lxdocker.yamlfile import Document, Mistake, Place
 
 SCHEMA = "image.schema.json"
 _SUFFIXES = (".yaml", ".yml")
+_CORRECT_ONE = "correct it; 'lxdocker validate' checks it again"
+_CORRECT_ALL = "correct these lines; 'lxdocker validate' checks them again"
+
+
+# Whether the image's command is to be PID 1; auto: if it is an init of its own (see runtime/own_init.py).
+Supervision = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,8 @@ class Behaviour:
     stop_grace: int = 30  # seconds between the stop signal and SIGKILL
     prelaunch: str = "optional"  # or required
     tmpfs: tuple[tuple[str, str], ...] = ()  # path -> off, on or a size as in tmpfs(5), sorted by path
+    fill_volumes: bool = True  # with what the image has in their place, where they are empty
+    umask: str = "0022"  # of the application, octal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +50,33 @@ class ImageSpec:
     name: ImageName  # the file's name without extension
     image: ImageRef
     path: Path  # of the file; absolute
-    disable_supervisor: bool
+    disable_supervisor: Supervision
     aliases: tuple[str, ...]  # LXD aliases beside the name, as written
     properties: tuple[tuple[str, str], ...]  # LXD image properties, sorted by name
     behaviour: Behaviour = Behaviour()
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenSpec:
+    """A file that can't be used. The image that was made from it stays as it is."""
+
+    path: Path
+    name: ImageName | None  # None: the file's name is no image's, so nobody can tell which one is meant
+    error: SpecError
+
+    @property
+    def label(self) -> str:
+        if self.name:
+            return self.name.value
+        return self.path.name if self.path.name.isprintable() else repr(self.path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class SpecFolder:
+    """What a folder of specs holds."""
+
+    specs: tuple[ImageSpec, ...]  # sorted by name
+    broken: tuple[BrokenSpec, ...] = ()  # sorted by file
 
 
 def load_specs(folder: Path) -> tuple[ImageSpec, ...]:
@@ -53,15 +85,48 @@ def load_specs(folder: Path) -> tuple[ImageSpec, ...]:
     Every ``*.yaml`` and ``*.yml`` counts, except dotfiles; folders in it are not searched.
     Raises SpecError with all mistakes of all files, or for a folder that can't be read.
     """
+    return _load(_files(folder), f"the specs in {folder}")
+
+
+def read_specs(folder: Path) -> SpecFolder:
+    """As load_specs(), but a file with mistakes stops only itself. Of two that claim the same alias, both are broken:
+    nobody can tell which one is right.
+
+    Raises SpecError for a folder that can't be read.
+    """
+    documents = [(path, yamlfile.read(path, label)) for path, label in _files(folder)]
+    mistakes, disputed = _mistakes(documents)
+    flawed: dict[str, list[Mistake]] = {}
+    for mistake in (*mistakes, *disputed):
+        flawed.setdefault(mistake.where, []).append(mistake)
+    good, broken = [], []
+    for path, document in documents:
+        if found := flawed.get(document.label):
+            error = yamlfile.spec_error(document.label, found, _CORRECT_ONE)
+            broken.append(BrokenSpec(path, _name_of(path), error))
+        else:
+            good.append(_spec(path, document.value))
+    return SpecFolder(tuple(sorted(good, key=lambda spec: spec.name)), tuple(broken))
+
+
+def _name_of(path: Path) -> ImageName | None:
+    try:
+        return ImageName.parse(path.stem)
+    except ValueError:
+        return None
+
+
+def _files(folder: Path) -> list[tuple[Path, str]]:
     try:
         names = sorted(path.name for path in folder.iterdir() if _is_spec(path.name))
     except OSError as error:
         raise SpecError(
-            f"the folder of specs can't be read: {folder}",
+            f"cannot read the folder of specs: {folder}",
             error.strerror or str(error),
-            "make it and put a file such as nginx.yaml into it, or name another with --specs DIR",
+            "create it with a file such as nginx.yaml in it, or choose another one with --specs DIR"
+            " (the default is ./images.d, else /etc/lxdocker/images.d)",
         ) from error
-    return _load([(folder / name, name) for name in names], f"the specs in {folder}")
+    return [(folder / name, name) for name in names]
 
 
 def load_files(paths: Sequence[Path]) -> tuple[ImageSpec, ...]:
@@ -73,21 +138,24 @@ def load_files(paths: Sequence[Path]) -> tuple[ImageSpec, ...]:
     return _load(list(files.items()), "the specs")
 
 
-def select(specs: Sequence[ImageSpec], names: Sequence[str]) -> tuple[ImageSpec, ...]:
-    """The specs of these names, in the specs' order; all of them without names.
+def select(
+    specs: Sequence[ImageSpec], names: Sequence[str], broken: Collection[BrokenSpec] = ()
+) -> tuple[ImageSpec, ...]:
+    """The specs of these names, in the specs' order; all of them without names. Those of broken files are known, too.
 
     Raises UsageError for names that no spec has.
     """
     if not names:
         return tuple(specs)
     by_name = {spec.name.value: spec for spec in specs}
-    unknown = [name for name in dict.fromkeys(names) if name not in by_name]
+    known = {*by_name, *(spec.label for spec in broken)}
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
     if unknown:
         folder = f"in {specs[0].path.parent}" if specs else "at all"
         raise UsageError(
-            f"no spec of that name: {', '.join(yamlfile.quoted(name) for name in unknown)}",
+            f"no such spec: {', '.join(yamlfile.quoted(name) for name in unknown)}",
             "\n".join(_why_unknown(name, specs, folder) for name in unknown),
-            f"the names are: {', '.join(by_name)}" if by_name else "write one: NAME.yaml with 'image: REFERENCE'",
+            f"available specs: {', '.join(by_name)}" if by_name else "write one: NAME.yaml with 'image: REFERENCE'",
         )
     return tuple(spec for spec in specs if spec.name.value in names)
 
@@ -97,7 +165,7 @@ def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
     hint = f"; it is an alias of {owners[0]}" if owners else ""
     wanted = Path(name).stem if name.endswith(_SUFFIXES) else name
     guess = [] if owners else yamlfile.closest(wanted, [spec.name.value for spec in specs])
-    return f"there is no {yamlfile.quoted(f'{name}.yaml')} {folder}{hint}{yamlfile.did_you_mean(guess)}"
+    return f"no {yamlfile.quoted(f'{name}.yaml')} {folder}{hint}{yamlfile.did_you_mean(guess)}"
 
 
 def _is_spec(file_name: str) -> bool:
@@ -107,6 +175,15 @@ def _is_spec(file_name: str) -> bool:
 def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]:
     """``files``: paths and how messages call them."""
     documents = [(path, yamlfile.read(path, label)) for path, label in files]
+    mistakes, _ = _mistakes(documents)
+    if mistakes:
+        resolution = _CORRECT_ONE if len(set(mistakes)) == 1 else _CORRECT_ALL
+        raise yamlfile.spec_error(what, mistakes, resolution)
+    return tuple(sorted((_spec(path, document.value) for path, document in documents), key=lambda spec: spec.name))
+
+
+def _mistakes(documents: Sequence[tuple[Path, Document]]) -> tuple[list[Mistake], list[Mistake]]:
+    """All mistakes; and those that other files have only by making the same claim."""
     claims = _Claims()
     # Names first: an alias that is some image's name is the alias's mistake, whichever file comes first.
     mistakes = [mistake for path, document in documents for mistake in claims.name(path, document)]
@@ -116,9 +193,7 @@ def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]
             found += _bad_reference(path, document)
         mistakes += found
         mistakes += claims.aliases(path.stem, document)
-    if mistakes:
-        raise yamlfile.spec_error(what, mistakes, "correct these lines; 'lxdocker validate' checks them again")
-    return tuple(sorted((_spec(path, document.value) for path, document in documents), key=lambda spec: spec.name))
+    return mistakes, claims.disputed
 
 
 def _spec(path: Path, values: dict[str, Any]) -> ImageSpec:
@@ -127,7 +202,7 @@ def _spec(path: Path, values: dict[str, Any]) -> ImageSpec:
         name=ImageName.parse(path.stem),
         image=parse_image_ref(values["image"], relative_to=path.parent),
         path=path.absolute(),
-        disable_supervisor=values.get("disable_supervisor", False),
+        disable_supervisor=values.get("disable_supervisor", "auto"),
         aliases=tuple(values.get("aliases", ())),
         properties=tuple(sorted(values.get("properties", {}).items())),
         behaviour=_behaviour(values),
@@ -159,9 +234,13 @@ class _Claims:
 
     def __init__(self) -> None:
         self._owners: dict[str, tuple[Document, str]] = {}  # and the owner as messages say it
+        self._places: dict[str, Place] = {}  # where the owner of an alias claims it
+        self.disputed: list[Mistake] = []  # of owners: what another file claims, too
 
     def name(self, path: Path, document: Document) -> Iterator[Mistake]:
         if path.suffix not in _SUFFIXES:
+            if document.is_flawed(()):
+                return  # a folder, or the name of an image: what is wrong with it has been said
             yield _of_file(document, f"expected a file called NAME.yaml, found {yamlfile.quoted(path.name)}")
             return
         try:
@@ -173,6 +252,8 @@ class _Claims:
         if other is not document:
             found = f"found {other.label} for {path.stem!r} too; keep one of them"
             yield _of_file(document, f"expected one file for each image, {found}")
+            found = f"found {document.label} for {path.stem!r} too; keep one of them"
+            self.disputed.append(_of_file(other, f"expected one file for each image, {found}"))
 
     def aliases(self, name: str, document: Document) -> Iterator[Mistake]:
         aliases = document.value.get("aliases") if isinstance(document.value, dict) else None
@@ -182,8 +263,13 @@ class _Claims:
             place: Place = ("aliases", index)
             line = document.mistake(place, "").line
             owner, role = self._owners.setdefault(alias, (document, f"an alias in {document.label}:{line}"))
+            claimed = self._places.setdefault(alias, place) if role.startswith("an alias") else None
             if owner is not document:
                 text = f"expected an alias no other image has, found {yamlfile.quoted(alias)}, {role}"
                 yield document.mistake(place, text)
+                if claimed is not None:
+                    other = f"an alias in {document.label}:{line}"
+                    text = f"expected an alias no other image has, found {yamlfile.quoted(alias)}, {other}"
+                    self.disputed.append(owner.mistake(claimed, text))
             elif alias == name:
                 yield document.mistake(place, f"expected aliases beside the name, found the name {alias!r} itself")

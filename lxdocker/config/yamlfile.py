@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lxdocker.config.resources import resource
 from lxdocker.errors import SpecError
-from lxdocker.resources import resource
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -365,7 +365,8 @@ def _validator(name: str) -> Draft202012Validator:
 
 
 def _unknown_key(document: Document, place: Place, known: Collection[str], guess: Collection[str]) -> Mistake:
-    return document.mistake(place, f"expected one of {', '.join(known)}, found an unknown key{did_you_mean(guess)}")
+    hint = did_you_mean(guess) or f"; the keys are {', '.join(known)}"
+    return document.mistake(place, f"unknown key{hint}")
 
 
 def _missing_keys(document: Document, place: Place, error: Any) -> Iterator[tuple[str, Mistake]]:
@@ -389,7 +390,8 @@ def _misfits(document: Document, place: Place, error: Any) -> Iterator[Mistake]:
     elif not document.is_flawed(place):
         written = document.written.get(place, "")
         found = "an empty file" if place == () and error.instance is None else _describe(error.instance, written)
-        hint = _hint(error.instance, written, error.schema.get("type"))
+        wanted = "boolean" if True in error.schema.get("enum", ()) else error.schema.get("type")
+        hint = _hint(error.instance, written, wanted, error.schema.get("pattern", ""))
         yield document.mistake(place, f"expected {expected}, found {found}{hint}")
 
 
@@ -408,9 +410,9 @@ def _describe(value: object, written: str) -> str:
     return "nothing"
 
 
-def _hint(value: object, written: str, wanted: str | None) -> str:
+def _hint(value: object, written: str, wanted: str | None, pattern: str) -> str:
     """How to write it instead, where what was meant is clear."""
-    if wanted == "string" and isinstance(value, (bool, int, float)) and written:
+    if wanted == "string" and isinstance(value, (bool, int, float)) and written and re.search(pattern, written):
         return f"; quote it: '{written}'"
     if wanted == "array" and isinstance(value, str):
         return f"; write [{value}]" if _PLAIN_KEY.fullmatch(value) else "; write a list"

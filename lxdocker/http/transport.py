@@ -1,8 +1,8 @@
-"""How requests leave this host: directly or through a proxy, and for no longer than they may take.
+"""Connections, direct or through a proxy, and deadlines for the requests on them.
 
-A timeout of a socket bounds each piece that comes, not how many come. http.client reads on within one call for as
-long as a server sends "100 Continue", a byte of a header now and then, or one trailer line after the other. So each
-wait has a deadline too; a watchdog shuts the connection down when it has passed, which ends the read.
+A socket's timeout bounds each piece that arrives, not their number. Within one call, http.client reads on as long as
+a server sends "100 Continue", a byte of a header now and then, or one trailer line after the other. So each wait has a
+deadline, too: once it has passed, a watchdog shuts down the connection, which ends the read.
 """
 
 from __future__ import annotations
@@ -12,61 +12,48 @@ import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Self
-from urllib.parse import unquote_to_bytes
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
-from urllib3.util import Url, parse_url
+from urllib3.util import Url
 
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
+from lxdocker.http import proxies
+from lxdocker.http.proxies import Proxies
+from lxdocker.http.route import Place
+from lxdocker.http.url import PORTS, basic_of
 
 
 class DeadlineError(TimeoutError):
-    """Something took too long, however steadily it went on. The text says what, and how long it had."""
+    """A deadline passed, even though data kept arriving. The text names what was waited for, and its limit."""
 
 
 class UnusableProxyError(Exception):
-    """The environment names a proxy that can't be used. The text says why, without its address and login."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host``, as a URL has it, is this host itself."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def basic(login: str) -> str:
-    """What an Authorization header says for the ``NAME:PASSWORD`` of an address, where % escapes (RFC 7617)."""
-    return "Basic " + b64encode(unquote_to_bytes(login)).decode()
+    """The environment names an unusable proxy. The text says why, without the proxy's URL and login."""
 
 
 # Deadlines.
 
 
 class Deadline:
-    """What one request is given time for, one wait after the other. For the thread that makes the request."""
+    """The time limit of one request, for one wait after the other. Used by the thread that makes the request."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
         self.at = 0.0  # time.monotonic()
         self.passed = False
-        self.connection: socket.socket | None = None  # the one the request went out on last
+        self.connection: socket.socket | None = None  # the last one that the request was sent on
+        self.address = ""  # the IP address it leads to
 
     @contextmanager
     def within(self, seconds: float, what: str) -> Iterator[None]:
-        """Gives the block ``seconds`` for waiting for ``what``: then the request's connection is shut down, and with
-        it ends a read. Connecting is left to its own timeout, but has been in vain then.
+        """Limits the block's wait for ``what`` to ``seconds``. Then the request's connection is shut down, which ends a
+        read. Connecting has a timeout of its own, but a connection that comes too late is of no use.
 
-        Raises DeadlineError if the time was not enough, whatever came of the block: a connection's end can look like
+        Raises DeadlineError if the time was not enough, however the block ended: the end of a connection can look like
         the end of headers or of a body.
         """
         self.at = time.monotonic() + seconds
@@ -84,28 +71,31 @@ class Deadline:
             raise DeadlineError(f"{what} did not end within {seconds:g} s")
 
     def sent_on(self, connection: socket.socket) -> None:
-        """From now on the request waits for what comes on ``connection``."""
+        """The request now waits for ``connection``."""
         self._watchdog.attach(self, connection)
+        with suppress(OSError):
+            peer = _plain(connection).getpeername()
+            self.address = peer[0] if isinstance(peer, tuple) else ""
 
     def let_go(self) -> None:
-        """What comes next is bounded otherwise. Raises TimeoutError if the deadline has passed."""
+        """The next step has a limit of its own. Raises TimeoutError if the deadline has passed."""
         self._watchdog.attach(self, None)
         if self.passed:
             raise TimeoutError
 
 
 class _Current(threading.local):
-    deadline: Deadline | None = None  # of what this thread waits for
+    deadline: Deadline | None = None  # of this thread's wait
 
 
 _current = _Current()
 
 
 class Watchdog:
-    """Shuts down the connections of those whose deadline has passed. Thread-safe.
+    """Shuts down connections whose deadline has passed. Thread-safe.
 
-    One thread does it for all. It starts with the first and sleeps until the earliest deadline there was, so that
-    most requests come and go without waking it. When it then has none left, it ends.
+    One thread serves all. It starts with the first deadline and sleeps until the earliest one, so that most requests
+    come and go without waking it. It ends when it wakes and no deadline is left.
     """
 
     def __init__(self) -> None:
@@ -130,11 +120,11 @@ class Watchdog:
     def attach(self, deadline: Deadline, connection: socket.socket | None) -> None:
         with self._changed:
             deadline.connection = connection
-            if connection and deadline.passed:  # while there was no connection yet
+            if connection and deadline.passed:  # before there was a connection
                 _shut_down(connection)
 
     def close(self) -> None:
-        """Ends the thread now, unless there still is something to watch."""
+        """Ends the thread now, unless a deadline is left."""
         with self._changed:
             self._changed.notify()
 
@@ -154,16 +144,20 @@ class Watchdog:
             self._running = False
 
 
-def _shut_down(connection: socket.socket) -> None:
+def _plain(connection: socket.socket) -> socket.socket:
     while not isinstance(connection, socket.socket):
-        connection = connection.socket  # urllib3's TLS within a proxy's TLS is no socket itself
-    # Not the SSLSocket's own: that takes the TLS away from under the thread that reads.
+        connection = connection.socket  # urllib3's TLS within a proxy's TLS is not itself a socket
+    return connection
+
+
+def _shut_down(connection: socket.socket) -> None:
+    # Not SSLSocket.shutdown(), which would take the TLS object away from the reading thread.
     with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        socket.socket.shutdown(_plain(connection), socket.SHUT_RDWR)
 
 
-# urllib3's connections, which tell what they wait on. All they send goes through send(), also to a proxy for a
-# tunnel; what is not seen, the handshakes of TLS, Python itself bounds as a whole.
+# urllib3's connections, which report the socket that they wait for. All they send goes through send(), including the
+# request to a proxy for a tunnel. TLS handshakes do not, but Python limits each of these as a whole.
 
 
 class _Connection(HTTPConnection):
@@ -180,7 +174,7 @@ class _TLSConnection(HTTPSConnection):
     def _tunnel(self) -> None:
         super()._tunnel()
         # TLS begins, and Python would leave a socket open that is shut down just then. Within a proxy's TLS, urllib3
-        # does it, whose reads nothing else bounds.
+        # itself does the handshake, and nothing else limits its reads.
         if _current.deadline and not isinstance(self.sock, ssl.SSLSocket):
             _current.deadline.let_go()
 
@@ -203,10 +197,11 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer of which the headers are there. A context manager: its connection is kept if all went well."""
+    """An answer whose headers have arrived. A context manager: its connection is kept if all went well."""
 
     raw: urllib3.BaseHTTPResponse
     deadline: Deadline
+    place: Place
 
     def __enter__(self) -> Self:
         return self
@@ -219,18 +214,19 @@ class Response:
 
 
 class Transport:
-    """Sends requests, over connections that are kept. Thread-safe."""
+    """Sends requests over connections that it keeps. Thread-safe."""
 
-    def __init__(self, **options: Any) -> None:
-        """``options``: urllib3.PoolManager's, also for what goes through proxies."""
+    def __init__(self, *, proxied: bool = True, **options: Any) -> None:
+        """``proxied``: whether the environment's proxies are used. ``options``: urllib3.PoolManager's."""
         self._options = options
+        self._uses_proxies = proxied
         self._direct = _watched(urllib3.PoolManager(**options))
         self._proxied: dict[str, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         self._watchdog = Watchdog()
 
     def close(self) -> None:
-        """Ends all connections that nobody uses."""
+        """Ends all connections that are not in use."""
         self._direct.clear()
         with self._lock:
             for manager in self._proxied.values():
@@ -247,10 +243,10 @@ class Transport:
         body: bytes | None = None,
         tls: dict[str, Any] | None = None,
     ) -> Response:
-        """Sends one request; redirects are the caller's.
+        """Sends one request. Does not follow redirects.
 
-        ``url`` has a scheme, http or https, and a host. ``seconds`` are for all until the headers of the answer are
-        there. ``tls``: options for this server's pool only.
+        ``url`` has a scheme, http or https, and a host. ``seconds``: until the headers of the answer have arrived.
+        ``tls``: options for this server's pool only.
 
         Raises UnusableProxyError, DeadlineError, and what urllib3 and http.client raise: HTTPError, HTTPException,
         OSError or ValueError.
@@ -267,20 +263,24 @@ class Transport:
                     headers=dict(headers),
                     retries=False,
                     redirect=False,
-                    assert_same_host=False,  # a proxy is asked for addresses of other hosts
+                    assert_same_host=False,  # a proxy is asked for URLs of other hosts
                     preload_content=False,
                     decode_content=False,
                 )
-            return Response(raw, deadline)
+            return Response(raw, deadline, _place(pool, deadline.address))
         except DeadlineError:
             if raw:  # headers that were cut off
                 raw.close()
             raise
 
+    def proxy_for(self, url: Url) -> str | None:
+        """The proxy that a request for ``url`` takes, as the environment names it; None for none."""
+        return proxy_for(url) if self._uses_proxies else None
+
     def _pool(self, url: Url, tls: dict[str, Any] | None) -> tuple[urllib3.HTTPConnectionPool, str]:
         """Where to send a request for ``url``, and what to ask for there."""
         manager, target = self._direct, url.request_uri
-        if proxy := proxy_for(url):
+        if proxy := self.proxy_for(url):
             with self._lock:
                 if proxy not in self._proxied:
                     self._proxied[proxy] = _watched(_proxy_manager(proxy, self._options))
@@ -295,34 +295,24 @@ def _watched(manager: urllib3.PoolManager) -> urllib3.PoolManager:
     return manager
 
 
-# Proxies, as curl, Go and requests understand the variables.
+def _place(pool: urllib3.HTTPConnectionPool, address: str) -> Place:
+    scheme, host, port = pool.scheme, pool.host, pool.port
+    if pool.proxy:
+        scheme, host, port = pool.proxy.scheme or "", pool.proxy.host or "", pool.proxy.port
+    return Place(host.strip("[]"), port or PORTS[scheme], address)
 
 
 def proxy_for(url: Url) -> str | None:
-    """The proxy that the environment names for ``url``, as it is written there; None for none, and for loopback."""
-    if not any(name in os.environ or name.upper() in os.environ for name in _PROXY_VARIABLES):
-        return None
-    host = url.host or ""
-    if is_loopback(host):
-        return None
-    from urllib import request  # rarely needed, and not free
-
-    proxies = request.getproxies_environment()
-    bypass = request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
-    if bypass(f"{host}:{url.port}" if url.port else host, proxies):
-        return None
-    return proxies.get(url.scheme or "") or proxies.get("all")
+    """The proxy for ``url``, as the environment names it; None for none, and for the loopback."""
+    return Proxies.of(os.environ).choose(url.scheme or "", url.host or "", url.port)
 
 
 def _proxy_manager(proxy: str, options: Mapping[str, Any]) -> urllib3.PoolManager:
     """Raises UnusableProxyError."""
-    try:
-        parsed = parse_url(proxy if "://" in proxy else f"http://{proxy}")
-    except HTTPError:
-        parsed = Url()
-    if not parsed.host:
-        raise UnusableProxyError("the proxy can't be used: its address is none")
+    parsed = proxies.parse(proxy)
+    if not parsed:
+        raise UnusableProxyError("the proxy cannot be used: invalid URL")
     if parsed.scheme not in ("http", "https"):
-        raise UnusableProxyError(f"the proxy can't be used: {parsed.scheme} is not supported, only http and https")
-    headers = {"proxy-authorization": basic(parsed.auth)} if parsed.auth else None
+        raise UnusableProxyError(f"the proxy cannot be used: {parsed.scheme} is not supported, only http and https")
+    headers = {"proxy-authorization": login} if (login := basic_of(parsed)) else None
     return urllib3.ProxyManager(parsed._replace(auth=None).url, proxy_headers=headers, **options)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
 from lxdocker.values import Fingerprint
 
 CHUNK = 1 << 20  # bytes
+
+METADATA_FILE = "lxd.tar.xz"
+ROOTFS_FILE = "rootfs.squashfs"
 
 
 @dataclass(frozen=True, slots=True)

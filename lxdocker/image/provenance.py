@@ -1,6 +1,6 @@
-"""Where an image comes from: kept as LXD image properties and beside the published files.
+"""Where an image comes from: kept as LXD image properties and next to the published files.
 
-The stores are the state: what is recorded here is all that lxdocker knows of an image from one run to the next.
+The stores are the state: lxdocker knows nothing about an image from one run to the next but what is recorded here.
 """
 
 from __future__ import annotations
@@ -11,50 +11,75 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lxdocker.resolve import ResolvedImage
+from lxdocker.config.spec import ImageSpec
 from lxdocker.runtime import render
-from lxdocker.spec import ImageSpec
+from lxdocker.source.resolve import ResolvedImage
 from lxdocker.values import Arch, Digest, DiskRef, ImageName, ImageRef
 
 PREFIX = "lxdocker."
+# The path of the folder of specs: only in this host's own store, never published.
+FOLDER_PATH = f"{PREFIX}folder_path"
 MACHINE_ID = Path("/etc/machine-id")
-# Part of the image itself (metadata.yaml), so also of its fingerprint; the rest may change without a build.
+# Part of the image itself (metadata.yaml) and so of its fingerprint. The other fields may change without a build.
 _SEALED = ("name", "source", "manifest_digest", "config_digest", "inputs")
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What an image was made from, by which spec, when."""
+    """What an image was made from, by which spec, and when."""
 
     name: ImageName
-    source: str  # the reference as in the spec, without local folders
-    source_digest: Digest  # what the tag named when last looked at
+    source: str  # source_label() of the spec's reference
+    source_digest: Digest  # the digest of the tag at the last look
     manifest_digest: Digest
     config_digest: Digest
-    inputs: str  # hex sha256 of all that went into the image
-    folder: str  # which folder of specs it belongs to (folder_id)
+    inputs: str  # inputs_hash()
+    folder: str  # the id of the folder of specs that the image belongs to
     built_at: str  # RFC 3339, UTC
 
     @property
     def resolved(self) -> ResolvedImage:
-        """What an earlier run learnt from the registry."""
+        """The registry's answer to an earlier run."""
         return ResolvedImage(self.source_digest, self.manifest_digest, self.config_digest, None)
 
+    @property
+    def title(self) -> str:
+        """The source as lists show it: without the digest, which would fill the line."""
+        return self.source.partition("@")[0]
+
+    @property
+    def repository(self) -> str:
+        """The last part of the source's name: ``nginx``."""
+        return self._last_part().partition(":")[0]
+
+    @property
+    def release(self) -> str:
+        """The tag, or the beginning of the digest, as lists show it. Never empty, since LXD can't sort images of which
+        only some have a release.
+        """
+        if "@" in self.source:
+            return self.source_digest.short
+        return self._last_part().partition(":")[2] or "current"
+
+    def _last_part(self) -> str:
+        """``nginx:1.27`` of ``docker.io/library/nginx:1.27``, and of ``oci:nginx:1.27``."""
+        return self.title.rpartition("/")[2] if "/" in self.title else self.title.partition(":")[2]
+
     def seen_as(self, source_digest: Digest, folder: str) -> Provenance:
-        """The same image under a tag that now names another index with the same content for us."""
+        """The same image, after its tag has moved to an index with the same manifest for this architecture."""
         return replace(self, source_digest=source_digest, folder=folder)
 
     def to_properties(self) -> dict[str, str]:
-        """``lxdocker.*`` image properties."""
+        """All of it, as image properties ``lxdocker.*``."""
         return {PREFIX + field: str(getattr(self, field)) for field in self.__slots__}
 
     def sealed_properties(self) -> dict[str, str]:
-        """Those that are part of the image itself."""
+        """The properties that are part of the image itself."""
         return {PREFIX + field: str(getattr(self, field)) for field in _SEALED}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> Provenance | None:
-        """None for an image that lxdocker did not make, or not wholly."""
+        """None unless lxdocker made the image and recorded all of it."""
         try:
             return cls(
                 name=ImageName.parse(properties[PREFIX + "name"]),
@@ -70,40 +95,55 @@ class Provenance:
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of specs. Images name the folder that they belong to by its id, which does not tell where it is."""
+
+    id: str  # folder_id()
+    path: Path  # without symbolic links
+
+    @classmethod
+    def of(cls, specs: Path) -> Folder:
+        path = specs.resolve()
+        return cls(folder_id(path), path)
+
+
 def source_label(ref: ImageRef) -> str:
-    """A reference fit for publishing: a folder's or file's name, not where it lies on this host."""
+    """A reference fit for publishing: of an image on disk only the last part of its path."""
     if isinstance(ref, DiskRef):
         return f"{ref.kind.value}:{ref.path.name}" + (f":{ref.tag}" if ref.tag else "")
     return str(ref)
 
 
 def folder_id(specs: Path) -> str:
-    """Names a folder of specs without telling where it is: 16 hex digits. The same path on another machine is another
-    folder, since LXD copies an image's properties with it.
+    """16 hex digits for a folder of specs. The same path on another machine is another folder, since LXD copies an
+    image's properties with it. A folder that was moved is another one, too: it has to adopt its images.
     """
     path = str(specs.resolve()).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(_machine_id() + b"\0" + path).hexdigest()[:16]
+    return hashlib.sha256(machine_id() + b"\0" + path).hexdigest()[:16]
 
 
-def _machine_id() -> bytes:
-    """machine-id(5); empty where there is none."""
+def machine_id() -> bytes:
+    """machine-id(5); empty on a host without one."""
     try:
         return MACHINE_ID.read_bytes().strip()
     except OSError:
         return b""
 
 
-def inputs_hash(spec: ImageSpec, resolved: ResolvedImage, arch: Arch, compression_level: int) -> str:
-    """Hex sha256 over all that decides an image's content. Equal inputs, equal image."""
+def inputs_hash(spec: ImageSpec, source: str, resolved: ResolvedImage, arch: Arch, compression_level: int) -> str:
+    """Hex sha256 of everything that determines an image's content: equal inputs, equal image. ``source``: the
+    source_label() of the spec's reference.
+    """
     document = {
         "recipe": render.RECIPE_VERSION,
         "runtime": render.runtime_hash(),
         "name": spec.name.value,
-        "source": source_label(spec.image),
+        "source": source,
         "manifest": resolved.manifest_digest.value,
         "config": resolved.config_digest.value,
         "arch": arch.value,
-        "supervise": not spec.disable_supervisor,
+        "disable_supervisor": spec.disable_supervisor,  # `auto` as such: the config decides what it means
         "behaviour": asdict(spec.behaviour),
         "properties": list(spec.properties),
         "compression_level": compression_level,

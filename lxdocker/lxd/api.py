@@ -1,23 +1,31 @@
-"""LXD, as the rest of lxdocker sees it. The only importer of pylxd.
+"""LXD, or Incus in its place, as the rest of lxdocker sees it. The only importer of pylxd.
 
-Every wait here is in short slices and asks ``cancelled`` in between, so that Ctrl-C is answered at once, and what a
-daemon that hangs holds up is given up: in a minute as a rule, sooner after Ctrl-C, an import in a quarter of an hour.
+Every wait here asks ``cancelled`` twice a second, so that Ctrl-C is answered at once. A daemon that hangs is given up:
+in a minute as a rule, sooner after Ctrl-C, an import in a quarter of an hour.
 LXD's REST API: https://documentation.ubuntu.com/lxd/latest/rest-api/.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from lxdocker import log
 from lxdocker.errors import HostError, LxdError
+from lxdocker.lxd import operation as operations
+from lxdocker.lxd.daemon import Daemon
+from lxdocker.lxd.dialect import Dialect
+from lxdocker.lxd.operation import Ended, Operation
 from lxdocker.values import Fingerprint
 
 if TYPE_CHECKING:
@@ -25,13 +33,17 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20  # bytes; one read or write of streamed content
 REMOVAL_SECONDS = 30  # how long removing an instance is tried
-SLICE_SECONDS = 1  # how long one wait for an operation lasts before cancellation is looked at
 # Time to connect, and to hear something: an import hashes and stores the whole image before it answers.
 TIMEOUT = (10, 900)
 SOON = (10, 60)  # the same for what LXD answers at once and then does in the background
 HURRY = (10, 15)  # and for cleaning up, where the user asked to stop: what is left the next run removes
 
-Progress = Callable[[int], None]  # called with the number of bytes moved since the last call
+WHOLE = {"recursion": "1"}  # a list of things with what is known of them, not of their addresses
+
+LOGGER = logging.getLogger("lxdocker.lxd")
+TOLD = "told"
+
+Count = Callable[[int], None]  # called with the number of bytes moved since the last call
 
 
 class Cancelled(LxdError):
@@ -50,44 +62,36 @@ class StoredImage:
     aliases: tuple[str, ...]
     size: int  # bytes
     uploaded_at: str  # RFC 3339
+    cached: bool = False  # LXD keeps it for a while because an instance was made from a remote's
 
 
 class Lxd:
-    """One LXD daemon on its unix socket, safe to use from several threads."""
+    """One daemon on its unix socket, safe to use from several threads."""
 
-    def __init__(self, cancelled: threading.Event | None = None) -> None:
-        """Raises HostError when no daemon answers, or not to this user."""
+    def __init__(self, cancelled: threading.Event | None = None, daemon: Daemon | None = None) -> None:
+        """This host's LXD, unless another ``daemon`` is wanted. Raises HostError when it does not answer, or not to
+        this user.
+        """
         self.cancelled = cancelled or threading.Event()
+        self.daemon = daemon or Daemon.lxd(os.environ)
         self._local = threading.local()
-        self._client()
+        self.dialect = Dialect.of(self._client().host_info)
 
     # ---- connection
 
-    @staticmethod
-    def socket_path() -> Path:
-        """Where pylxd and ``lxc`` look for the daemon."""
-        if folder := os.environ.get("LXD_DIR"):
-            return Path(folder) / "unix.socket"
-        snap = Path("/var/snap/lxd/common/lxd/unix.socket")
-        return snap if snap.exists() else Path("/var/lib/lxd/unix.socket")
-
     def _client(self) -> pylxd.Client:
-        """A client of this thread's own: pylxd's session keeps one connection per address."""
+        """A client of this thread's own: pylxd's session is not made for several."""
         client = getattr(self._local, "client", None)
         if client is None:
-            client = self._local.client = _connect(self.socket_path(), self._patience(SOON))
+            began = time.monotonic()
+            client = self._local.client = _connect(self.daemon, self._patience(SOON))
+            LOGGER.debug("+ %s # GET /1.0: 200, %s", self.client_command("query", "/1.0"), log.took(began))
         return client
 
     def _patience(self, timeout: tuple[float, float]) -> tuple[float, float]:
         return HURRY if self.cancelled.is_set() else timeout
 
-    def _api(self, *path: str) -> Any:
-        node = self._client().api
-        for part in path:
-            node = node[urllib.parse.quote(part, safe="")]
-        return node
-
-    def request(
+    def _request(
         self,
         method: str,
         path: Sequence[str],
@@ -95,87 +99,175 @@ class Lxd:
         *,
         project: str | None = None,
         timeout: tuple[float, float] = TIMEOUT,
+        params: Mapping[str, str] | None = None,
+        by_hand: str = "",
         **arguments: Any,
     ) -> Any:
-        """One API request; ``what`` says in an error message what was attempted. Returns the response.
+        """One API request. ``what`` names the attempt in error messages, ``by_hand`` is for the log: see _tell().
+        Returns the response.
 
         Raises LxdError with LXD's own words.
         """
         from pylxd import exceptions
         from requests import RequestException
 
-        params = {**({"project": project} if project else {}), **arguments.pop("params", {})}
+        node = self._client().api
+        for part in path:
+            node = node[urllib.parse.quote(part, safe="")]
+        query = {**({"project": project} if project else {}), **(params or {})}
+        command = self._tell(method, path, query, arguments.get("json"), by_hand)
+        began, status = time.monotonic(), "no answer"
         try:
-            return getattr(self._api(*path), method)(params=params, timeout=self._patience(timeout), **arguments)
-        except exceptions.NotFound as error:
-            raise NotFoundError(f"{what} failed", str(error)) from error
+            response = getattr(node, method)(params=query, timeout=self._patience(timeout), **arguments)
+            status = str(response.status_code)
+            return response
         except exceptions.LXDAPIException as error:
-            raise _translate(what, str(error)) from error
+            status = str(error.response.status_code)
+            if isinstance(error, exceptions.NotFound):
+                raise NotFoundError(f"{what} failed", str(error)) from error
+            raise self._translated(what, str(error)) from error
         except (RequestException, OSError) as error:
-            raise LxdError(f"{what} failed", f"no answer from LXD: {error}", "is LXD still running?") from error
+            product = self.daemon.product
+            raise LxdError(
+                f"{what} failed", f"no answer from {product}: {error}", f"is {product} still running?"
+            ) from error
+        finally:
+            LOGGER.debug("%s# %s %s: %s, %s", command, method.upper(), _resource(path), status, log.took(began))
 
-    def get(self, *path: str, what: str, project: str | None = None, **params: str) -> Any:
+    def client_command(self, *arguments: str) -> str:
+        """A command of the daemon's own client, as a shell reads it, for the log."""
+        return log.shell([self.daemon.client, *arguments])
+
+    def _tell(self, method: str, path: Sequence[str], query: Mapping[str, str], body: Any, by_hand: str = "") -> str:
+        """Logs a request that changes something before it is made, as the client's command that does the same; or
+        ``by_hand``, where its ``query`` can't; TOLD is for one that was logged earlier. Returns the command for what is
+        only asked, since that is logged with its answer.
+        """
+        if by_hand == TOLD or not LOGGER.isEnabledFor(logging.DEBUG if method == "get" else logging.INFO):
+            return ""
+        how = [] if method == "get" else ["--wait", "--request", method.upper()]
+        content = [] if body is None else ["--data", json.dumps(body)]
+        command = by_hand or self.client_command("query", *how, *content, _resource(path, query))
+        if method == "get":
+            return f"+ {command} "
+        LOGGER.info("+ %s", command)
+        return ""
+
+    def get(
+        self,
+        *path: str,
+        what: str,
+        project: str | None = None,
+        timeout: tuple[float, float] = TIMEOUT,
+        params: Mapping[str, str] | None = None,
+    ) -> Any:
         """The ``metadata`` of a GET."""
-        return self.request("get", path, what, project=project, params=params).json()["metadata"]
+        return self._request("get", path, what, project=project, timeout=timeout, params=params).json()["metadata"]
+
+    def begin(self, method: str, path: Sequence[str], what: str, **arguments: Any) -> Operation | None:
+        """A request that changes something; the operation that it started, or None where it is done already. Which of
+        them it is depends on the LXD. Arguments as for _request().
+        """
+        return Operation.of(self._request(method, path, what, **arguments).json())
+
+    def change(
+        self,
+        method: str,
+        path: Sequence[str],
+        what: str,
+        *,
+        seconds: float = 300,
+        cancellable: bool = True,
+        **arguments: Any,
+    ) -> None:
+        """A request that changes something, until it is done."""
+        operation = self.begin(method, path, what, **arguments)
+        if operation is not None:
+            self.wait(operation, what, seconds, cancellable=cancellable)
 
     def wait(
         self,
-        response: Any,
+        operation: Operation,
         what: str,
-        timeout: float = 300,
-        tick: Callable[[], None] | None = None,
+        seconds: float = 300,
+        check: Callable[[], None] | None = None,
         cancellable: bool = True,
-    ) -> Any:
-        """Waits for the background operation that ``response`` started; returns the operation.
+    ) -> Ended:
+        """Waits for the end of a background operation.
 
-        Calls ``tick`` about once a second. Raises LxdError when it fails or takes longer than ``timeout`` seconds,
-        Cancelled when the user asked to stop.
+        Calls ``check`` about twice a second. Raises LxdError with LXD's own reason when it fails or takes longer than
+        so many ``seconds``, Cancelled when the user asked to stop.
         """
-        body = response.json()
-        if body.get("type") != "async":
-            return body.get("metadata")
-        identifier = _operation_id(response)
-        deadline = time.monotonic() + timeout
-        while True:
+        began, came_to = time.monotonic(), "nobody waits for it any more"
+        deadline = began + seconds
+
+        def look() -> None:
             if cancellable and self.cancelled.is_set():
                 raise Cancelled
-            operation = self._operation(identifier, what)
-            if operation["status_code"] >= 200:
-                break
             if time.monotonic() > deadline:
-                with contextlib.suppress(LxdError):
-                    self.request("delete", ("operations", identifier), what, timeout=SOON)
-                raise LxdError(f"{what} failed", f"it took longer than {timeout:.0f} s")
-            if tick:
-                tick()
-        if operation["status_code"] != 200:
-            raise _translate(what, operation.get("err") or operation["status"])
-        return operation
+                raise _TooLongError
+            if check:
+                check()
 
-    def why_failed(self, response: Any, what: str) -> LxdError | None:
-        """Why the background operation that ``response`` started failed; None if it did not, or nobody knows."""
+        resource = f"/1.0/operations/{urllib.parse.quote(operation.identifier, safe='')}/wait"
+        try:
+            while True:
+                answer = operations.answer_of(self.daemon, resource, what, look)
+                ended = self._ended(operation, answer, what)
+                if ended is not None:
+                    came_to = ended.in_words
+                    break
+                time.sleep(operations.SLICE_SECONDS)  # it came before the end
+        except _TooLongError:
+            with contextlib.suppress(LxdError):
+                self.begin("delete", operation.path, what, timeout=SOON)
+            raise LxdError(f"{what} failed", f"it took longer than {seconds:.0f} s") from None
+        finally:
+            LOGGER.info("# operation %s, %s: %s, %s", operation.identifier, what, came_to, log.took(began))
+        if ended.error:
+            raise self._translated(what, ended.error)
+        return ended
+
+    def _ended(self, operation: Operation, answer: Any, what: str) -> Ended | None:
+        """How an operation ended, by what the waiting was answered; None if it goes on."""
+        try:
+            if answer["type"] == "sync":
+                return Ended.of(answer["metadata"])
+            words = str(answer["error"])
+        except (KeyError, TypeError, ValueError):
+            product = self.daemon.product
+            raise LxdError(f"{what} failed", f"unexpected answer from {product}: {answer!r:.200}") from None
+        # Either the operation failed or the waiting did: the operation itself says which, for as long as LXD keeps it.
+        try:
+            return self._look_at(operation, what)
+        except NotFoundError:
+            return Ended(words, {})
+
+    def _look_at(self, operation: Operation, what: str) -> Ended | None:
+        return Ended.of(self.get(*operation.path, what=what, timeout=SOON))
+
+    def why_failed(self, operation: Operation, what: str) -> LxdError | None:
+        """Why a background operation failed; None if it did not, or nobody knows."""
         with contextlib.suppress(LxdError):
-            operation = self._operation(_operation_id(response), what)
-            if operation["status_code"] >= 400:
-                return _translate(what, operation.get("err") or operation["status"])
+            ended = self._look_at(operation, what)
+            if ended and ended.error:
+                return self._translated(what, ended.error)
         return None
 
-    def _operation(self, identifier: str, what: str) -> Any:
-        """The operation once it has ended, or after a slice of time."""
-        path, params = ("operations", identifier, "wait"), {"timeout": str(SLICE_SECONDS)}
-        return self.request("get", path, what, params=params, timeout=SOON).json()["metadata"]
-
-    @property
-    def server(self) -> Mapping[str, Any]:
-        """What GET /1.0 says: environment, extensions, configuration."""
-        info: Mapping[str, Any] = self._client().host_info
-        return info
+    def _translated(self, what: str, message: str) -> LxdError:
+        resolution = ""
+        if any(words in message.lower() for words in ("no space left", "disk quota exceeded", "out of disk space")):
+            product = self.daemon.product
+            resolution = (
+                f"free space in {product}'s storage pool or below {product}'s folder, then run the same command again"
+            )
+        return LxdError(f"{what} failed", message, resolution)
 
     # ---- images and aliases
 
     def images(self, project: str) -> list[StoredImage]:
         """All images of a project, in one request. Raises NotFoundError where there is no such project."""
-        found = self.get("images", what=f"listing images of project {project}", project=project, recursion="1")
+        found = self.get("images", what=f"listing images of project {project}", project=project, params=WHOLE)
         return [_stored_image(image) for image in found]
 
     def image(self, project: str, fingerprint: Fingerprint) -> StoredImage | None:
@@ -187,7 +279,7 @@ class Lxd:
 
     def aliases(self, project: str) -> dict[str, Fingerprint]:
         """Every alias of a project and what it points to."""
-        found = self.get("images", "aliases", what="listing aliases", project=project, recursion="1")
+        found = self.get("images", "aliases", what="listing aliases", project=project, params=WHOLE)
         return {alias["name"]: Fingerprint(alias["target"]) for alias in found}
 
     def import_image(
@@ -197,7 +289,7 @@ class Lxd:
         metadata: Path,
         rootfs: Path,
         properties: Mapping[str, str],
-        progress: Progress | None = None,
+        progress: Count | None = None,
     ) -> None:
         """Streams a split image into the store; an image already there is left as it is.
 
@@ -228,22 +320,33 @@ class Lxd:
             monitored = MultipartEncoderMonitor(body, on_read)
             headers = {
                 "Content-Type": body.content_type,
-                "X-LXD-fingerprint": fingerprint.value,
-                "X-LXD-properties": urllib.parse.urlencode(properties),
+                self.dialect.header("fingerprint"): fingerprint.value,
+                self.dialect.header("properties"): urllib.parse.urlencode(properties),
             }
-            response = self.request(
-                "post", ("images",), what, project=project, data=_Blocks(monitored), headers=headers
-            )
-        self.wait(response, what, timeout=900)
+            words = [f"{key}={value}" for key, value in properties.items()]
+            how: dict[str, Any] = {
+                "data": _Blocks(monitored),
+                "headers": headers,
+                "by_hand": self.client_command(
+                    "image", "import", str(metadata), str(rootfs), "--project", project, *words
+                ),
+            }
+            try:
+                self.change("post", ("images",), what, seconds=900, project=project, **how)
+            except Cancelled:
+                raise
+            except LxdError:
+                if not self.image(project, fingerprint):  # another may have been faster
+                    raise
 
     def export_image(self, project: str, fingerprint: Fingerprint, folder: Path) -> tuple[Path, Path]:
         """Streams a split image's metadata and rootfs into ``folder``; raises LxdError for a unified one."""
         from python_multipart.multipart import MultipartParser, parse_options_header
 
         what = f"exporting image {fingerprint.short}"
-        response = self.request(
-            "get", ("images", fingerprint.value, "export"), what, project=project, stream=True, is_api=False
-        )
+        path = ("images", fingerprint.value, "export")
+        by_hand = self.client_command("image", "export", fingerprint.value, str(folder), "--project", project)
+        response = self._request("get", path, what, project=project, by_hand=by_hand, stream=True, is_api=False)
         with contextlib.closing(response), contextlib.ExitStack() as files:
             kind, options = parse_options_header(response.headers.get("Content-Type", ""))
             if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -255,25 +358,36 @@ class Lxd:
             def begin() -> None:
                 path = next(pending, None)
                 if path is None:
-                    raise LxdError(f"{what} failed", "LXD sent more than two parts")
+                    raise LxdError(f"{what} failed", f"{self.daemon.product} sent more than two parts")
                 current[:] = [files.enter_context(path.open("wb"))]
 
             def data(chunk: bytes, start: int, end: int) -> None:
                 current[0].write(chunk[start:end])
 
             parser = MultipartParser(options[b"boundary"], {"on_part_begin": begin, "on_part_data": data})
-            for chunk in _chunks(response, what):
+            for chunk in self._chunks(response, what):
                 if self.cancelled.is_set():
                     raise Cancelled
                 parser.write(chunk)
             parser.finalize()
         if next(pending, None) is not None:
-            raise LxdError(f"{what} failed", "LXD sent fewer than two parts")
+            raise LxdError(f"{what} failed", f"{self.daemon.product} sent fewer than two parts")
         return outputs[0], outputs[1]
+
+    def _chunks(self, response: Any, what: str) -> Iterator[bytes]:
+        """A streamed answer's body. requests' own exceptions are OSErrors, which would pass for those of a file."""
+        from requests import RequestException
+
+        try:
+            yield from response.iter_content(CHUNK)
+        except RequestException as error:
+            product = self.daemon.product
+            why = f"{product}'s answer broke off: {error}"
+            raise LxdError(f"{what} failed", why, f"is {product} still running?") from error
 
     def set_image_properties(self, project: str, fingerprint: Fingerprint, properties: Mapping[str, str]) -> None:
         """Replaces an image's properties, and nothing else of it."""
-        self.request(
+        self.change(
             "patch",
             ("images", fingerprint.value),
             f"setting properties of image {fingerprint.short}",
@@ -285,21 +399,30 @@ class Lxd:
         """Deletes an image and the aliases that point to it; one that is gone already is fine."""
         what = f"deleting image {fingerprint.short}"
         with contextlib.suppress(NotFoundError):
-            self.wait(self.request("delete", ("images", fingerprint.value), what, project=project), what)
+            self.change("delete", ("images", fingerprint.value), what, project=project)
 
     def set_alias(self, project: str, alias: str, fingerprint: Fingerprint) -> None:
         """Points an alias at an image, moving it in one step if it exists."""
         what = f"setting alias {alias}"
         body = {"name": alias, "target": fingerprint.value, "description": ""}
         try:
-            self.request("put", ("images", "aliases", alias), what, project=project, json=body)
+            self.change("put", ("images", "aliases", alias), what, project=project, json=body)
         except NotFoundError:
-            self.request("post", ("images", "aliases"), what, project=project, json=body)
+            self.change("post", ("images", "aliases"), what, project=project, json=body)
 
     def delete_alias(self, project: str, alias: str) -> None:
         """Deletes an alias; one that is gone already is fine."""
         with contextlib.suppress(NotFoundError):
-            self.request("delete", ("images", "aliases", alias), f"deleting alias {alias}", project=project)
+            self.change("delete", ("images", "aliases", alias), f"deleting alias {alias}", project=project)
+
+    def image_registries(self) -> dict[str, str]:
+        """The simplestreams servers that the daemon knows: name -> address. None where it needs not know them."""
+        if not self.dialect.knows_registries:
+            return {}
+        found = self.get("image-registries", what="listing image registries", params=WHOLE)
+        return {
+            remote["name"]: remote["config"].get("url", "") for remote in found if remote["protocol"] == "simplestreams"
+        }
 
     # ---- projects, profiles, volumes, pools, networks
 
@@ -312,32 +435,40 @@ class Lxd:
         there = self._create_missing(("profiles",), name, dict(profile), project=project)
         if there and any(there.get(key) != value for key, value in profile.items()):
             what = f"updating profile {name}"
-            self.request("put", ("profiles", name), what, project=project, json=dict(profile))
+            self.change("put", ("profiles", name), what, project=project, json=dict(profile))
 
     def ensure_volume(self, project: str, pool: str, name: str, description: str) -> None:
-        """Creates a custom storage volume unless it is there."""
-        self._create_missing(
-            ("storage-pools", pool, "volumes", "custom"), name, {"description": description}, project=project
-        )
+        """Creates a custom storage volume unless it is there: in a cluster, on this member."""
+        path = ("storage-pools", pool, "volumes", "custom")
+        self._create_missing(path, name, {"description": description}, project=project, params=self.dialect.here)
 
     def _create_missing(
-        self, path: tuple[str, ...], name: str, body: Mapping[str, Any], project: str | None = None
+        self,
+        path: tuple[str, ...],
+        name: str,
+        body: Mapping[str, Any],
+        project: str | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> Mapping[str, Any] | None:
         """Returns what was there, even if another client was faster; None when it was created."""
         what = f"creating {path[-1].rstrip('s')} {name}"
-        with contextlib.suppress(NotFoundError):
-            return self._one(path, name, what, project)
-        try:
-            self.wait(self.request("post", path, what, project=project, json={"name": name, **body}), what)
-        except LxdError as error:
-            if "already exists" in error.details:
-                return self._one(path, name, what, project)
-            raise
-        return None
 
-    def _one(self, path: tuple[str, ...], name: str, what: str, project: str | None) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.get(*path, name, what=what, project=project)
-        return found
+        def look() -> Mapping[str, Any]:
+            found: Mapping[str, Any] = self.get(*path, name, what=what, project=project, params=params)
+            return found
+
+        with contextlib.suppress(NotFoundError):
+            return look()
+        try:
+            self.change("post", path, what, project=project, params=params, json={"name": name, **body})
+        except Cancelled:
+            raise
+        except LxdError as error:
+            try:
+                return look()
+            except NotFoundError:
+                raise error from None
+        return None
 
     def profile(self, project: str, name: str) -> Mapping[str, Any]:
         """A profile's config and devices."""
@@ -350,39 +481,45 @@ class Lxd:
 
     def bridges(self) -> list[str]:
         """Names of the networks that LXD manages and instances can join."""
-        found = self.get("networks", what="listing networks", recursion="1")
+        found = self.get("networks", what="listing networks", params=WHOLE)
         return [network["name"] for network in found if network["managed"] and network["type"] in {"bridge", "ovn"}]
 
     # ---- instances
 
     def instances(self, project: str) -> list[Mapping[str, Any]]:
         """All instances of a project with their config; none where there is no such project."""
-        found: list[Mapping[str, Any]] = self.get("instances", what="listing builders", project=project, recursion="1")
+        found: list[Mapping[str, Any]] = self.get("instances", what="listing builders", project=project, params=WHOLE)
         return found
 
     def create_instance(self, project: str, body: Mapping[str, Any]) -> None:
         """Creates an instance and starts it."""
         name = body["name"]
         what = f"starting builder {name}"
-        response = self.request("post", ("instances",), what, project=project, json=dict(body))
-        try:
-            self.wait(response, what)
-        except (Cancelled, KeyboardInterrupt):
-            # Until LXD has made it there is nothing that could be deleted, and afterwards nobody would. A download of
-            # its image can be ended.
-            with contextlib.suppress(LxdError):
-                self.request("delete", ("operations", _operation_id(response)), what, timeout=SOON)
-            with contextlib.suppress(LxdError):
-                self.wait(response, what, timeout=REMOVAL_SECONDS, cancellable=False)
-            raise
-        start = {"action": "start", "timeout": 60}
-        self.wait(self.request("put", ("instances", name, "state"), what, project=project, json=start), what)
+        wanted = {**body, "start": True} if self.dialect.starts_what_it_creates else dict(body)
+        operation = self.begin("post", ("instances",), what, project=project, params=self.dialect.here, json=wanted)
+        if operation is not None:
+            try:
+                self.wait(operation, what)
+            except (Cancelled, KeyboardInterrupt):
+                # Until LXD has made it there is nothing that could be deleted, and afterwards nobody would. A download
+                # of its image can be ended.
+                with contextlib.suppress(LxdError):
+                    self.begin("delete", operation.path, what, timeout=SOON)
+                with contextlib.suppress(LxdError):
+                    self.wait(operation, what, REMOVAL_SECONDS, cancellable=False)
+                raise
+        if not self.dialect.starts_what_it_creates:
+            start = {"action": "start", "timeout": 60}
+            self.change("put", ("instances", name, "state"), what, project=project, json=start)
 
-    def add_device(self, project: str, name: str, device: str, config: Mapping[str, str]) -> None:
-        """Adds a device to a running instance."""
-        what = f"adding device {device} to {name}"
-        body = {"devices": {device: dict(config)}}
-        self.wait(self.request("patch", ("instances", name), what, project=project, json=body, timeout=SOON), what)
+    def adding_devices(self, project: str, name: str, devices: Mapping[str, Mapping[str, str]]) -> Callable[[], None]:
+        """Returns what adds devices to a running instance, for another thread to call: it takes LXD a second. It is
+        logged now, since what happens meanwhile may need them.
+        """
+        what, path = f"adding {', '.join(devices)} to {name}", ("instances", name)
+        body = {"devices": {device: dict(config) for device, config in devices.items()}}
+        self._tell("patch", path, {"project": project}, body)
+        return partial(self.change, "patch", path, what, project=project, json=body, timeout=SOON, by_hand=TOLD)
 
     def delete_instance(self, project: str, name: str) -> None:
         """Stops and deletes an instance, whatever state it is in; one that is gone already is fine.
@@ -390,18 +527,12 @@ class Lxd:
         Goes on when the user asked to stop: this is the cleaning up.
         """
         what = f"removing builder {name}"
-        path = ("instances", name)
-        stop = {"action": "stop", "force": True, "timeout": 30}
         # An ephemeral instance deletes itself while it stops; a half-made one is not running; and one that a killed
         # lxdocker left may be busy for a while with what that had asked for last.
         deadline = time.monotonic() + REMOVAL_SECONDS
         while True:
-            with contextlib.suppress(LxdError):
-                response = self.request("put", (*path, "state"), what, project=project, json=stop, timeout=SOON)
-                self.wait(response, what, timeout=60, cancellable=False)
             try:
-                response = self.request("delete", path, what, project=project, timeout=SOON)
-                self.wait(response, what, timeout=60, cancellable=False)
+                self._delete_instance(project, name, what)
             except NotFoundError:
                 return
             except LxdError as error:
@@ -412,18 +543,31 @@ class Lxd:
             else:
                 return
 
+    def _delete_instance(self, project: str, name: str, what: str) -> None:
+        path = ("instances", name)
+        how: dict[str, Any] = {"project": project, "timeout": SOON, "seconds": 60, "cancellable": False}
+        if self.dialect.deletes_what_runs:
+            self.change("delete", path, what, params={"force": "1"}, **how)
+            return
+        stop = {"action": "stop", "force": True, "timeout": 30}
+        with contextlib.suppress(LxdError):
+            self.change("put", (*path, "state"), what, json=stop, **how)
+        self.change("delete", path, what, **how)
+
     def push(self, project: str, name: str, path: str, content: bytes | Iterator[bytes], mode: int = 0o600) -> None:
         """Writes a file into an instance, streaming when given an iterator, until the user asks to stop: Cancelled."""
         if not isinstance(content, bytes):
             content = self._until_cancelled(content)
-        self.request(
+        kind = {"mode": f"{mode:04o}", "uid": "0", "gid": "0", "type": "file"}
+        self.change(
             "post",
             ("instances", name, "files"),
             f"writing {path} to {name}",
             project=project,
             params={"path": path},
+            by_hand=self.client_command("file", "push", "--project", project, "-", f"{name}{path}"),
             data=content,
-            headers={"X-LXD-mode": f"{mode:04o}", "X-LXD-uid": "0", "X-LXD-gid": "0", "X-LXD-type": "file"},
+            headers={self.dialect.header(key): value for key, value in kind.items()},
         )
 
     def _until_cancelled(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -433,22 +577,17 @@ class Lxd:
             yield chunk
 
 
-def _chunks(response: Any, what: str) -> Iterator[bytes]:
-    """A streamed answer's body. requests' own exceptions are OSErrors, which would pass for those of a file."""
-    from requests import RequestException
-
-    try:
-        yield from response.iter_content(CHUNK)
-    except RequestException as error:
-        raise LxdError(f"{what} failed", f"LXD's answer broke off: {error}", "is LXD still running?") from error
-
-
-def _operation_id(response: Any) -> str:
-    return str(response.json()["operation"]).rsplit("/", 1)[-1].split("?")[0]
+def _resource(path: Sequence[str], query: Mapping[str, str] | None = None) -> str:
+    words = "".join(f"/{urllib.parse.quote(part, safe='')}" for part in ("1.0", *path))
+    return f"{words}?{urllib.parse.urlencode(query)}" if query else words
 
 
 class NotFoundError(LxdError):
     """LXD has no such thing."""
+
+
+class _TooLongError(Exception):
+    """The time for an operation is over."""
 
 
 class _Blocks:
@@ -472,44 +611,40 @@ def _stored_image(image: Mapping[str, Any]) -> StoredImage:
         aliases=tuple(alias["name"] for alias in image.get("aliases") or ()),
         size=int(image.get("size", 0)),
         uploaded_at=image.get("uploaded_at", ""),
+        cached=bool(image.get("cached")),
     )
 
 
-def _connect(socket: Path, timeout: tuple[float, float]) -> pylxd.Client:
+def _connect(daemon: Daemon, timeout: tuple[float, float]) -> pylxd.Client:
     import pylxd
     from pylxd import exceptions
+    from pylxd.client import DEFAULT_SCHEME, get_session_for_url
     from requests import RequestException
 
-    install = "install LXD (snap install lxd, or apt install lxd), then run: lxd init --minimal"
+    product, socket = daemon.product, daemon.socket
     try:
         socket.stat()
         if not os.access(socket, os.R_OK | os.W_OK):
             raise PermissionError
-        return pylxd.Client(endpoint=str(socket), timeout=timeout)
+        session = get_session_for_url(DEFAULT_SCHEME)
+        # Each request on a connection of its own: newer LXDs hang up on an idle one, perhaps just as it is used again.
+        session.headers["Connection"] = "close"
+        return pylxd.Client(endpoint=str(socket), timeout=timeout, session=session)
     except FileNotFoundError:
-        raise HostError("LXD is not there", f"no socket at {socket}", f"start it, or {install}") from None
+        raise HostError(
+            f"cannot connect to {product}", f"no socket at {socket}", f"start it, or {daemon.install}"
+        ) from None
     except PermissionError:
         raise HostError(
-            "LXD does not let you in",
-            f"no permission on {socket}",
-            "run as root, or join LXD's group: sudo usermod -aG lxd $USER, then log in again",
+            f"cannot connect to {product}",
+            f"permission denied: {socket}",
+            f"run as root, or join {product}'s group: sudo usermod -aG {daemon.group} $USER, then log in again",
         ) from None
     except exceptions.ClientConnectionFailed:
-        raise HostError(
-            "LXD is not running",
-            f"nothing answers on {socket}",
-            "start it: systemctl start lxd, or snap start lxd",
-        ) from None
+        raise HostError(f"{product} is not running", f"no answer on {socket}", f"start it: {daemon.start}") from None
     except (exceptions.LXDAPIException, RequestException, ValueError, KeyError, TypeError) as error:
         raise HostError(
-            "LXD does not answer as LXD does",
+            f"unexpected answer from {product}",
             f"{socket}: {error!r}",
-            "see what its log says, and whether LXD_DIR names LXD's folder",
+            f"check its log, and whether {daemon.folder} names {product}'s folder",
         ) from error
-
-
-def _translate(what: str, message: str) -> LxdError:
-    resolution = ""
-    if any(words in message.lower() for words in ("no space left", "disk quota exceeded", "out of disk space")):
-        resolution = "free space in LXD's storage pool or below LXD's folder, then run the same command again"
-    return LxdError(f"{what} failed", message, resolution)

@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
-from lxdocker import websocket
 from lxdocker.errors import LxdError
-from lxdocker.lxd import SLICE_SECONDS, SOON, Cancelled, Lxd
-from lxdocker.websocket import BrokenError, Websocket
+from lxdocker.lxd import websocket
+from lxdocker.lxd.api import SOON, Cancelled, Lxd
+from lxdocker.lxd.operation import SLICE_SECONDS, Operation
+from lxdocker.lxd.websocket import BrokenError, Websocket
 
 MOST_SAID = 1 << 16  # bytes of a stream that are kept of what a command says
 
@@ -86,6 +86,11 @@ class Command:
                 yield piece
 
 
+def exec_command(lxd: Lxd, project: str, instance: str, argv: Sequence[str]) -> str:
+    """How a shell runs a command in an instance."""
+    return lxd.client_command("exec", instance, "--project", project, "--", *argv)
+
+
 @contextlib.contextmanager
 def running(
     lxd: Lxd,
@@ -96,19 +101,24 @@ def running(
     what: str,
     seconds: float,
     stdin: bytes = b"",
+    by_hand: Callable[[str], str] = str,
     cancellable: bool = True,
 ) -> Iterator[tuple[Command, Callable[[], Result]]]:
     """Starts a command that may take so many ``seconds``. Gives it, and what waits for its end, when all its output has
     been read; one that is left before is ended by LXD, or goes on alone. Raises LxdError.
 
-    ``what`` fails where this does. ``cancellable``: not for cleaning up, which goes on when the user asked to stop.
+    ``what`` fails where this does. ``by_hand``, for the log: completes the client's command that does the same with a
+    shell's redirections. ``cancellable``: not for cleaning up, which goes on when the user asked to stop.
     """
     body = {"command": list(argv), "wait-for-websocket": True, "interactive": False}
     import_module(websocket.PROTOCOL)  # before LXD waits for it, for 5 s
     path = ("instances", instance, "exec")
-    response = lxd.request("post", path, what, project=project, json=body, timeout=SOON)
+    told = by_hand(exec_command(lxd, project, instance, argv))
+    operation = lxd.begin("post", path, what, project=project, json=body, timeout=SOON, by_hand=told)
+    if operation is None:
+        raise LxdError(f"{what} failed", "LXD started no operation for it")
     try:
-        with _connected(lxd, response.json()["metadata"], what) as streams:
+        with _connected(lxd, operation, what) as streams:
             cancelled = lxd.cancelled if cancellable else threading.Event()
             command = Command(what, streams["1"], streams["2"], cancelled, seconds)
             with ThreadPoolExecutor(3, thread_name_prefix="command") as helpers, _leaving(command, streams.values()):
@@ -116,28 +126,28 @@ def running(
                 # whose stderr nobody reads, and 5 s after its end forgets it.
                 helpers.submit(streams["0"].send, stdin)
                 said = helpers.submit(command.said)
-                ended = helpers.submit(lxd.wait, response, what, math.inf, command.check, cancellable)
+                ended = helpers.submit(lxd.wait, operation, what, math.inf, command.check, cancellable)
 
                 def end() -> Result:
-                    status = int(ended.result()["metadata"]["return"])
+                    status = int(ended.result().metadata["return"])
                     return Result(status, stderr=said.result().decode("utf-8", "replace"))
 
                 yield command, end
     except BrokenError as broken:
         # What LXD itself could not do it says of the operation, not in a stream.
-        raise lxd.why_failed(response, what) or broken from broken
+        raise lxd.why_failed(operation, what) or broken from broken
 
 
 @contextlib.contextmanager
-def _connected(lxd: Lxd, operation: Mapping[str, Any], what: str) -> Iterator[Mapping[str, Websocket]]:
+def _connected(lxd: Lxd, operation: Operation, what: str) -> Iterator[Mapping[str, Websocket]]:
     """All streams. `control` first: LXD starts the command once it has the others, which then may be over before this
     comes.
     """
-    secrets = operation["metadata"]["fds"]
-    resource = f"/1.0/operations/{operation['id']}/websocket?secret="
+    secrets = operation.metadata["fds"]
+    resource = f"/1.0/operations/{operation.identifier}/websocket?secret="
     with contextlib.ExitStack() as cleanup:
         yield {
-            name: cleanup.enter_context(closing(Websocket(lxd.socket_path(), resource + secrets[name], what)))
+            name: cleanup.enter_context(closing(Websocket(lxd.daemon.socket, resource + secrets[name], what)))
             for name in ("control", "0", "1", "2")
         }
 

@@ -22,9 +22,10 @@ PROTOCOL = "websockets.client"  # the library, which takes 0.1 s to import: only
 CONNECT_SECONDS = 10
 AT_ONCE = 1 << 17  # bytes; as many as LXD puts into one message
 MOST_IN_A_MESSAGE = 1 << 24  # bytes
-# What goes wrong is raised here; the library would also print it.
+# What goes wrong is raised here; the library would also print it, and log every message with its content.
 LOGGER = logging.getLogger(__name__)
-LOGGER.addHandler(logging.NullHandler())
+LOGGER.propagate = False
+LOGGER.setLevel(logging.CRITICAL + 1)
 
 
 class BrokenError(LxdError):

@@ -1,10 +1,10 @@
 #!/busybox-lxd sh
 # shellcheck shell=dash
-# lxc exec NAME -- /lxd-health: the state of the image's health check. Exit status: 0 healthy, 1 unhealthy, 2 starting,
-# 3 the image has no health check.
+# lxc exec NAME -- /lxd-health: prints the state of the image's health check. Exit status: 0 healthy, 1 unhealthy,
+# 2 starting, 3 the image has no health check.
 bb=/busybox-lxd
 if [ ! -r /dev/.lxd-health ]; then
-	# The instance may be so young that the application has not been started.
+	# The instance may have just started, before the application.
 	if "$bb" grep -qx _health=yes /lxd-image; then
 		echo starting
 		exit 2

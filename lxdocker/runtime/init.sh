@@ -1,48 +1,82 @@
 #!/busybox-lxd sh
-# shellcheck shell=dash disable=SC2154
-# (SC2154: variables that /lxd-image and /lxd-instance set.)
-# PID 1 of the instance: prepares what a Docker container would find, then runs the image's command and looks after
-# it until it has ended. Everything is done with LXD's own busybox: the image may hold no program but its own.
-# What happens, in order, is `start` at the end; the verbs are in /lxd-lib.
+# shellcheck shell=dash disable=SC2154,SC2172
+# (SC2154: variables set by /lxd-image and /lxd-instance. SC2172: busybox has no name for signal 37.)
+# PID 1 of the instance: prepares the environment of a Docker container, then runs the image's command and supervises it
+# until it ends. It uses only the injected busybox: the image may contain only its own program.
+# `start` at the end lists the steps in order; they are defined in /lxd-lib.
+_stopping=
+trap '_stopping=poweroff' PWR 37 # see hear_lxd
+trap '_stopping=reboot' INT
+# shellcheck source=lxdocker/runtime/lib/forget.sh
+. /lxd-lib/forget.sh
 set -u
 _bb=/busybox-lxd
 _lib=/lxd-lib
-_session= # a command that starts a session of its own and becomes the one after it; none for PID 1
+_session=       # command prefix that starts a new session; empty for PID 1
+_app=           # PID of the application, while it runs
+_waits_for=     # PID of the process that PID 1 waits for
+_looking=before # look_after_helpers is not needed yet
 
-say() { printf 'lxdocker: %s\n' "$*"; }
+# Messages appear in `lxc console NAME --show-log` and in /lxd-log.
+say() {
+	printf 'lxdocker: %s\n' "$*"
+	[ -z "$_logged" ] || say_to_log "$*"
+}
 
-# Gives up. What PID 1 says is in `lxc console NAME --show-log`; when it ends, the instance stops.
+# Exits with a message. When PID 1 ends, the instance stops.
 die() {
+	[ -z "$_logger" ] || end_log
 	say "$1"
 	exit "${2:-1}"
 }
 
-for _part in environment mounts network command health supervise; do
+for _part in environment sysctls mounts volumes network command log health supervise; do
 	# shellcheck source=/dev/null
 	. "$_lib/$_part.sh"
 done
 
+# Used until the application starts.
+stop_early() {
+	[ "$1" != reboot ] || {
+		say "restarted before the application was started"
+		"$_bb" reboot -f
+		exit 0
+	}
+	die "stopped before the application was started" 0
+}
+
 start() {
-	# For as long as there is no application: the kernel discards signals that PID 1 has no handler for, and whoever
-	# sent one would wait in vain.
-	trap 'die "stopped before the application was started" 0' PWR USR1 USR2
-	trap 'say "restarted before the application was started"; "$_bb" reboot -f; exit 0' TERM INT
+	hear_lxd stop_early
+	[ -z "$_stopping" ] || stop_early "$_stopping"
+	instance_environment
 	# shellcheck source=/dev/null
 	. /lxd-image
 	read_instance_settings /lxd-instance
+	find_user
+	[ "$_supervise" = yes ] || own_console
 	set_environment
-	# What takes longest, most of it waiting for answers, goes on beside the rest.
+	say_lost
+	set_sysctls
+	# Before anything writes below the volumes. This may take long, so it can be interrupted by a stop.
+	if [ -n "${_disks-}" ]; then
+		fill_volumes &
+		await $!
+		[ "$_ended" -eq 0 ] || exit "$_ended"
+	fi
+	# The network takes longest, mostly waiting for answers, so it continues in the background.
 	start_network
+	mount_missing
 	image_volumes
 	image_tmpfs
-	# The image's own init is in its place again for whoever looks for it; this script is running already.
+	# Puts the image's own init back for programs that look for it; this script is already running.
 	[ -e /lxd-realinit ] && "$_bb" mount -o bind /lxd-realinit /sbin/init
-	await_network
+	[ "$_supervise" = no ] || start_log
+	await_network 3>&-
 	run_prelaunch
-	[ -n "${LXDOCKER_ENVFILE-}" ] && read_envfile "$LXDOCKER_ENVFILE"
+	add_envfile
+	save_environment
 	"$_bb" mkdir -p "$_working_dir" 2>/dev/null
 	cd "$_working_dir" || die "can't enter the working directory $_working_dir" 126
-	check_user
 	if [ "$_supervise" = yes ]; then
 		with_command supervise
 	else
@@ -50,5 +84,5 @@ start() {
 	fi
 }
 
-# Sourced by the tests, which call the functions one by one.
+# The tests source this file and call single functions.
 [ -n "${LXDOCKER_SOURCE_ONLY-}" ] || start

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
+import math
 import posixpath
 import shlex
 import signal
@@ -22,9 +23,9 @@ from typing import Any
 
 import yaml
 
+from lxdocker.config.spec import Behaviour
 from lxdocker.errors import BuildError
-from lxdocker.oci import OciConfig
-from lxdocker.spec import Behaviour
+from lxdocker.source.oci import OciConfig
 from lxdocker.values import Arch
 
 # Raised whenever what a build does changes in a way that images made before should be made again.
@@ -34,7 +35,10 @@ HERE = Path(__file__).parent
 INIT = HERE / "init.sh"
 LIB = HERE / "lib"
 HEALTH = HERE / "health.sh"
+EXEC = HERE / "exec.sh"
+LOG = HERE / "log.sh"
 INJECT = HERE / "inject.sh"
+CHECK = HERE / "check.sh"
 UDHCPC = HERE / "udhcpc.sh"
 UDHCPC_WRAPPER = HERE / "udhcpc-wrapper.sh"
 TEMPLATES = HERE / "templates"
@@ -48,23 +52,31 @@ class Health:
     interval: float
     timeout: float
     start_period: float
+    start_interval: float  # between checks while it may still be starting
     retries: int
 
     def settings(self) -> list[str]:
         """As health.sh reads them."""
         return [
-            f"_health_interval={self.interval:g}",
-            f"_health_timeout={self.timeout:g}",
-            f"_health_start_period={self.start_period:.0f}",
+            f"_health_interval={_decimal(self.interval)}",
+            f"_health_timeout={_decimal(self.timeout)}",
+            f"_health_start_period={math.ceil(self.start_period)}",
+            f"_health_start_interval={_decimal(self.start_interval)}",
             f"_health_retries={self.retries}",
         ]
 
 
+def _decimal(seconds: float) -> str:
+    """As busybox's sleep and timeout read it: to the millisecond, at least one, and never with an exponent."""
+    return f"{max(seconds, 0.001):.3f}".rstrip("0").rstrip(".")
+
+
 @cache
 def runtime_hash() -> str:
-    """Hex sha256 over every file that is injected or put into the metadata. Each image's inputs have it."""
+    """Hex sha256 over all that is injected, put into the metadata, or checks that. Each image's inputs have it."""
     digest = hashlib.sha256()
-    for path in sorted([INIT, HEALTH, INJECT, UDHCPC, UDHCPC_WRAPPER, *LIB.iterdir(), *TEMPLATES.iterdir()]):
+    programs = [INIT, EXEC, HEALTH, LOG, UDHCPC, UDHCPC_WRAPPER]
+    for path in sorted([*programs, INJECT, CHECK, *LIB.iterdir(), *TEMPLATES.iterdir()]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -88,14 +100,13 @@ def signal_name(text: str | None) -> str:
         if offset.isascii() and offset.isdigit() and int(offset) <= 30:
             return str(34 + int(offset))  # glibc's SIGRTMIN, which is what image authors mean
     raise BuildError(
-        "the image's stop signal can't be used", f"{text[:40]!r} is no signal on Linux", "tell the image's author"
+        "invalid stop signal of the image", f"not a signal on Linux: {text[:40]!r}", "report it to the image's author"
     )
 
 
 def render_config(config: OciConfig, behaviour: Behaviour, *, supervise: bool = True) -> bytes:
     """``/lxd-image``: the OCI config and the spec as shell that defines data and functions, and runs nothing."""
-    odd = [f"{name}={value}" for name, value in config.env if not _is_shell_name(name)]
-    health = parse_healthcheck(config.healthcheck)
+    health = parse_healthcheck(config.healthcheck, config.shell)
     lines = [
         "# Made by lxdocker from the image's OCI config and its spec; read by /sbin/init.",
         f"_supervise={'yes' if supervise else 'no'}",
@@ -104,42 +115,49 @@ def render_config(config: OciConfig, behaviour: Behaviour, *, supervise: bool = 
         f"_restart={shlex.quote(behaviour.restart)}",
         f"_restart_unhealthy={'true' if behaviour.restart_unhealthy else 'false'}",
         f"_prelaunch={shlex.quote(behaviour.prelaunch)}",
+        f"_fill_volumes={'true' if behaviour.fill_volumes else 'false'}",
+        f"_umask={shlex.quote(behaviour.umask)}",
         f"_user={shlex.quote(config.user or '0')}",
         f"_working_dir={shlex.quote(config.working_dir or '/')}",
-        f"_odd_environment={'yes' if odd else 'no'}",
+        # Words as the shell reads them back, in a string.
+        f"_image_environment={shlex.quote(shlex.join(f'{name}={value}' for name, value in config.env))}",
         f"_health={'yes' if health else 'no'}",
         *(health.settings() if health else ()),
-        *_function("image_environment", *(["from_image", k, v] for k, v in config.env)),
         *_function("image_volumes", ["make_volumes", *config.volumes]),
         *_function("image_tmpfs", *(["mount_tmpfs", path, option] for path, option in tmpfs_mounts(config, behaviour))),
         *_appending("with_image_entrypoint", config.entrypoint),
         *_appending("with_image_cmd", config.cmd),
         *_appending("with_health_command", health.command if health else ()),
-        # In front of the command, unlike the others.
-        "exec_in_odd_environment() { " + " ".join(['exec "$_bb" env', *map(shlex.quote, odd), '"$@"; }']),
-        'with_odd_environment() { _function=$1 _applet=$2; shift 2; "$_function" "$_applet" '
-        + " ".join([*map(shlex.quote, odd), '"$@"; }']),
         "",
     ]
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 def tmpfs_mounts(config: OciConfig, behaviour: Behaviour) -> list[tuple[str, str]]:
-    """Where a tmpfs goes and its mount options; none where a volume of the image would lose its data in it."""
+    """Where a tmpfs goes and its mount options; none where a volume of the image would lose its data in it.
+
+    All those that have no size of their own hold no more than half of what the instance may use, together.
+    """
     mounts = {"/dev/shm": "mode=1777", "/tmp": "mode=1777", "/run": "mode=755"}  # noqa: S108 - in the image
-    sizes = dict(behaviour.tmpfs)
-    for path, size in behaviour.tmpfs:
-        mounts.setdefault(path, "mode=1777")
-        if size == "off":
-            del mounts[path]
-        elif size != "on":
-            mounts[path] += f",size={size}"
+    sizes = {path: size for path, size in behaviour.tmpfs if size != "on"}
+    mounts |= {path: "mode=1777" for path, _ in behaviour.tmpfs if path not in mounts}
     volumes = [_without_links(volume) for volume in config.volumes]
-    return [
-        (path, options)
+    named = {path for path, _ in behaviour.tmpfs}
+    wanted = {
+        path: options
         for path, options in mounts.items()
-        if path in sizes or not any(volume == path or volume.startswith(path + "/") for volume in volumes)
-    ]
+        if sizes.get(path) != "off"
+        and (path in named or not any(volume == path or volume.startswith(path + "/") for volume in volumes))
+    }
+    shares = _shares([path for path in wanted if path not in sizes])
+    return [(path, f"{options},size={sizes.get(path) or shares[path]}") for path, options in wanted.items()]
+
+
+def _shares(paths: list[str]) -> dict[str, str]:
+    """Sizes in percent of the instance's memory: /tmp gets as much as the others together."""
+    whole = 50 if "/tmp" not in paths else 25  # noqa: S108 - in the image
+    others = [path for path in paths if path != "/tmp"]  # noqa: S108 - the instance's
+    return {"/tmp": "25%"} | {path: f"{max(1, whole // len(others))}%" for path in others}  # noqa: S108 - as above
 
 
 def _without_links(path: str) -> str:
@@ -151,15 +169,18 @@ def _without_links(path: str) -> str:
     return path
 
 
-def parse_healthcheck(raw: Mapping[str, Any] | None) -> Health | None:
-    """Docker's HealthConfig (durations in nanoseconds); None where the image has none, or says NONE."""
+def parse_healthcheck(raw: Mapping[str, Any] | None, shell: tuple[str, ...] = ()) -> Health | None:
+    """Docker's HealthConfig (durations in nanoseconds); None where the image has none, or says NONE.
+
+    ``shell`` is the config's own, for a check in shell form.
+    """
     test = (raw or {}).get("Test")
     if not isinstance(test, list) or not all(isinstance(word, str) for word in test) or len(test) < 2:
         return None
     if test[0] == "CMD":
         command = tuple(test[1:])
     elif test[0] == "CMD-SHELL":
-        command = ("/bin/sh", "-c", test[1])
+        command = (*(shell or ("/bin/sh", "-c")), test[1])
     else:
         return None
 
@@ -173,6 +194,7 @@ def parse_healthcheck(raw: Mapping[str, Any] | None) -> Health | None:
         interval=seconds("Interval", 30),
         timeout=seconds("Timeout", 30),
         start_period=seconds("StartPeriod", 0),
+        start_interval=seconds("StartInterval", 5),
         retries=retries if isinstance(retries, int) and 0 < retries < 1000 else 3,
     )
 
@@ -191,7 +213,9 @@ def runtime_tar(config: OciConfig, behaviour: Behaviour, *, supervise: bool = Tr
     """The tar that inject.sh unpacks; ``init`` goes to /sbin/init, the rest to /."""
     entries = [
         ("init", INIT.read_bytes(), 0o755),
+        ("lxd-exec", EXEC.read_bytes(), 0o755),
         ("lxd-health", HEALTH.read_bytes(), 0o755),
+        ("lxd-log", LOG.read_bytes(), 0o755),
         ("lxd-image", render_config(config, behaviour, supervise=supervise), 0o644),
         ("lxd-udhcpc-default.script", UDHCPC_WRAPPER.read_bytes(), 0o755),
         ("lxd-udhcpc-default.script.real", UDHCPC.read_bytes(), 0o755),
@@ -237,8 +261,3 @@ def tar(entries: list[tuple[str, bytes, int]], mtime: int, folders: tuple[str, .
             info.size, info.mode, info.mtime = len(content), mode, mtime
             archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def _is_shell_name(name: str) -> bool:
-    # Those are the shell's own: it would change what the image says, or obey it.
-    return name.isascii() and name.isidentifier() and name not in {"PWD", "OLDPWD", "SHLVL", "IFS"}

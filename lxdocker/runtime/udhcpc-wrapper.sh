@@ -1,4 +1,5 @@
 #!/busybox-lxd sh
 # shellcheck shell=dash
-# udhcpc runs its script by the kernel, which needs an interpreter: the image may have none, so name LXD's.
+# udhcpc executes its script directly, so the script needs a #! line with an interpreter. The image may have none, so
+# this names the injected busybox.
 exec /busybox-lxd sh /lxd-udhcpc-default.script.real "$@"

@@ -1,29 +1,72 @@
 #!/busybox-lxd sh
 # shellcheck shell=dash disable=SC2154
-# Configures address, routes and DNS from a DHCP lease. Called by udhcpc with the event as $1 and the
-# lease in variables (ip, mask, router, dns, search, domain, staticroutes …): see busybox's udhcpc.
-bb=/busybox-lxd
-set -f # a `*` in a lease must not become the names of files
+# Configures address, routes and DNS from a DHCP lease. udhcpc calls it with the event as $1 and the lease in variables
+# (ip, mask, router, dns, search, domain, staticroutes …): see busybox's udhcpc.
+_bb=/busybox-lxd
+_lib=/lxd-lib
+bb=$_bb
+exec 2>&1 # the client's stderr is discarded
+say() { printf 'lxdocker: %s\n' "$*"; }
+# shellcheck source=/dev/null
+. "$_lib/interfaces.sh"
+set -f # a `*` in a lease must not expand to file names
+family=${family:-4}
+[ -d "$_net" ] || "$bb" mkdir -p -m 700 "$_net"
 
-# Addresses and names come from a server on the network: only what they may consist of is written anywhere.
-clean() { printf '%s' "$*" | "$bb" tr -cd 'A-Za-z0-9._: \n-'; }
+# Addresses and names come from a server on the network, so only valid characters are written anywhere.
+# Sets cleaned, usually without starting a process.
+clean() {
+	cleaned=$1
+	case "$1" in *[!A-Za-z0-9._:-]*) cleaned=$(printf '%s' "$1" | "$bb" tr -cd 'A-Za-z0-9._:-') ;; esac
+}
 
+# Reads the last lease of this address family.
+read_lease() {
+	held=''
+	expiry=''
+	[ -s "$_net/address$family.$interface" ] && read -r held expiry <"$_net/address$family.$interface"
+	[ -n "$expiry" ] || held=
+}
+
+drop_lease() {
+	read_lease
+	[ -n "$held" ] || return
+	"$bb" ip "-$family" addr del "$held" dev "$interface" 2>/dev/null
+	: >"$_net/address$family.$interface"
+}
+
+# set_address ADDRESS/PREFIX [WORD...]
 set_address() {
-	if ! "$bb" ip -4 addr show dev "$interface" | "$bb" grep -qF " $ip/$mask "; then
-		"$bb" ip -4 addr flush dev "$interface"
-		if [ -n "${LXDOCKER_UDHCPC_NOPREFIXROUTE-}" ]; then
-			"$bb" ip addr add "$ip/$mask" dev "$interface" noprefixroute
-		else
-			"$bb" ip addr add "$ip/$mask" ${broadcast:+broadcast "$broadcast"} dev "$interface"
-		fi
+	read_lease
+	if [ "$held" != "$1" ]; then
+		drop_lease
+	elif "$bb" ip "-$family" addr show dev "$interface" | "$bb" grep -qF " $1 "; then
+		held=same
+	fi
+	if [ "$held" != same ]; then
+		address=$1
+		shift
+		"$bb" ip "-$family" addr replace "$address" "$@" dev "$interface" || return
+		set -- "$address"
+	fi
+	read_uptime
+	echo "$1 $((_now / 100 + ${lease:-3600}))" >"$_net/address$family.$interface"
+}
+
+set_address4() {
+	if [ -n "${LXDOCKER_UDHCPC_NOPREFIXROUTE-}" ]; then
+		set_address "$ip/$mask" noprefixroute
+	else
+		set_address "$ip/$mask" ${broadcast:+broadcast "$broadcast"}
 	fi
 	[ -z "${mtu-}" ] || "$bb" ip link set dev "$interface" mtu "$mtu"
 }
 
 set_routes() {
 	[ -z "${UDHCPC_NO_DEFAULT_ROUTE-}" ] || return
-	while "$bb" ip -4 route del default dev "$interface" 2>/dev/null; do :; done
-	if [ -n "${staticroutes-}" ]; then # RFC 3442: where this is given, the router option is not used
+	# Starts no process if there is no route, as at the first lease. /proc/net/route: name, destination.
+	while has_default_route && "$bb" ip -4 route del default dev "$interface" 2>/dev/null; do :; done
+	if [ -n "${staticroutes-}" ]; then # RFC 3442: if given, the router option is ignored
 		# shellcheck disable=SC2086 # pairs of destination and gateway
 		set -- $staticroutes
 		while [ $# -ge 2 ]; do
@@ -36,11 +79,11 @@ set_routes() {
 		done
 		return
 	fi
-	# The first interface is preferred; the kernel refuses two default routes of one metric.
+	# The first interface is preferred; the kernel refuses two default routes with the same metric.
 	metric=0
 	[ "$interface" = eth0 ] || metric=$("$bb" cat "/sys/class/net/$interface/ifindex")
 	for gateway in ${router-}; do
-		# A gateway outside the subnet (mask /32) needs a route to itself first.
+		# A gateway outside the subnet (mask /32) first needs a route of its own.
 		"$bb" ip -4 route add default via "$gateway" dev "$interface" metric "$metric" 2>/dev/null || {
 			"$bb" ip -4 route replace "$gateway" dev "$interface"
 			"$bb" ip -4 route add default via "$gateway" dev "$interface" metric "$metric"
@@ -49,11 +92,20 @@ set_routes() {
 	done
 }
 
-# What the resolver file is to hold: each interface's servers and domains are kept apart, here are those of all, each
-# once. What the instance configuration says, it says alone.
+has_default_route() {
+	while read -r name destination _; do
+		[ "$name" = "$interface" ] && [ "$destination" = 00000000 ] && return 0
+	done </proc/net/route
+	return 1
+}
+
+# Prints the resolver file: the servers and domains of all interfaces, which are stored separately, without duplicates.
+# Settings from the instance configuration replace all others.
 resolver() (
 	set +f
 	set -- /dev/.lxd-dns/*
+	# With IPv4, its servers are sufficient, so those of IPv6 are omitted.
+	[ -e "$1" ] || set -- /dev/.lxd-dns6/*
 	[ ! -e /dev/.lxd-dns/static ] || set -- /dev/.lxd-dns/static
 	# shellcheck disable=SC2016 # awk's own
 	"$bb" awk '
@@ -64,15 +116,15 @@ resolver() (
 )
 
 write_resolver() {
-	# A link there points to a resolver that does not run here.
+	# A link points to a resolver that does not run here.
 	[ ! -L /etc/resolv.conf ] || "$bb" rm -f /etc/resolv.conf 2>/dev/null
-	# Whole or not at all; where the file is a mount of its own only writing into it works.
+	# Atomic if possible; a mounted file can only be written in place.
 	new=/etc/.resolv.conf.lxd.$$
 	{ printf '%s\n' "$1" >"$new" && "$bb" mv -f "$new" /etc/resolv.conf; } 2>/dev/null || {
 		"$bb" rm -f "$new" 2>/dev/null
 		printf '%s\n' "$1" >/etc/resolv.conf
 	} 2>/dev/null || {
-		# On a read-only root the file itself can be covered; one that the user has mounted is theirs.
+		# On a read-only root, a file can be mounted over it, unless the user has mounted one.
 		! "$bb" grep -q " /etc/resolv.conf " /proc/self/mountinfo &&
 			printf '%s\n' "$1" >/dev/.lxd-resolv.conf &&
 			"$bb" mount -o bind /dev/.lxd-resolv.conf /etc/resolv.conf
@@ -82,12 +134,21 @@ write_resolver() {
 set_dns() {
 	[ -n "${dns-}" ] || return
 	[ -z "${UDHCPC_NO_DNS-}" ] || [ "$interface" = static ] || return
-	"$bb" mkdir -p /etc /dev/.lxd-dns 2>/dev/null
+	servers=/dev/.lxd-dns
+	[ "$family" = 4 ] || servers=/dev/.lxd-dns6
+	"$bb" mkdir -p /etc "$servers" 2>/dev/null
 	{
-		for domain in ${search:-${domain-}}; do echo "search $(clean "$domain")"; done
-		for server in $dns; do echo "nameserver $(clean "$server")"; done
-	} >"/dev/.lxd-dns/$interface"
-	# Other interfaces may be at it, too: whoever writes last must have seen what the others got.
+		for domain in ${search:-${domain-}}; do
+			clean "$domain"
+			echo "search $cleaned"
+		done
+		for server in $dns; do
+			clean "$server"
+			! is_ipv6 "$cleaned" || { shorten_ipv6 "$cleaned" && cleaned=$_short; }
+			echo "nameserver $cleaned"
+		done
+	} >"$servers/$interface"
+	# Other interfaces may be writing, too: repeats until the content includes their results.
 	seen=$(resolver)
 	while
 		content=$seen
@@ -97,16 +158,79 @@ set_dns() {
 	do :; done
 }
 
+# Sets stage to the client's state: `started`, `going`, or `nak` if the server refused the lease. Empty if no keeper
+# started the client.
+read_stage() {
+	stage=
+	{ read -r stage <"$_net/stage$family.$interface"; } 2>/dev/null
+}
+
+# has_expired [SECONDS]: whether the lease has expired, or will within SECONDS.
+has_expired() {
+	read_lease
+	read_uptime
+	[ -n "$held" ] && [ $((_now / 100 + ${1:-0})) -ge "$expiry" ]
+}
+
+announce() {
+	set +f
+	write_own_name
+	rouse
+}
+
 case "${1-}" in
 deconfig)
-	"$bb" ip link set "$interface" up
-	"$bb" ip -4 addr flush dev "$interface"
+	if [ -e "$_net/stopping" ]; then
+		: >"$_net/address$family.$interface" # the instance is stopping; nothing else matters
+		rouse
+		exit
+	fi
+	read_stage
+	if [ "$stage" = started ]; then
+		echo going >"$_net/stage$family.$interface" # keeps the address of an earlier client
+	elif [ "$stage" = going ] && ! has_expired 5 && [ -n "$held" ]; then
+		# The client was told to release its lease (`kill -USR2 -1`) and would then do nothing more. It is killed, and
+		# the next client asks for the same address again.
+		kill -KILL "$PPID"
+	else
+		drop_lease
+		announce
+	fi
+	is_up "$interface" || "$bb" ip link set "$interface" up
+	;;
+leasefail)
+	# A restarted client keeps the address of the previous one, but only until the lease expires.
+	if has_expired; then
+		drop_lease
+		announce
+	fi
 	;;
 bound | renew)
-	set_address
-	set_routes
+	if [ "$family" = 4 ]; then
+		set_address4
+		set_routes
+	elif is_ipv6 "${ipv6-}"; then
+		shorten_ipv6 "$ipv6"
+		set_address "$_short/128"
+	fi
 	set_dns
+	read_stage
+	[ "$stage" != nak ] || echo going >"$_net/stage$family.$interface"
+	echo yes >"$_net/settled$family.$interface"
+	announce
 	;;
-dns) set_dns ;; # from the instance configuration, without a lease
-refresh) [ ! -d /dev/.lxd-dns ] || write_resolver "$(resolver)" ;; # nothing new, but perhaps it was hidden
+nak)
+	read_stage
+	[ -z "$stage" ] || echo nak >"$_net/stage$family.$interface"
+	# udhcpc6 would keep asking a server without addresses every few seconds.
+	read_lease
+	[ "$family" = 4 ] || [ -n "$held" ] || kill "$PPID"
+	;;
+dns) set_dns ;; # settings from the instance configuration, without a lease
+refresh) # rewrites the files, since a mount may have hidden them
+	if [ -d /dev/.lxd-dns ] || [ -d /dev/.lxd-dns6 ]; then write_resolver "$(resolver)"; fi
+	: >"$_net/own"
+	set +f
+	write_own_name
+	;;
 esac

@@ -25,7 +25,7 @@ _LINE = re.compile(r"(?P<name>[^:\s][^:]*):(?P<hash>\$2[aby]\$(?P<cost>\d\d)\$[.
 # 2^14 rounds take about a second.
 MAX_COST = 14
 MAX_REMEMBERED = 1000
-HINT = "write it with: htpasswd -B -c FILE NAME (Debian's apache2-utils)"
+HINT = "create it with: htpasswd -B -c FILE NAME (Debian's apache2-utils)"
 
 
 class Users:
@@ -51,10 +51,10 @@ class Users:
         try:
             hashes = _read(self._path)
         except UsageError as error:
-            return f"{error}; going on with the users from before"
+            return f"{error}; keeping the previous users"
         self._hashes = hashes
         self._remembered = set()
-        return f"read {self._path} again: {len(hashes)} users"
+        return f"reloaded {self._path}: {len(hashes)} users"
 
     async def who(self, authorization: str | None) -> str | None:
         """The user whose name and password an Authorization header has; None if it has not."""
@@ -90,7 +90,7 @@ def _read(path: Path) -> Mapping[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the file of users {path} can't be read", str(error), HINT) from error
+        raise UsageError(f"cannot read the users file {path}", str(error), HINT) from error
     hashes = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
@@ -100,10 +100,12 @@ def _read(path: Path) -> Mapping[str, str]:
         if match is None:
             raise UsageError(f"{path}:{number}: expected NAME:HASH with a bcrypt hash ($2y$...)", "", HINT)
         if int(match["cost"]) > MAX_COST:
-            raise UsageError(f"{path}:{number}: bcrypt with a cost above {MAX_COST} would take seconds", "", HINT)
+            raise UsageError(
+                f"{path}:{number}: bcrypt cost above {MAX_COST}", "checking a password would take seconds", HINT
+            )
         hashes[match["name"]] = match["hash"]
     if not hashes:
-        raise UsageError(f"the file of users {path} has no user", "nobody could read the tree", HINT)
+        raise UsageError(f"no users in {path}", "nobody could read the tree", HINT)
     return hashes
 
 

@@ -1,82 +1,98 @@
-"""The server's certificate: made by lxdocker and kept alive, or the user's own, and read again when it changes.
+"""The server's certificate: made and renewed by lxdocker, or the user's own, and reloaded when it changes.
 
-A self-signed certificate lives long and keeps its key, because clients pin it: LXD and Incus keep a copy and take
-that copy as the authority for what the server shows. They check the server's name against the *first* name in their
-copy. So a certificate that is made anew with the same key, the same subject and the same first name is trusted by
-every client that has the old one, until that one ends. Its names must not all be the same, though: Go takes two
-certificates with the same subject, key and names for one that leads to itself, and leaves the old one out of the chain.
+A certificate made by lxdocker is valid for years and keeps its key, because clients pin it: LXD before 6.10 and Incus
+keep a copy, and use that copy as the authority for any certificate that the server shows. They check the server's name
+against the *first* name in their copy. So clients that have an older copy trust a new certificate with the same key,
+subject and first name, until their copy expires. Its alternative names must differ, though: Go
+takes two certificates with the same subject, key and alternative names for the same one, and leaves the older one out
+of the chain. Hence the random directory name among them. (A random URI would do for pinned copies, but under an
+authority with name constraints of any kind Go refuses URIs without a host.)
+
+For clients that pin nothing there is an ``authority`` beside it. The server's certificate always stays within the
+authority that is given out: a new certificate leaves out names that the authority does not cover. The authority is only
+replaced if it does not cover a name that is needed, or is about to expire, and always before the certificate. Hosts
+that installed it must then install it again: at once in the first case, before the old one expires in the second.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import re
-import socket
 import ssl
-import tempfile
-import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lxdocker.errors import UsageError
+from lxdocker.files import lock, rights
+from lxdocker.files.durable import write_file
+from lxdocker.progress import Say
+from lxdocker.serve import authority as authorities
+from lxdocker.serve.authority import FIXED_NAME, Authority
+from lxdocker.serve.hostnames import as_address, canonical, full_name, host_addresses, own_name
 
-# The first name and the subject of every certificate we make: it must never change, whatever the host is called.
-FIXED_NAME = "lxdocker"
 LIFE = timedelta(days=3650)
-# Time enough to give clients the new certificate before their copy of the old one ends.
+# Leaves enough time to give clients the new certificate before their copy of the old one expires.
 RENEW_BEFORE = timedelta(days=365)
-# Clocks differ.
+# A user's own certificate is warned about each day in its last 14 days, or in the last quarter of a shorter life.
+WARN_BEFORE = timedelta(days=14)
+# For clients whose clocks are behind.
 BACKDATED = timedelta(days=1)
-# A router can have thousands of addresses, and a certificate is sent with every connection.
-MAX_ADDRESSES = 100
-RESOLVER_SECONDS = 2
-_HOST_NAME = re.compile(r"(?=.{1,253}$)(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?(\.(?!$)|$))+")
 
-Address = IPv4Address | IPv6Address
+CERTIFICATE, KEY, AUTHORITY = "server.crt", "server.key", "authority.crt"
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The files of a certificate (chain) and its key, PEM."""
+    """The PEM files of a certificate (chain) and its key, and of the authority if lxdocker made them."""
 
     certificate: Path
     key: Path
+    authority: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a certificate says."""
+    """The content of a certificate."""
 
-    pem: str  # of this certificate alone, as clients pin it
+    pem: str  # this certificate alone, as clients pin it
     fingerprint: str  # SHA-256, hex digits
+    key: str  # SHA-256 of its public key, hex digits
     names: tuple[str, ...]  # DNS names and addresses
+    begins: datetime
     ends: datetime
-    self_signed: bool
+    self_signed: bool  # by its own key
+    has_authority: bool  # which the server offers at authority.PATH
+    chain_ends: datetime  # when the first certificate in its file expires
 
     @classmethod
     def parse(cls, data: bytes) -> Certificate:
         """The first certificate of a PEM file, or one in DER. Raises ValueError."""
         try:
             if data.startswith(b"\x30"):
-                found = x509.load_der_x509_certificate(data)
+                chain = [x509.load_der_x509_certificate(data)]
             else:
-                found = x509.load_pem_x509_certificates(data)[0]
+                chain = x509.load_pem_x509_certificates(data)
+            found = chain[0]
+            self_signed = authorities.is_signed_by_itself(found)
             return cls(
                 pem=found.public_bytes(serialization.Encoding.PEM).decode(),
                 fingerprint=found.fingerprint(hashes.SHA256()).hex(),
+                key=authorities.key_hash(found),
                 names=_names(found),
+                begins=found.not_valid_before_utc,
                 ends=found.not_valid_after_utc,
-                self_signed=found.issuer == found.subject,
+                self_signed=self_signed,
+                has_authority=self_signed and authorities.names_as_issuer(found),
+                chain_ends=min(certificate.not_valid_after_utc for certificate in chain),
             )
         except (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, IndexError) as error:
             raise ValueError(f"unusable certificate: {error}") from error
@@ -86,92 +102,193 @@ class Certificate:
         """``AB:CD:...``, as openssl prints it."""
         return ":".join(re.findall("..", self.fingerprint.upper()))
 
+    def is_for(self, host: str) -> bool:
+        """Whether ``host``, a name or an address, is among its names, as clients match them."""
+        name = canonical(host.strip("[]"))
+        wildcard = f"*.{name.partition('.')[2]}" if as_address(name) is None else name
+        return not {name, wildcard}.isdisjoint(map(canonical, self.names))
 
-# ---- a certificate of our own making
+    def is_vouched_for(self, authority: Authority) -> bool:
+        """Whether a client that trusts the authority trusts this certificate."""
+        return self.has_authority and self.key == authority.key and set(self.names) <= set(authority.names)
 
 
-def make(folder: Path, names: Iterable[str] = ()) -> Pair:
-    """The self-signed certificate in ``folder``, good for ``names`` and for this host's names and addresses.
+def check_authority(data: bytes, certificate: Certificate) -> Authority:
+    """Parses the authority that a server offers as PEM. Raises ValueError unless it vouches for the server's
+    certificate, and can vouch for no other server.
 
-    Made if there is none; made anew, with the same key, if it is about to end or lacks the host's name or one of
-    ``names``. Not for an address that came up since, or its fingerprint would change with every new bridge. Raises
-    UsageError where the folder can't be used.
+    It has the certificate's key. So once the certificate is trusted, the authority needs no fingerprint of its own.
     """
-    pair = Pair(folder / "server.crt", folder / "server.key")
-    needed = ("localhost", *_own_name(), *names)
+    found = Authority.parse(data)
+    if not certificate.is_vouched_for(found):
+        raise ValueError("it does not vouch for the server's certificate")
+    if not found.begins <= datetime.now(UTC) < found.ends:
+        raise ValueError(f"it is valid from {found.begins:%Y-%m-%d} to {found.ends:%Y-%m-%d} only")
+    return found
+
+
+# ---- a certificate made by lxdocker
+
+
+def make(folder: Path, names: Iterable[str] = (), say: Say = lambda _: None) -> Pair:
+    """The server's certificate in ``folder``, valid for ``names`` and for this host's names and addresses, and its
+    authority.
+
+    They are made if they are missing, and renewed, with the same key, if they are about to expire or lack the host's
+    name or one of ``names``. A new address of the host is no reason, or the fingerprint would change with every new
+    bridge. ``say`` gets a line if hosts that installed the authority must install it again. Raises UsageError if the
+    folder can't be used.
+    """
+    pair = Pair(folder / CERTIFICATE, folder / KEY, folder / AUTHORITY)
+    needed = _unique((FIXED_NAME, "localhost", *own_name(), *names))
     try:
-        if _still_good(pair, needed):  # the usual case, in which the folder need not be writable
+        rights.check(folder)  # anybody who can write in it could impersonate this server
+        if _Held.read(folder).is_good(needed):  # the usual case: the folder need not be writable
             return pair
-        also = (*_full_name(), *map(str, host_addresses()))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(folder):
-            if not _still_good(pair, needed):
-                key = _read_key(pair.key)
-                if key is None:
-                    key = ec.generate_private_key(ec.SECP256R1())
-                    write_file(pair.key, _key_pem(key), 0o600)
-                write_file(pair.certificate, _signed(key, (*needed, *also)), 0o644)
+        wanted = _unique((*needed, *full_name(), *map(str, host_addresses())))
+        rights.make_folder(folder, rights.PRIVATE)
+        with lock.file(folder / ".lock"):  # two servers that start at once would each write one half of the pair
+            _make_anew(folder, needed, wanted, say)
+    except rights.UnsafeError as error:
+        raise UsageError(f"the folder {folder} is not safe for the server's key", str(error), error.remedy) from error
     except OSError as error:
         raise UsageError(
             f"the folder {folder} for the server's certificate can't be used",
             str(error),
-            "run as a user who may write there, choose another with --tls-dir DIR, or give a certificate of your own"
+            "run as a user who may write there, choose another with --tls-dir DIR, or use your own certificate"
             " with --tls-cert FILE --tls-key FILE",
         ) from error
     return pair
 
 
-def check_name(text: str) -> str:
-    """``text`` if it is a host name or an address. Raises ValueError."""
-    if _address(text) is None and not _HOST_NAME.fullmatch(text):
-        raise ValueError(f"{text[:100]!r} is neither a host name nor an address")
-    return text
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The usable files in the folder. A certificate of another key is not usable."""
 
+    key: ec.EllipticCurvePrivateKey | None
+    certificate: Certificate | None
+    authority: Authority | None
 
-def _still_good(pair: Pair, needed: Iterable[str]) -> bool:
-    try:
-        key = _read_key(pair.key)
-        found = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
-        return (
-            key is not None
-            and found.public_key() == key.public_key()
-            and found.not_valid_after_utc - datetime.now(UTC) > RENEW_BEFORE
-            and found.not_valid_before_utc <= datetime.now(UTC)
-            and {_canonical(name) for name in needed} <= {_canonical(name) for name in _names(found)}
+    @classmethod
+    def read(cls, folder: Path) -> _Held:
+        key = _read_key(folder / KEY)
+        own = authorities.public_hash(key.public_key()) if key is not None else ""
+        certificate = _read(folder / CERTIFICATE, Certificate.parse)
+        authority = _read(folder / AUTHORITY, Authority.parse)
+        return cls(
+            key,
+            certificate if certificate is not None and certificate.key == own else None,
+            authority if authority is not None and authority.key == own else None,
         )
-    except (FileNotFoundError, ValueError):
-        return False
+
+    @property
+    def covered(self) -> tuple[str, ...]:
+        """The names that hosts with the installed authority accept."""
+        if self.authority is not None:
+            return self.authority.names
+        # If the authority was lost, it covered at least the names of the certificate.
+        return self.certificate.names if self.certificate is not None and self.certificate.has_authority else ()
+
+    def is_good(self, needed: tuple[str, ...]) -> bool:
+        return self.has_good_authority(needed) and self.has_good_certificate(needed)
+
+    def has_good_authority(self, needed: tuple[str, ...]) -> bool:
+        return self.authority is not None and _lasts(self.authority) and set(needed) <= set(self.authority.names)
+
+    def has_good_certificate(self, needed: tuple[str, ...]) -> bool:
+        return (
+            self.certificate is not None
+            and self.authority is not None
+            and _lasts(self.certificate)
+            and set(needed) <= set(self.certificate.names)
+            and self.certificate.is_vouched_for(self.authority)
+        )
 
 
-def _signed(key: ec.EllipticCurvePrivateKey, wanted: Iterable[str]) -> bytes:
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, FIXED_NAME)])
-    unique = dict.fromkeys(_canonical(name) for name in (FIXED_NAME, *wanted))
-    addresses = {name: address for name in unique if (address := _address(name)) is not None}
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in unique if name not in addresses]
-    names += [x509.IPAddress(address) for address in addresses.values()]
-    names.append(x509.UniformResourceIdentifier(uuid.uuid4().urn))
-    now = datetime.now(UTC).replace(microsecond=0)
+def _make_anew(folder: Path, needed: tuple[str, ...], wanted: tuple[str, ...], say: Say) -> None:
+    """Makes what is missing or outdated: the key, the authority, the certificate. In this order, an interruption never
+    leaves a certificate with a name that the authority does not cover yet.
+    """
+    held = _Held.read(folder)
+    key = held.key
+    if key is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_file(folder / KEY, _key_pem(key), 0o600)
+    if not held.has_good_authority(needed):
+        missing = [name for name in needed if name not in held.covered]
+        write_file(folder / AUTHORITY, _new_authority(key, wanted if missing else held.covered), 0o644)
+        if held.authority is not None:
+            say(_install_again(held.authority, missing))
+        held = _Held.read(folder)
+    if not held.has_good_certificate(needed):
+        names = [name for name in wanted if name in held.covered]
+        write_file(folder / CERTIFICATE, _new_certificate(key, names), 0o644)
+
+
+def _install_again(old: Authority, missing: list[str]) -> str:
+    if missing:
+        return (
+            f"created a new authority, since the old one does not cover {', '.join(missing)}: hosts that installed it"
+            " can't use this server until they install the new one"
+        )
+    return (
+        f"created a new authority, since the old one ends on {old.ends:%Y-%m-%d}: hosts that installed it must"
+        " install the new one by then"
+    )
+
+
+def _new_authority(key: ec.EllipticCurvePrivateKey, names: Iterable[str]) -> bytes:
+    begins, ends = _life()
+    return authorities.issue(key, names, begins, ends)
+
+
+def _new_certificate(key: ec.EllipticCurvePrivateKey, names: Iterable[str]) -> bytes:
+    begins, ends = _life()
+    subject = authorities.subject()
+    addresses = {name: address for name in names if (address := as_address(name)) is not None}
+    alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names if name not in addresses]
+    alternatives += [x509.IPAddress(address) for address in addresses.values()]
+    unique = x509.NameAttribute(x509.NameOID.COMMON_NAME, uuid.uuid4().urn)
+    alternatives.append(x509.DirectoryName(x509.Name([unique])))
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + LIFE)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        # Not an authority: whoever trusts it trusts this server and no other.
+        .not_valid_before(begins)
+        .not_valid_after(ends)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        # Not an authority: a client that trusts it trusts this server only.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .add_extension(authorities.as_issuer(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def _life() -> tuple[datetime, datetime]:
+    now = datetime.now(UTC).replace(microsecond=0)
+    return now - BACKDATED, now + LIFE
+
+
+def _lasts(certificate: Certificate | Authority) -> bool:
+    now = datetime.now(UTC)
+    return certificate.begins <= now < certificate.ends - RENEW_BEFORE
+
+
+def _read(path: Path, parse: Callable[[bytes], Read]) -> Read | None:
+    """The content of a file; None if it is missing or invalid."""
+    try:
+        return parse(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
-    """The key there, or None where there is none that we could have made."""
+    """The key in a file; None unless lxdocker could have made it."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (FileNotFoundError, ValueError, TypeError):
@@ -185,36 +302,6 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two servers that start at once would each write one half of the pair."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def write_file(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, and never readable to others in between: mkstemp's files are private."""
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as output:
-            output.write(data)
-            os.fchmod(output.fileno(), mode)
-            output.flush()
-            os.fsync(output.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-# ---- names
-
-
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -226,85 +313,79 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     )
 
 
-def _canonical(name: str) -> str:
-    address = _address(name)
-    return str(address) if address is not None else name.lower()
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(canonical(name) for name in names))
 
 
-def _address(text: str) -> Address | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None
-
-
-def _own_name() -> list[str]:
-    name = socket.gethostname()
-    return [name] if _HOST_NAME.fullmatch(name) and _address(name) is None else []
-
-
-def _full_name() -> list[str]:
-    """The host's name with its domain, if whoever resolves names here knows it soon enough."""
-    found: list[str] = []
-    asking = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
-    asking.start()
-    asking.join(RESOLVER_SECONDS)
-    return [name for name in found if _HOST_NAME.fullmatch(name) and _address(name) is None]
-
-
-def host_addresses() -> list[Address]:
-    """The addresses of all this host's interfaces, those that are only good on one link excepted."""
-    found: list[Address] = [IPv4Address("127.0.0.1"), IPv6Address("::1")]
-    # A local address stands on the line before the one that says so.
-    for match in re.finditer(r"\|-- (\S+)\n\s+/32 host LOCAL", _read("/proc/net/fib_trie")):
-        found.append(IPv4Address(match[1]))
-    for line in _read("/proc/net/if_inet6").splitlines():
-        found.append(IPv6Address(bytes.fromhex(line.split()[0])))
-    usable = (one for one in found if not one.is_link_local and not one.is_multicast)
-    return list(dict.fromkeys(usable))[:MAX_ADDRESSES]
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("ascii")
-    except OSError:
-        return ""
-
-
-# ---- what the server shows
+# ---- the certificate that the server shows
 
 
 class Watch:
-    """The TLS context of new connections, kept up with the files on disk.
+    """The TLS context of new connections, which follows the files on disk.
 
-    ``renew`` is asked for the files at every look, so that it can make the certificate anew.
+    ``renew`` is called for the files at every look, so that it can renew the certificate.
     """
 
     def __init__(self, renew: Callable[[], Pair]) -> None:
-        """Raises UsageError where there is no certificate that can be used."""
+        """Raises UsageError if there is no usable certificate."""
         self._renew = renew
         self._seen: tuple[object, ...] = ()
         self._failed: tuple[object, ...] = ()
+        self._warned: tuple[str, date] | None = None
         self._pair = renew()
-        self.context, self.certificate = _load(self._pair)
+        self.context, self.certificate, self.authority = _load(self._pair)
         self._seen = _state(self._pair)
 
     def look(self) -> str | None:
-        """Takes what has changed. Returns a line about it, or about why it could not be taken (said once)."""
+        """Reloads files that have changed. Returns a line about the change, or once about why they can't be used, and
+        about a certificate that is about to expire.
+        """
+        return "; ".join(filter(None, (self._take(), self.warning()))) or None
+
+    def warning(self) -> str | None:
+        """A line about a user's own certificate that has expired or is about to: the first time, and once a day. Only
+        the user can renew it.
+        """
+        now, certificate = datetime.now(UTC), self.certificate
+        if self._pair.authority is not None or self._warned == (certificate.fingerprint, now.date()):
+            return None
+        notice = min(WARN_BEFORE, (certificate.ends - certificate.begins) / 4)
+        if now < certificate.begins:
+            what = f"is not valid before {certificate.begins:%Y-%m-%d %H:%M} UTC: no client trusts it yet"
+        elif now >= certificate.chain_ends:
+            what = f"ended on {certificate.chain_ends:%Y-%m-%d}: no client trusts this server any more"
+        elif now >= certificate.chain_ends - notice:
+            what = f"ends on {certificate.chain_ends:%Y-%m-%d}: from then on no client trusts this server"
+        else:
+            return None
+        self._warned = (certificate.fingerprint, now.date())
+        return f"warning: the certificate {self._pair.certificate} {what}; renew it, and it is reloaded automatically"
+
+    def _take(self) -> str | None:
         try:
             self._pair = self._renew()
         except UsageError as error:
-            return self._once((str(error),), f"{error}; going on with the certificate as it is")
+            return self._once((str(error),), f"{error}; keeping the current certificate")
         state = _state(self._pair)
         if state == self._seen:
             return None
+        before = self.certificate, self.authority
         try:
-            self.context, self.certificate = _load(self._pair)
+            self.context, self.certificate, self.authority = _load(self._pair)
         except UsageError as error:
-            # One of the two files may not be written yet. Connections go on with what they have.
-            return self._once(state, f"{error}; going on with the one from before")
+            # One of the two files may not be written yet. New connections keep the current certificate.
+            return self._once(state, f"{error}; keeping the current one")
         self._seen = state
-        return f"showing a new certificate, good until {self.certificate.ends:%Y-%m-%d}: {self.certificate.fingerprint}"
+        return self._news(*before)
+
+    def _news(self, certificate: Certificate, authority: Authority | None) -> str | None:
+        """A line about what differs from before."""
+        news = []
+        if self.certificate != certificate:
+            news.append(f"certificate, valid until {self.certificate.ends:%Y-%m-%d}: {self.certificate.fingerprint}")
+        if self.authority is not None and self.authority != authority:
+            news.append(f"authority, valid until {self.authority.ends:%Y-%m-%d}: {self.authority.sha256}")
+        return f"showing a new {', and a new '.join(news)}" if news else None
 
     def _once(self, state: tuple[object, ...], text: str) -> str | None:
         if state == self._failed:
@@ -321,10 +402,10 @@ def _state(pair: Pair) -> tuple[object, ...]:
             return str(error)
         return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
-    return (pair, of(pair.certificate), of(pair.key))
+    return (pair, of(pair.certificate), of(pair.key), of(pair.authority) if pair.authority else None)
 
 
-def _load(pair: Pair) -> tuple[ssl.SSLContext, Certificate]:
+def _load(pair: Pair) -> tuple[ssl.SSLContext, Certificate, Authority | None]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -339,12 +420,14 @@ def _load(pair: Pair) -> tuple[ssl.SSLContext, Certificate]:
         raise UsageError(
             f"the certificate {pair.certificate} can't be used",
             str(why),
-            "--tls-cert takes a PEM file with the certificate and those of its authorities, --tls-key its key without a"
-            " password",
+            "--tls-cert takes a PEM file with the certificate and its chain, --tls-key its key without a password",
         ) from error
-    return context, certificate
+    authority = _read(pair.authority, Authority.parse) if pair.authority else None
+    # Another server with this folder may be renewing both at this moment.
+    fitting = authority is not None and certificate.is_vouched_for(authority)
+    return context, certificate, authority if fitting else None
 
 
 def _refuse_password() -> str:
-    """OpenSSL would ask on the terminal, in the middle of serving."""
+    """Without this, OpenSSL would ask for the password on the terminal."""
     raise ValueError("its key is protected by a password")

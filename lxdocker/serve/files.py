@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from lxdocker.page import PAGE_FILE
-from lxdocker.published import SIDECAR, WITHDRAWN, WITHHELD
+from lxdocker.tree.page import PAGE_FILE
+from lxdocker.tree.version import SIDECAR, WITHDRAWN, WITHHELD
 
 # Longer ones are not in any tree of ours.
 MAX_DEPTH = 16

@@ -5,9 +5,17 @@ from __future__ import annotations
 import contextlib
 import socket
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from lxdocker.certs import Certificate, host_addresses
-from lxdocker.page import REMOTE
+from lxdocker.lxd.dialect import register_command
+from lxdocker.serve import authority as authorities
+from lxdocker.serve.authority import Authority
+from lxdocker.serve.certs import Certificate
+from lxdocker.serve.hostnames import host_addresses
+from lxdocker.tree.page import REMOTE
+
+# Restart LXD's daemon and nothing else. A plain restart of the snap stops all instances, `systemctl restart` too.
+RESTART_SNAP, RESTART_PACKAGE = "snap restart --reload lxd", "systemctl restart lxd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +28,8 @@ class Flavour:
 
 
 FLAVOURS = (
-    Flavour("LXD from packages", "lxc", ".config/lxc"),
-    Flavour("LXD from the snap", "lxc", "snap/lxd/common/config"),
+    Flavour("LXD 6.9 or earlier from the snap", "lxc", "snap/lxd/common/config"),
+    Flavour("LXD 6.9 or earlier from packages", "lxc", ".config/lxc"),
     Flavour("Incus", "incus", ".config/incus"),
 )
 
@@ -31,7 +39,8 @@ def server_url(listen: str, port: int, names: tuple[str, ...]) -> str:
     know: by the name its user gave, else by an address.
     """
     everywhere = listen in {"", "0.0.0.0"}  # noqa: S104 - asked about, not listened on
-    host = names[0] if names else main_address() if everywhere else listen
+    named = [name for name in names if not name.startswith("*.")]
+    host = named[0] if named else main_address() if everywhere else listen
     shown = f"[{host}]" if ":" in host else host
     return f"https://{shown}" + ("" if port == 443 else f":{port}")
 
@@ -46,31 +55,81 @@ def main_address() -> str:
     return str(others[0]) if others else "127.0.0.1"
 
 
-def instructions(url: str, certificate: Certificate, *, password: bool) -> str:
+def instructions(url: str, certificate: Certificate, authority: Authority | None, *, password: bool) -> str:
     """What ``lxdocker serve`` says when it is ready."""
-    host_port = url.removeprefix("https://")
-    if not host_port.rpartition("]")[2].count(":"):
-        host_port += ":443"
-    typed = url.replace("https://", "https://USER:PASSWORD@") if password else url
     asks = url.replace("https://", "https://USER@") if password else url
     lines = [
         f"serving {url}",
-        f"certificate SHA-256 {certificate.shown_fingerprint}, good until {certificate.ends:%Y-%m-%d}",
+        f"certificate SHA-256 {certificate.shown_fingerprint}, valid until {certificate.ends:%Y-%m-%d}",
         "",
         "To use the images on another host, where lxdocker is installed:",
         f"  lxdocker remote add {asks} {REMOTE} --fingerprint {certificate.fingerprint}",
+        "",
     ]
+    if password:
+        mirror = f"lxdocker mirror --import {asks}"
+        lines += [
+            "LXD 6.10 or later does not support logins to image servers. Import the images instead:",
+            f"  {mirror} --fingerprint {certificate.fingerprint}" if certificate.self_signed else f"  {mirror}",
+        ]
+    else:
+        lines += _registry(url, certificate, authority)
     for flavour in FLAVOURS:
-        lines += ["", f"or by hand, {flavour.title}:"]
-        if certificate.self_signed:
-            folder = f"~/{flavour.folder}/servercerts"
-            lines += [
-                f"  mkdir -p {folder} && openssl s_client -connect {host_port} </dev/null 2>/dev/null |"
-                f" openssl x509 | tee {folder}/{REMOTE}.crt | openssl x509 -noout -fingerprint -sha256",
-            ]
-        lines.append(f"  {flavour.program} remote add {REMOTE} {typed} --protocol simplestreams")
-    lines.append("")
-    if certificate.self_signed:
-        lines.append("The fingerprint shown there must be the one above. Then:")
-    lines.append(f"  lxc launch {REMOTE}:NAME    or    lxc image copy {REMOTE}:NAME local: --alias NAME --auto-update")
+        lines += ["", f"or by hand, {flavour.title}:", *_remote(url, certificate, flavour, password=password)]
+    lines += [
+        "",
+        "Then:",
+        f"  lxc launch {REMOTE}:NAME    or    lxc image copy {REMOTE}:NAME local: --alias NAME --auto-update",
+    ]
     return "\n".join(lines)
+
+
+def _registry(url: str, certificate: Certificate, authority: Authority | None) -> list[str]:
+    """For LXD from 6.10 on: its daemon knows the server, and trusts what its system trusts."""
+    host = urlsplit(url).hostname or ""
+    create = f"  {register_command(REMOTE, url)}"
+    if not certificate.is_for(host):
+        return [
+            f"LXD 6.10 or later cannot use this address, since the certificate is not valid for {host}:",
+            f"  lxdocker serve --name {host}",
+        ]
+    if not certificate.self_signed:
+        return ["or by hand, LXD 6.10 or later:", create]
+    if authority is None:
+        return ["LXD 6.10 or later cannot use this server: it does not accept a self-signed --tls-cert"]
+    return [
+        "or by hand, LXD 6.10 or later, as root:",
+        *install_command(url, authority),
+        f"  {RESTART_SNAP}    # instances keep running; without the snap: {RESTART_PACKAGE}",
+        create,
+    ]
+
+
+def install_command(url: str, authority: Authority) -> list[str]:
+    """The lines of one command, for root, that adds a server's authority to those of a Debian or Ubuntu system. Safe to
+    paste: what is fetched is not trusted before it has been compared.
+    """
+    name = authorities.system_file(urlsplit(url).hostname or "").stem
+    return [
+        f"  (umask 022 && cd {authorities.SYSTEM_FOLDER} &&",
+        f"    curl -fsSk -o {name}.new {url}{authorities.PATH} &&",
+        f"    echo '{authority.sha256}  {name}.new' | sha256sum -c &&",
+        f"    mv {name}.new {name}.crt && update-ca-certificates)",
+    ]
+
+
+def _remote(url: str, certificate: Certificate, flavour: Flavour, *, password: bool) -> list[str]:
+    """The client has a copy of the certificate, and gives it to the daemon."""
+    typed = url.replace("https://", "https://USER:PASSWORD@") if password else url
+    add = f"  {flavour.program} remote add {REMOTE} {typed} --protocol simplestreams"
+    if not certificate.self_signed:
+        return [add]
+    host_port = url.removeprefix("https://")
+    if not host_port.rpartition("]")[2].count(":"):
+        host_port += ":443"
+    folder = f"~/{flavour.folder}/servercerts"
+    return [
+        f"  mkdir -p {folder} && openssl s_client -connect {host_port} </dev/null 2>/dev/null |"
+        f" openssl x509 | tee {folder}/{REMOTE}.crt | openssl x509 -noout -fingerprint -sha256",
+        f"{add}    # if the fingerprint is the one above",
+    ]

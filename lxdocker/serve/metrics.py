@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics, exposition
 from prometheus_client.core import GaugeMetricFamily
 
-from lxdocker.simplestreams import IMAGES_PATH
+from lxdocker.tree.simplestreams import IMAGES_PATH
 
 CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 

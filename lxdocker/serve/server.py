@@ -21,15 +21,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lxdocker import certs
-from lxdocker.certs import Watch
+from lxdocker.config.settings import SYSTEM_TLS, Settings
 from lxdocker.errors import UsageError
+from lxdocker.progress import Say
+from lxdocker.serve import certs
 from lxdocker.serve.access import Users
+from lxdocker.serve.certs import Watch
+from lxdocker.serve.hostnames import check_name
 from lxdocker.serve.joining import instructions, server_url
 from lxdocker.serve.metrics import Metrics
-from lxdocker.serve.site import Say, Site, log_to_stderr
+from lxdocker.serve.site import Site, log_to_stderr
+from lxdocker.serve.slots import Slot, Slots, client_of
 from lxdocker.serve.worker import Worker
-from lxdocker.settings import SYSTEM_TLS, Settings
 
 BACKLOG = 512
 MAX_CONNECTIONS = 1000
@@ -42,6 +45,8 @@ WATCH_SECONDS = 5
 MANY_CONNECTIONS = 50
 # How long to wait before accepting again when the system has no more descriptors.
 EXHAUSTED_SECONDS = 0.5
+# How often to look whether somebody can go by now, if all are well served.
+FULL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +77,10 @@ class Endpoint:
             family, _, _, _, address = found[0]
             return [socket.create_server(address[:2], family=family, backlog=BACKLOG)]
         except OSError as error:
-            why = "give another one with --listen ADDRESS:PORT"
+            why = "choose another one with --listen ADDRESS:PORT"
             if error.errno == errno.EACCES:
-                why = f"ports below 1024 are root's; {why}"
-            raise UsageError(f"can't listen on {self}", error.strerror or str(error), why) from error
+                why = f"only root may use ports below 1024: {why}"
+            raise UsageError(f"cannot listen on {self}", error.strerror or str(error), why) from error
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -103,8 +108,11 @@ class Server:
         metrics: Metrics,
         say: Say,
         stop_seconds: float,
+        per_client: int,
     ) -> None:
         self._sockets = sockets
+        self._per_client = per_client
+        self._freed = asyncio.Event()
         self._watch = watch
         self._users = users
         self._site = site
@@ -129,10 +137,10 @@ class Server:
         gc.collect()
         gc.freeze()
         limit = min(MAX_CONNECTIONS, (_raise_file_limit() - OWN_FILES) // FILES_PER_CONNECTION)
-        slots = asyncio.Semaphore(max(1, limit))
+        slots = Slots(max(1, limit), self._per_client)
         threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
         self._workers = [Worker(self._site, self._metrics, self._say) for _ in range(threads)]
-        tasks = [loop.create_task(self._accept(one, slots)) for one in self._sockets]
+        tasks = [loop.create_task(self._accept(listening, slots)) for listening in self._sockets]
         tasks.append(loop.create_task(self._keep_looking()))
         stop = loop.create_task(self._stop.wait())
         try:
@@ -144,50 +152,64 @@ class Server:
             for task in (stop, *tasks):
                 task.cancel()
             await asyncio.gather(stop, *tasks, return_exceptions=True)
-            for one in self._sockets:
-                one.close()
+            for listening in self._sockets:
+                listening.close()
             await self._finish()
 
     async def _finish(self) -> None:
         self._stop.clear()
         running = sum(worker.busy for worker in self._workers)
         if running:
-            self._say(f"stopping; up to {self._stop_seconds:g} s for {running} running requests, or until told again")
-        finishing = asyncio.gather(*(asyncio.wrap_future(one.finish(self._stop_seconds)) for one in self._workers))
+            self._say(f"stopping; waiting up to {self._stop_seconds:g} s for {running} requests, or until told again")
+        finishing = asyncio.gather(
+            *(asyncio.wrap_future(worker.finish(self._stop_seconds)) for worker in self._workers)
+        )
         told_again: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         either: set[asyncio.Future[Any]] = {finishing, told_again}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        for one in either:
-            one.cancel()
+        for task in either:
+            task.cancel()
         for worker in self._workers:
             worker.end()
 
-    async def _accept(self, listening: socket.socket, slots: asyncio.Semaphore) -> None:
+    async def _accept(self, listening: socket.socket, slots: Slots) -> None:
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
         while True:
-            # At the limit new connections wait in the kernel's queue.
-            await slots.acquire()
             try:
-                connection, _ = await loop.sock_accept(listening)
+                connection, address = await loop.sock_accept(listening)
             except OSError as error:
-                slots.release()
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
                     await asyncio.sleep(EXHAUSTED_SECONDS)
                 continue
-            worker = min(self._workers, key=lambda one: one.connections)
+            slot = Slot(client_of(address[0]))
+            if not slots.admits(slot.client):
+                self._metrics.refused.inc()
+                connection.close()
+                continue
+            # Those after it wait in the kernel's queue.
+            slots.make_room()
+            while slots.is_full:
+                slots.make_room()
+                self._freed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._freed.wait(), FULL_SECONDS)
+            slots.add(slot)
+            worker = min(self._workers, key=lambda worker: worker.connections)
             worker.connections += 1
             self._metrics.connections.inc()
-            worker.take(connection, self._watch.context, functools.partial(self._gone, loop, worker, slots))
+            gone = functools.partial(self._gone, loop, worker, slots, slot)
+            worker.take(connection, self._watch.context, slot, gone)
 
-    def _gone(self, loop: asyncio.AbstractEventLoop, worker: Worker, slots: asyncio.Semaphore) -> None:
+    def _gone(self, loop: asyncio.AbstractEventLoop, worker: Worker, slots: Slots, slot: Slot) -> None:
         """A connection has ended; called in the worker's thread."""
         self._metrics.connections.dec()
 
         def free() -> None:
             worker.connections -= 1
             self._ended += 1
-            slots.release()
+            slots.remove(slot)
+            self._freed.set()
 
         loop.call_soon_threadsafe(free)
 
@@ -198,7 +220,7 @@ class Server:
             try:
                 await asyncio.to_thread(self._look)
             except Exception as error:  # whatever is in these files, downloads go on
-                self._say(f"looking at the certificate and the users failed: {error!r}")
+                self._say(f"cannot check the certificate and the users for changes: {error!r}")
             if self._ended >= MANY_CONNECTIONS:
                 self._ended = 0
                 _give_memory_back()
@@ -238,34 +260,38 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Say) -> None:
     try:
         endpoint = Endpoint.parse(settings.listen)
     except ValueError as error:
-        raise UsageError("can't listen there", str(error), "correct --listen") from error
-    watch = Watch(functools.partial(_pair, settings))
+        raise UsageError("invalid address to listen on", str(error), "correct --listen") from error
+    watch = Watch(functools.partial(_pair, settings, say))
+    if warning := watch.warning():
+        say(warning)
     users = Users(settings.users) if settings.users else None
     metrics = Metrics(settings.tree, lambda: watch.certificate.ends.timestamp())
-    site = Site(settings.tree, users, metrics, log_to_stderr)
+    site = Site(settings.tree, lambda: watch.authority, users, metrics, log_to_stderr)
     sockets = endpoint.listen()
     url = server_url(endpoint.host, sockets[0].getsockname()[1], settings.tls_names)
 
     def announce() -> None:
-        ready(instructions(url, watch.certificate, password=users is not None))
+        ready(instructions(url, watch.certificate, watch.authority, password=users is not None))
         if users is not None and endpoint.port != 443:
             say(
                 "note: LXD and Incus ask for image files without TLS first, with the password, on the same port; if"
                 " others can listen in, serve on port 443, where they ask port 80 instead (keep that closed)"
             )
 
-    asyncio.run(Server(sockets, watch, users, site, metrics, say, settings.stop_timeout).run(announce))
+    per_client = settings.connections_per_client
+    server = Server(sockets, watch, users, site, metrics, say, settings.stop_timeout, per_client)
+    asyncio.run(server.run(announce))
 
 
-def _pair(settings: Settings) -> certs.Pair:
+def _pair(settings: Settings, say: Say) -> certs.Pair:
     if settings.tls_cert and settings.tls_key:
         return certs.Pair(settings.tls_cert, settings.tls_key)
     if settings.tls_cert or settings.tls_key:
         raise UsageError(
-            "half of a certificate", "there is one of tls_cert and tls_key without the other", "give both, or neither"
+            "incomplete certificate", "tls_cert and tls_key must be given together", "give both, or neither"
         )
     try:
-        names = [certs.check_name(name) for name in settings.tls_names]
+        names = [check_name(name) for name in settings.tls_names]
     except ValueError as error:
-        raise UsageError("this can't be in a certificate", str(error), "correct --name (tls_names)") from error
-    return certs.make(settings.tls_dir or SYSTEM_TLS, names)
+        raise UsageError("invalid name for a certificate", str(error), "correct --name (tls_names)") from error
+    return certs.make(settings.tls_dir or SYSTEM_TLS, names, say)

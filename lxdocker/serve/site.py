@@ -16,17 +16,23 @@ from pathlib import Path
 
 from aiohttp import ETag, hdrs, web
 
+from lxdocker.progress import Say
+from lxdocker.serve import authority as authorities
 from lxdocker.serve.access import Users
+from lxdocker.serve.authority import Authority
 from lxdocker.serve.files import Served, open_served
 from lxdocker.serve.metrics import CONTENT_TYPE, Metrics
 from lxdocker.serve.packed import Packer, can_be_packed
 
 HEALTH = "/healthz"
 METRICS = "/metrics"
-# What is read and given to TLS at once: little of it for a client that does not keep up, since it waits in memory.
-LARGE, SMALL = 128 << 10, 64 << 10
-# How long a client may take for one of these: a connection that carries less than 1 kB/s is given up.
-STALL_SECONDS = 60
+# What is read and given to TLS at once: little of it for a client that does not keep up, since it waits in memory, in
+# several copies.
+LARGE, SMALL = 128 << 10, 16 << 10
+# Only what no buffer on the way can hold shows that a client keeps up.
+PROVEN = 2 << 20
+# How much a client has to take in which time: a connection that carries less than 1 kB/s is given up.
+STALL_BYTES, STALL_SECONDS = 64 << 10, 60
 YEAR = 365 * 24 * 3600
 # The page has its own style and script in it and needs nothing else.
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
@@ -34,24 +40,33 @@ _RANGE = re.compile(r"bytes=[ \t]*(?P<first>\d{0,18})-(?P<last>\d{0,18})[ \t]*",
 # Longer ones are cut in the log.
 _MAX_LOGGED = 300
 
-Say = Callable[[str], None]
 Read = Callable[[int, int], Awaitable[bytes | memoryview]]  # how much at most, from where
 
 
 class Site:
-    """The tree as others see it. Used by several threads, each with an event loop."""
+    """The tree as others see it. Used by several threads, each with an event loop.
 
-    def __init__(self, tree: Path, users: Users | None, metrics: Metrics, log: Say) -> None:
+    ``authority`` gives the server's own, if it has one.
+    """
+
+    def __init__(
+        self, tree: Path, authority: Callable[[], Authority | None], users: Users | None, metrics: Metrics, log: Say
+    ) -> None:
         self._tree = tree
+        self._authority = authority
         self._users = users
         self._metrics = metrics
         self._log = log
         self._packer = Packer()
 
-    async def answer(self, request: web.BaseRequest, waiting: Callable[[], int]) -> web.StreamResponse:
-        """Answers, counts and logs one request. ``waiting`` tells how many bytes its connection could not send yet."""
+    async def answer(
+        self, request: web.BaseRequest, waiting: Callable[[], int], count: Callable[[int], None]
+    ) -> web.StreamResponse:
+        """Answers, counts and logs one request. ``waiting`` tells how many bytes its connection could not send yet;
+        ``count`` is told of what could be.
+        """
         began = time.monotonic()
-        answer = _Answer(request, waiting)
+        answer = _Answer(request, waiting, count)
         try:
             await self._decide(answer)
         except TimeoutError:
@@ -74,7 +89,7 @@ class Site:
 
     def answer_nonsense(self, request: web.BaseRequest, status: int, why: str) -> web.StreamResponse:
         """Answers what is not HTTP, or more of it than we take."""
-        answer = _Answer(request, lambda: 0)
+        answer = _Answer(request, lambda: 0, lambda _: None)
         answer.refuse(status)
         answer.note = why
         self._note(answer, 0)
@@ -93,6 +108,9 @@ class Site:
             answer.refuse(400)
         elif request.rel_url.raw_path == HEALTH:
             self._health(answer)
+        elif request.rel_url.raw_path == authorities.PATH and (authority := self._authority()) is not None:
+            # Like the server's certificate, it is there for everybody: clients need it before they can log in safely.
+            answer.text(200, authority.pem.encode(), authorities.CONTENT_TYPE)
         elif not await self._may_read(answer):
             # A Go client that has a password sends it without being asked; this is for people's browsers.
             answer.refuse(401, {hdrs.WWW_AUTHENTICATE: 'Basic realm="lxdocker", charset="UTF-8"'})
@@ -150,26 +168,33 @@ class Site:
             # Else the transport would take half a megabyte before it asks us to wait.
             transport.set_write_buffer_limits(high=SMALL)
         size = SMALL
+        loop = asyncio.get_running_loop()
+        taken, deadline = 0, loop.time() + STALL_SECONDS
         while left:
             data = await read(min(size, left), offset)
             if not data:
                 raise OSError("the file has become shorter")
-            async with asyncio.timeout(STALL_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await answer.response.write(data)
                 await answer.request.writer.drain()
-            size = SMALL if answer.waiting() else LARGE
+            taken += len(data)
+            if taken >= STALL_BYTES:
+                taken, deadline = 0, loop.time() + STALL_SECONDS
             offset += len(data)
             left -= len(data)
             answer.sent += len(data)
             self._metrics.sent.inc(len(data))
+            answer.count(len(data))
+            size = LARGE if answer.sent >= PROVEN and not answer.waiting() else SMALL
 
 
 class _Answer:
     """The answer to one request while it is being made."""
 
-    def __init__(self, request: web.BaseRequest, waiting: Callable[[], int]) -> None:
+    def __init__(self, request: web.BaseRequest, waiting: Callable[[], int], count: Callable[[int], None]) -> None:
         self.request = request
         self.waiting = waiting
+        self.count = count
         self.response = web.StreamResponse()
         self.user: str | None = None
         self.sent = 0  # bytes of the body
@@ -330,7 +355,7 @@ def log_line(answer: _Answer, seconds: float) -> str:
 def escape(text: str) -> str:
     """Nothing in it can end a field or a line, or move a terminal's cursor."""
     cut = text[:_MAX_LOGGED] + ("..." if len(text) > _MAX_LOGGED else "")
-    return "".join(one if one.isprintable() and one not in '"\\' else _escaped(one) for one in cut)
+    return "".join(char if char.isprintable() and char not in '"\\' else _escaped(char) for char in cut)
 
 
 def _escaped(character: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 import threading
@@ -16,8 +17,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from lxdocker.progress import Say
 from lxdocker.serve.metrics import Metrics
-from lxdocker.serve.site import Say, Site
+from lxdocker.serve.site import Site
+from lxdocker.serve.slots import Slot
 
 HANDSHAKE_SECONDS = 10
 # For a request to arrive whole, counted from the connection or from the end of the answer before.
@@ -30,8 +33,8 @@ MAX_LINE, MAX_FIELD, MAX_FIELDS = 4096, 8190, 64
 # How much the kernel may hold that it has not sent yet. With its megabytes a slow client would look like one that
 # has stopped, and many of them would fill the memory.
 UNSENT = 256 << 10
-# asyncio gives every TLS connection a buffer to read into, 256 kB of it. What clients send us are short requests.
-sslproto.SSLProtocol.max_size = 16 << 10
+# What is read from a TLS connection at once: clients send short requests.
+RECEIVED = 16 << 10
 
 
 class Worker:
@@ -57,9 +60,9 @@ class Worker:
         """How many requests are being answered."""
         return sum(connection.busy for connection in tuple(self._open))
 
-    def take(self, connection: socket.socket, context: ssl.SSLContext, gone: Callable[[], None]) -> None:
+    def take(self, connection: socket.socket, context: ssl.SSLContext, slot: Slot, gone: Callable[[], None]) -> None:
         """Serves an accepted connection; ``gone`` is called when it has ended."""
-        asyncio.run_coroutine_threadsafe(self._serve(connection, context, gone), self._loop)
+        asyncio.run_coroutine_threadsafe(self._serve(connection, context, slot, gone), self._loop)
 
     def finish(self, seconds: float) -> Future[None]:
         """Ends idle connections now, and busy ones after their answer or after ``seconds``."""
@@ -74,25 +77,31 @@ class Worker:
 
     # ---- in its own thread
 
-    async def _serve(self, accepted: socket.socket, context: ssl.SSLContext, gone: Callable[[], None]) -> None:
+    async def _serve(
+        self, accepted: socket.socket, context: ssl.SSLContext, slot: Slot, gone: Callable[[], None]
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
-        connection = _Connection(self._server, self._loop, self._site)
+        connection = _Connection(self._server, self._loop, self._site, slot)
+
+        def end() -> None:
+            if task in self._handshakes:
+                task.cancel()
+            else:
+                connection.abort()
+
+        slot.end = functools.partial(self._loop.call_soon_threadsafe, end)
         self._handshakes.add(task)
         try:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-            plain, _ = await self._loop.connect_accepted_socket(_Unread, accepted)
-            protected = await self._loop.start_tls(
-                plain,
-                connection,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=GOODBYE_SECONDS,
-            )
-            if protected is None:  # ended by the client in the same moment
+            if slot.leaving:  # before it could be told
+                accepted.close()
                 return
-            connection.begin(protected, plain)
+            deadline = self._loop.time() + HANDSHAKE_SECONDS
+            await self._first_bytes(accepted, deadline)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+            await self._shake_hands(accepted, context, connection, max(0.1, deadline - self._loop.time()))
+            if not connection.has_begun:  # ended by the client in the same moment
+                return
             self._handshakes.discard(task)
             self._open.add(connection)
             await connection.ended.wait()
@@ -104,11 +113,44 @@ class Worker:
             self._open.discard(connection)
             gone()
 
+    async def _shake_hands(
+        self, accepted: socket.socket, context: ssl.SSLContext, connection: _Connection, seconds: float
+    ) -> None:
+        """Puts TLS between the socket and the connection; asyncio's own way there has no choice of the class."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        plain, _ = await self._loop.connect_accepted_socket(
+            lambda: _Tls(self._loop, connection, context, done, seconds), accepted
+        )
+        try:
+            await done
+        except BaseException:
+            plain.close()
+            raise
+
+    async def _first_bytes(self, accepted: socket.socket, deadline: float) -> None:
+        """Until the client says something: before, it costs nothing but the socket. TLS would be 90 kB."""
+        spoken = self._loop.create_future()
+
+        def said() -> None:
+            if not spoken.done():
+                spoken.set_result(None)
+
+        try:
+            self._loop.add_reader(accepted, said)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await spoken
+            finally:
+                self._loop.remove_reader(accepted)
+        except BaseException:
+            accepted.close()
+            raise
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, _Connection)  # noqa: S101 - for the type checker
         with connection.answering():
-            return await self._site.answer(request, connection.waiting)
+            return await self._site.answer(request, connection.waiting, connection.slot.count)
 
     async def _finish(self, seconds: float) -> None:
         for task in self._handshakes:
@@ -140,18 +182,40 @@ class Worker:
             self._say("".join(traceback.format_exception(error)) if error else str(context.get("message")))
 
 
-class _Unread(asyncio.Protocol):
-    """Leaves everything where it is until TLS is there to read it."""
+class _Tls(sslproto.SSLProtocol):
+    """asyncio gives every TLS connection a buffer of 256 KiB to read into, which is most of what an idle one costs."""
+
+    max_size = RECEIVED
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: _Connection,
+        context: ssl.SSLContext,
+        done: asyncio.Future[None],
+        seconds: float,
+    ) -> None:
+        super().__init__(
+            loop,
+            connection,
+            context,
+            done,
+            server_side=True,
+            ssl_handshake_timeout=seconds,  # type: ignore[arg-type]  # it takes fractions, though it does not say so
+            ssl_shutdown_timeout=GOODBYE_SECONDS,
+        )
+        self.connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        transport.pause_reading()
+        self.connection.below = transport
+        super().connection_made(transport)
 
 
 class _Connection(web.RequestHandler):
     """One connection: aiohttp's, with a time limit on requests and with our log."""
 
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, site: Site) -> None:
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop, site: Site, slot: Slot) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -165,26 +229,20 @@ class _Connection(web.RequestHandler):
         self.ended = asyncio.Event()
         self.busy = False
         self._site = site
+        self.slot = slot
+        self.has_begun = False
+        self.below: asyncio.Transport | None = None  # TCP
         self._layers: tuple[asyncio.Transport, ...] = ()  # TLS, and TCP below it
-        self._early = b""
         self._limit: asyncio.TimerHandle | None = None
 
-    def begin(self, protected: asyncio.Transport, plain: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The TLS handshake is done."""
-        if self.ended.is_set():
-            return
-        self._layers = (protected, plain)
-        self.connection_made(protected)
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        assert self.below is not None  # noqa: S101 - for the type checker: a transport has it by now
+        self.has_begun = True
+        self._layers = (transport, self.below)
+        super().connection_made(transport)
         self._await_request()
-        if self._early:
-            self.data_received(self._early)
-            self._early = b""
-
-    def data_received(self, data: bytes) -> None:
-        if self._layers:
-            super().data_received(data)
-        else:  # the client's first request has come with the end of its handshake, before we are told of that
-            self._early += data
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_awaiting()
@@ -198,10 +256,12 @@ class _Connection(web.RequestHandler):
         """While a request is answered, which has time limits of its own."""
         self._stop_awaiting()
         self.busy = True
+        self.slot.begin()
         try:
             yield
         finally:
             self.busy = False
+            self.slot.rest()
             self._await_request()
 
     def waiting(self) -> int:

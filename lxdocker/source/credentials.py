@@ -1,6 +1,6 @@
 """Registry credentials from the auth files that podman, skopeo and docker already keep.
 
-The files and their order are those of containers-auth.json(5); helpers are asked the way Docker asks them
+The files and their order are those of containers-auth.json(5); helpers are asked as Docker asks them
 (https://github.com/docker/docker-credential-helpers, the ``get`` verb on stdin). Nothing is ever written, and
 no secret gets into a repr, an error or a command line.
 """
@@ -14,20 +14,22 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lxdocker import log
 from lxdocker.errors import AuthError
-from lxdocker.values import RegistryRef
+from lxdocker.http.url import basic
+from lxdocker.values import DEFAULT_REGISTRY, RegistryRef, home_folder, parse_registry_host, same_registry
 
 _MAX_BYTES = 1024 * 1024
 _HELPER_SECONDS = 20.0
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Docker Hub's name in auth files and helpers, older than its other names.
 _HUB_KEY = "https://index.docker.io/v1/"
-_HUB_HOSTS = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 # What a helper or a file calls the user when the secret is an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105 - no secret, but the name that says that what follows is a token
 
@@ -43,17 +45,17 @@ class Credential:
 
     @property
     def basic(self) -> str:
-        """The value of an ``Authorization: Basic`` header (RFC 7617, UTF-8). A secret."""
-        return "Basic " + _encode(f"{self.username}:{self.password}")
+        """The Authorization header. A secret."""
+        return basic(f"{self.username}:{self.password}")
 
 
 class Credentials:
-    """All logins this user has. Thread-safe; files are read once, helpers are asked once per registry."""
+    """All logins of this user. Thread-safe; files are read once, helpers are asked once per registry."""
 
     def __init__(self, environ: Mapping[str, str] | None = None, home: Path | None = None) -> None:
         """``environ`` and ``home`` default to those of this process."""
         self._environ = dict(os.environ if environ is None else environ)
-        self._home = home or Path(self._environ.get("HOME") or Path.home())
+        self._home = home or home_folder(self._environ)
         self._lock = threading.Lock()
         self._files: list[_AuthFile] | None = None
         self._helped: dict[tuple[str, str], Credential | None] = {}
@@ -66,7 +68,7 @@ class Credentials:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What went wrong with credential helpers so far, one line each: context for a refused login."""
+        """What went wrong with auth files and credential helpers so far, one line each: context for a refused login."""
         with self._lock:
             return tuple(self._notes)
 
@@ -74,8 +76,9 @@ class Credentials:
         """The login for ``ref``, None to go there anonymously.
 
         The first file that knows the registry decides; in it the longest key that covers the repository
-        (``quay.io/team/repo``, ``quay.io/team``, ``quay.io``). A helper that fails counts as one that has
-        nothing, as public images must not depend on it. Raises AuthError for an auth file that can't be read.
+        (``quay.io/team/repo``, ``quay.io/team``, ``quay.io``). A helper that fails counts as one without this login,
+        since public images must not depend on it, and so does a file that this user cannot read. Raises AuthError for
+        an invalid auth file, and for an unreadable one that REGISTRY_AUTH_FILE names.
         """
         with self._lock:
             if self._files is None:
@@ -91,10 +94,11 @@ class Credentials:
         credential = self.for_ref(ref)
         if not credential:
             return None
-        entry = {"auth": _encode(f"{credential.username}:{credential.password}")}
+        login = f"{credential.username}:{credential.password}"
+        entry = {"auth": base64.b64encode(login.encode()).decode("ascii")}
         if credential.identity_token:
             entry["identitytoken"] = credential.identity_token
-        return json.dumps({"auths": {ref.registry: entry}})
+        return json.dumps({"auths": {ref.spelled: entry}})
 
     def _paths(self) -> list[Path]:
         only = self._environ.get("REGISTRY_AUTH_FILE")
@@ -111,27 +115,36 @@ class Credentials:
         ]
 
     def _read_all(self) -> list[_AuthFile]:
-        files = [_read(path) for path in self._paths()]
         named = self._environ.get("REGISTRY_AUTH_FILE")
+        files: list[_AuthFile | None] = []
+        for path in self._paths():
+            try:
+                files.append(_read(path))
+            except _UnreadableError as error:
+                if named:
+                    raise _unusable(path, str(error)) from None
+                # Other users' folders are often closed, and most images need no login.
+                self._notes.append(f"{path}: {error}")
         if named and files == [None]:
             raise AuthError(
-                f"The auth file {named} is not there",
+                f"no auth file {named}",
                 "REGISTRY_AUTH_FILE names it",
-                "Correct or unset REGISTRY_AUTH_FILE, or create the file with 'skopeo login'.",
+                "correct or unset REGISTRY_AUTH_FILE, or create the file with 'skopeo login'",
             )
         return [file for file in files if file]
 
     def _in_file(self, file: _AuthFile, ref: RegistryRef) -> Credential | None:
-        helper = next((file.helpers[host] for host in _hosts(ref.registry) if host in file.helpers), file.store)
+        names = same_registry(ref.registry)
+        helper = next((file.helpers[name] for name in names if name in file.helpers), file.store)
         if helper:
             credential = self._from_helper(helper, _server_key(ref.registry))
             if credential:
                 return credential
         for key in _keys(ref):
-            entry = file.auths.get(key)
-            credential = _credential(entry, file.path) if entry else None
-            if credential:
-                return credential
+            for entry in file.auths.get(key, ()):
+                credential = _credential(entry, file.path)
+                if credential:
+                    return credential
         return None
 
     def _from_helper(self, helper: str, server: str) -> Credential | None:
@@ -149,26 +162,32 @@ _CONTAINERS_PATH = {True: "containers/auth.json", False: "auth.json"}
 
 
 class _HelperError(Exception):
-    """A credential helper did not answer; the text holds nothing it said on stdout."""
+    """A credential helper did not answer; the text quotes nothing of its stdout."""
+
+
+class _UnreadableError(Exception):
+    """There may be a file, but this user cannot read it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _AuthFile:
     path: Path
-    auths: Mapping[str, Mapping[str, Any]] = field(repr=False)  # by normalized key
+    auths: Mapping[str, Sequence[Mapping[str, Any]]] = field(
+        repr=False
+    )  # by normalized key, of which several may be one
     helpers: Mapping[str, str]
     store: str
 
 
 def _read(path: Path) -> _AuthFile | None:
-    """None where there is no such file. Raises AuthError for what is there but not an auth file."""
+    """None for no such file. Raises _UnreadableError, and AuthError for an invalid auth file."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _unusable(path, f"it can't be read: {error.strerror}") from None
+        raise _UnreadableError(f"it cannot be read: {error.strerror}") from None
     if len(raw) > _MAX_BYTES:
         raise _unusable(path, "it is larger than 1 MiB")
     if not raw.strip():
@@ -183,9 +202,13 @@ def _read(path: Path) -> _AuthFile | None:
     auths = document if path.name == ".dockercfg" else document.get("auths")
     helpers = document.get("credHelpers")
     store = document.get("credsStore")
+    entries: dict[str, list[Mapping[str, Any]]] = {}
+    for key, entry in sorted(_mapping(auths).items(), key=lambda item: _HUB_KEY not in item[0]):
+        if isinstance(entry, dict):
+            entries.setdefault(_normalized(key), []).append(entry)
     return _AuthFile(
         path,
-        {_normalized(key): entry for key, entry in _mapping(auths).items() if isinstance(entry, dict)},
+        entries,
         {_normalized(key): name for key, name in _mapping(helpers).items() if isinstance(name, str)},
         store if isinstance(store, str) else "",
     )
@@ -193,9 +216,9 @@ def _read(path: Path) -> _AuthFile | None:
 
 def _unusable(path: Path, why: str) -> AuthError:
     return AuthError(
-        f"The auth file {path} can't be used",
+        f"the auth file {path} cannot be used",
         why,
-        "Repair or remove it; 'skopeo login HOST' writes a new one.",
+        "repair or remove it; 'skopeo login HOST' writes a new one",
     )
 
 
@@ -204,30 +227,27 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _normalized(key: str) -> str:
-    """A file's key without what Docker adds: ``https://host/v1/`` is ``host``."""
-    for scheme in ("https://", "http://"):
-        if key.startswith(scheme):
-            return key.removeprefix(scheme).partition("/")[0]
-    return key.rstrip("/")
-
-
-def _hosts(registry: str) -> list[str]:
-    return ["index.docker.io", "docker.io", "registry-1.docker.io"] if registry in _HUB_HOSTS else [registry]
+    """A file's key without what Docker adds, ``https://host/v1/`` is ``host``, the registry as references have it."""
+    scheme, separator, rest = key.rpartition("://")
+    host, slash, path = rest.rstrip("/").partition("/")
+    with suppress(ValueError):
+        host = parse_registry_host(host)
+    return host if separator and scheme.lower() in ("https", "http") else f"{host}{slash}{path}"
 
 
 def _keys(ref: RegistryRef) -> list[str]:
     """The keys that cover ``ref``, the longest first."""
     parts = ref.repository.split("/")
-    hosts = _hosts(ref.registry)
+    hosts = same_registry(ref.registry)
     return ["/".join([host, *parts[:length]]) for length in range(len(parts), -1, -1) for host in hosts]
 
 
 def _server_key(registry: str) -> str:
-    return _HUB_KEY if registry in _HUB_HOSTS else registry
+    return _HUB_KEY if registry == DEFAULT_REGISTRY else registry
 
 
 def _credential(entry: Mapping[str, Any], path: Path) -> Credential | None:
-    """None for an entry without a login: Docker leaves empty ones where a helper has it."""
+    """None for an entry without a login: Docker leaves empty ones for logins that a helper keeps."""
     text = {key: value for key, value in entry.items() if isinstance(value, str) and value}
     username, password = text.get("username", ""), text.get("password", "")
     if "auth" in text:
@@ -248,9 +268,11 @@ def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> Credent
     """What ``docker-credential-HELPER get`` knows about ``server``; raises _HelperError."""
     if not _HELPER_NAME.fullmatch(helper):
         raise _HelperError("not the name of a credential helper")
+    argv = [f"docker-credential-{helper}", "get"]
+    log.command(argv)
     try:
         done = subprocess.run(
-            [f"docker-credential-{helper}", "get"],
+            argv,
             input=server.encode(),
             capture_output=True,
             timeout=_HELPER_SECONDS,
@@ -262,9 +284,9 @@ def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> Credent
     except subprocess.TimeoutExpired:
         raise _HelperError(f"no answer in {_HELPER_SECONDS:.0f} s") from None
     except OSError as error:
-        raise _HelperError(error.strerror or "it can't be started") from None
+        raise _HelperError(error.strerror or "it cannot be started") from None
     if done.returncode:
-        # The protocol has no other way to say "none" than this sentence, on stdout.
+        # The protocol's only way to say "none" is this sentence, on stdout.
         if b"credentials not found" in done.stdout.lower():
             return None
         raise _HelperError(f"exit status {done.returncode}")
@@ -281,7 +303,3 @@ def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> Credent
     if username == _TOKEN_USER:
         return Credential(username, "", secret, source)
     return Credential(username, secret, "", source)
-
-
-def _encode(text: str) -> str:
-    return base64.b64encode(text.encode()).decode("ascii")

@@ -1,4 +1,4 @@
-"""What an image says about itself: its manifest, its index, its configuration. Nothing of it is trusted.
+"""An image's own description: its manifest, its index, its configuration. None of it is trusted.
 
 The formats are the OCI image specification's (manifest.md, image-index.md, config.md) and Docker's older
 ones, which have the same members under other media types (distribution, docs/spec/manifest-v2-2.md). The
@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from lxdocker.errors import ArchMissingError, BuildError, RegistryError
+from lxdocker.text import one_line
 from lxdocker.values import Arch, Digest
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -35,6 +36,7 @@ _CONFIG_TYPES = {
 }
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"
 _ATTESTATION = "vnd.docker.reference.type"
+_REF_NAME = "org.opencontainers.image.ref.name"
 
 _MAX_ENTRIES = 4096
 _MAX_LAYERS = 1024  # Docker itself stops at 127
@@ -90,6 +92,18 @@ class IndexEntry:
     architecture: str
     variant: str
     attestation: bool
+    name: str = ""  # that an OCI layout gives it
+
+    @property
+    def descriptor(self) -> dict[str, Any]:
+        """As an index has it."""
+        platform = {"os": self.os, "architecture": self.architecture, "variant": self.variant}
+        return {
+            "mediaType": self.media_type,
+            "digest": self.digest.value,
+            "size": self.size,
+            "platform": {key: value for key, value in platform.items() if value},
+        }
 
     @property
     def platform(self) -> str:
@@ -110,15 +124,15 @@ class Index:
 
     @property
     def platforms(self) -> str:
-        """What there is, for messages: ``linux/amd64, linux/arm64``."""
-        names = dict.fromkeys(_printable(entry.platform) for entry in self.entries if not entry.attestation)
+        """All of them, for messages: ``linux/amd64, linux/arm64``."""
+        names = dict.fromkeys(one_line(entry.platform, 100) for entry in self.entries if not entry.attestation)
         shown = list(names)[:20]
         return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") or "nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class OciConfig:
-    """How an image wants to be run (OCI image spec, config.md), free of what could not be a process's."""
+    """How an image is to be run (OCI image spec, config.md), without anything that no process can have."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -131,6 +145,7 @@ class OciConfig:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     # Docker's HealthConfig as the image has it: Test (texts) and numbers (times in nanoseconds); None for none.
     healthcheck: Mapping[str, Any] | None = None
+    shell: tuple[str, ...] = ()  # for a check in shell form; () where the image names none
     created: int = 0  # seconds since the epoch, 0 <= created < 2**32; 0 if unknown
     architecture: str = ""
     variant: str = ""
@@ -149,7 +164,7 @@ class OciConfig:
     def parse(cls, raw: bytes, what: str = "the image") -> OciConfig:
         """The configuration blob ``raw`` of the image that messages call ``what``.
 
-        Raises BuildError naming the member that can't be used.
+        Raises BuildError naming the unusable member.
         """
         reader = _ConfigReader(what)
         document = reader.document(raw)
@@ -167,6 +182,7 @@ class OciConfig:
             exposed_ports=reader.keys(config.get("ExposedPorts"), "config.ExposedPorts"),
             labels=MappingProxyType(reader.labels(config.get("Labels"), "config.Labels")),
             healthcheck=reader.healthcheck(config.get("Healthcheck"), "config.Healthcheck"),
+            shell=reader.strings(config.get("Shell"), "config.Shell"),
             created=_epoch(document.get("created")),
             architecture=reader.string(document.get("architecture"), "architecture", 64),
             variant=reader.string(document.get("variant"), "variant", 64),
@@ -174,20 +190,20 @@ class OciConfig:
         )
 
     def require_arch(self, arch: Arch, what: str) -> None:
-        """Raises ArchMissingError if the image says it is for another platform than ``arch``.
+        """Raises ArchMissingError for an image for another platform than ``arch``.
 
         The last word: indexes can be wrong, and a tag that is a bare manifest has none.
         """
         fits = self.architecture in ("", arch.oci) and self.os in ("", "linux")
         if not fits or _rank(arch, self.variant) is None:
-            raise _arch_missing(what, arch, _printable(self.platform))
+            raise _arch_missing(what, arch, one_line(self.platform, 100))
 
 
 def parse_manifest(raw: bytes, media_type: str | None = None, what: str = "the image") -> Manifest | Index:
     """The manifest or index in ``raw``; ``media_type`` is the transport's word, used if it has none.
 
-    Raises RegistryError for what is neither, for formats that are no longer (Docker's schema 1) or not yet
-    (digests other than sha256) understood, and for artifacts that are no images.
+    Raises RegistryError for anything else, for formats that are no longer (Docker's schema 1) or not yet
+    (digests other than sha256) supported, and for artifacts that are not images.
     """
     document = _json_object(raw)
     if document is None:
@@ -200,7 +216,7 @@ def parse_manifest(raw: bytes, media_type: str | None = None, what: str = "the i
         raise RegistryError(
             f"{what} is in Docker's old format, schema 1",
             "which has had no digest-checked configuration since 2016, and which registries are giving up",
-            "Push the image again with a current tool, or name a newer tag.",
+            "push the image again with a current tool, or name a newer tag",
         )
     # A document that is both means one image to one reader and another to the next (CVE-2021-41190).
     both = "manifests" in document and ("layers" in document or "config" in document)
@@ -237,7 +253,25 @@ def select_manifest(index: Index, arch: Arch, what: str = "the image") -> IndexE
     rest = [entry for entry in index.entries if not entry.attestation and not entry.is_index]
     if len(rest) == 1 and not rest[0].os and not rest[0].architecture:
         return rest[0]
-    raise _arch_missing(what, arch, index.platforms)
+    raise arch_missing(what, arch, [index])
+
+
+def unplaced_manifests(index: Index) -> tuple[IndexEntry, ...]:
+    """The entries whose platform only their configuration names."""
+    return tuple(
+        entry
+        for entry in index.entries
+        if not (entry.attestation or entry.is_index or entry.os or entry.architecture or entry.variant)
+    )
+
+
+def named_entries(index: Index) -> dict[str, list[IndexEntry]]:
+    """The entries of an OCI layout's index.json by name; "" for those without."""
+    found: dict[str, list[IndexEntry]] = {}
+    for entry in index.entries:
+        if not entry.attestation:
+            found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 def nested_indexes(index: Index, arch: Arch) -> tuple[IndexEntry, ...]:
@@ -258,19 +292,26 @@ def _rank(arch: Arch, variant: str) -> int | None:
     return None if arch is Arch.ARMV7L else len(order)
 
 
-def _arch_missing(what: str, arch: Arch, there_is: str) -> ArchMissingError:
+def arch_missing(what: str, arch: Arch, indexes: Sequence[Index]) -> ArchMissingError:
+    """None of the ``indexes``, which may contain each other, has anything for ``arch``."""
+    inner = {entry for index in indexes[1:] for entry in index.entries}
+    entries = [entry for index in indexes for entry in index.entries if not (inner and entry.is_index)]
+    return _arch_missing(what, arch, Index(tuple(entries), "").platforms)
+
+
+def _arch_missing(what: str, arch: Arch, available: str) -> ArchMissingError:
     return ArchMissingError(
-        f"{what} is not made for {arch.value}",
-        f"it needs linux/{arch.oci}, there is {there_is}",
-        "Name another tag or another image that supports this architecture.",
+        f"{what} is not available for {arch.value}",
+        f"needed: linux/{arch.oci}, available: {available}",
+        "name another tag or another image that supports this architecture",
     )
 
 
 def _refuse(what: str, why: str) -> NoReturn:
     raise RegistryError(
-        f"The manifest of {what} can't be used",
+        f"the manifest of {what} cannot be used",
         why,
-        "Is it a container image? 'skopeo inspect --raw' shows what the registry holds.",
+        "is it a container image? 'skopeo inspect --raw' shows what the registry has",
     )
 
 
@@ -294,6 +335,7 @@ def _entry(item: object, where: str, what: str) -> IndexEntry:
         _refuse(what, f"{where}.platform has a member that is not a short text")
     system, architecture, variant = members
     unknown = system == "unknown" or architecture == "unknown"
+    name = annotations.get(_REF_NAME)
     return IndexEntry(
         digest,
         size,
@@ -302,6 +344,7 @@ def _entry(item: object, where: str, what: str) -> IndexEntry:
         architecture,
         variant,
         attestation=unknown or _ATTESTATION in annotations,
+        name=name if isinstance(name, str) else "",
     )
 
 
@@ -310,8 +353,8 @@ def _parse_image(document: Mapping[str, Any], media_type: str, what: str) -> Man
     if config_type not in _CONFIG_TYPES:
         raise RegistryError(
             f"{what} is not a container image",
-            f"what it holds is of type {_printable(config_type)}",
-            "Name an image; charts, signatures and other artifacts can't be run.",
+            f"its content is of type {one_line(config_type, 100)}",
+            "name an image; charts, signatures and other artifacts cannot be run",
         )
     layers = document["layers"]
     if not isinstance(layers, list):
@@ -334,9 +377,9 @@ def _descriptor(item: object, where: str, what: str) -> tuple[Digest, int, str, 
     except ValueError:
         _refuse(what, f"{where} has no sha256 digest")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < _MAX_BLOB:
-        _refuse(what, f"{where} has no size that can be right")
+        _refuse(what, f"{where} has an invalid size")
     if not isinstance(media_type, str) or not re.fullmatch(r"[ -~]{0,256}", media_type):
-        _refuse(what, f"{where} has no media type that can be right")
+        _refuse(what, f"{where} has an invalid media type")
     return parsed, size, media_type, item
 
 
@@ -348,15 +391,15 @@ class _ConfigReader:
 
     def refuse(self, member: str, why: str) -> NoReturn:
         raise BuildError(
-            f"The configuration of {self._what} can't be used",
+            f"the configuration of {self._what} cannot be used",
             f"{member}: {why}",
-            "Whoever makes the image has to repair it; name another tag or image until then.",
+            "the image's maker has to repair it; name another tag or image until then",
         )
 
     def document(self, raw: bytes) -> Mapping[str, Any]:
         document = _json_object(raw)
         if document is None:
-            self.refuse("the whole", "expected a JSON object")
+            self.refuse("the document", "expected a JSON object")
         return document
 
     def mapping(self, value: object, member: str) -> Mapping[str, Any]:
@@ -402,7 +445,7 @@ class _ConfigReader:
 
     def environment(self, value: object, member: str) -> tuple[tuple[str, str], ...]:
         # As in Docker, a later one wins, and one without "=" sets nothing: it would unset one of the
-        # container's defaults. A variable without a name can't be set by anyone.
+        # container's defaults. A variable without a name cannot be set.
         found: dict[str, str] = {}
         for item in self.strings(value, member):
             name, equals, text = item.partition("=")
@@ -424,7 +467,7 @@ class _ConfigReader:
 
     def labels(self, value: object, member: str) -> dict[str, str]:
         return {
-            self.string(key, member, 4096): self.string(text, f"{member}[{_printable(key)}]", _MAX_LABEL)
+            self.string(key, member, 4096): self.string(text, f"{member}[{one_line(key, 100)}]", _MAX_LABEL)
             for key, text in self.mapping(value, member).items()
         }
 
@@ -444,7 +487,7 @@ class _ConfigReader:
 
 
 def _json_object(raw: bytes) -> Mapping[str, Any] | None:
-    """None for what is no JSON object. Depth and numbers are the parser's to bound, and it does."""
+    """None for anything but a JSON object. The parser itself bounds depth and numbers."""
     try:
         document = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -460,7 +503,7 @@ _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:
 
 
 def _epoch(value: object) -> int:
-    """Seconds of an RFC 3339 time, the fraction cut off; 0 for what is none or can't be a file's time."""
+    """Seconds of an RFC 3339 time, without the fraction; 0 for an invalid one, or one that no file can have."""
     match = _TIME.fullmatch(value) if isinstance(value, str) and len(value) <= 64 else None
     if not match:
         return 0
@@ -476,8 +519,3 @@ def _epoch(value: object) -> int:
         return 0
     seconds = int((time - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
     return seconds if 0 <= seconds <= _MAX_TIME else 0
-
-
-def _printable(text: str) -> str:
-    """Foreign text made fit for a message: one line, short, nothing a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in text[:100])

@@ -1,38 +1,49 @@
-"""From what a spec names to exactly one image: its manifest and its configuration for this architecture.
+"""From a spec's reference to exactly one image: its manifest and its configuration for this architecture.
 
-What an earlier build recorded is the cache: where the tag still names the same digest, nothing else is asked.
+The record of an earlier build is the cache: if the tag still names the same digest, nothing else is asked.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lxdocker.errors import ArchMissingError, LxdockerError, RegistryError
-from lxdocker.oci import Index, Layer, Manifest, OciConfig, nested_indexes, parse_manifest, select_manifest
-from lxdocker.values import Arch, Digest, DiskRef, ImageRef, RegistryRef
+from lxdocker.errors import ArchMissingError, BuildError, LxdockerError, RegistryError
+from lxdocker.source.oci import (
+    Index,
+    Layer,
+    Manifest,
+    OciConfig,
+    arch_missing,
+    nested_indexes,
+    parse_manifest,
+    select_manifest,
+    unplaced_manifests,
+)
+from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageRef, RegistryRef
 
 if TYPE_CHECKING:
-    from lxdocker.registry import RegistryClient
+    from lxdocker.source.registry import RegistryClient
 
 WORKERS = 32
 
-_MAX_NESTED = 4  # indexes inside an index that are looked into
+_MAX_NESTED = 8  # indexes in an index, and manifests without a platform, that are read
 _KEPT_CONFIGS = 16
+Read = Callable[[Digest], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """Which image a reference names today, for one architecture."""
+    """The image that a reference names today, for one architecture."""
 
     source_digest: Digest  # what the tag names: an index or a manifest
     manifest_digest: Digest  # for this architecture
     config_digest: Digest
-    # None where nothing had to be fetched, and for an index on disk, whose manifests skopeo does not show.
+    # None if nothing had to be fetched, or if skopeo does not show them.
     layers: tuple[Layer, ...] | None
 
 
@@ -43,33 +54,32 @@ class Resolver:
         self._registry = registry
         self._arch = arch
         self._lock = threading.Lock()
-        # The few configurations that resolving itself had to look at, until config() asks for them.
+        # The few configurations that resolving itself needed, until config() asks for them.
         self._configs: dict[Digest, OciConfig] = {}
 
     def resolve(self, ref: ImageRef, known: ResolvedImage | None) -> ResolvedImage:
-        """What ``ref`` names now. ``known`` is what an earlier build of it, for this architecture, recorded.
+        """The image that ``ref`` names now. ``known``: the record of an earlier build of it, for this architecture.
 
         Costs one HEAD where the registry still has what is known; the result then is ``known`` itself.
-        Raises RegistryError and its kinds, BuildError for a configuration that can't be used, and HostError
-        for an image on disk where there is no skopeo.
+        Raises RegistryError and its kinds, BuildError for an unusable configuration, and HostError for an image on
+        disk that needs skopeo where skopeo is not installed.
         """
         if isinstance(ref, DiskRef):
             return self._resolve_disk(ref, known)
         source = self._registry.head(ref)
         if known and known.source_digest == source:
             return known
-        digest, manifest = self._manifest(ref, source)
-        resolved = ResolvedImage(source, digest, manifest.config, manifest.layers)
-        if digest == source:
-            # No index has said what this is for.
-            self._keep(manifest.config, self._fetch_config(ref, resolved))
-        return resolved
+        return self._found(
+            str(ref),
+            source,
+            lambda digest: self._registry.manifest(ref, digest),
+            lambda digest: self._registry.config_blob(ref, digest),
+        )
 
     def config(self, ref: ImageRef, resolved: ResolvedImage) -> OciConfig:
         """The configuration of ``resolved``, for images that will be built.
 
-        Raises ArchMissingError if it says it is for another architecture, BuildError if it can't be used, and
-        what resolve() raises.
+        Raises ArchMissingError for another architecture, BuildError for an unusable one, and what resolve() raises.
         """
         with self._lock:
             kept = self._configs.pop(resolved.config_digest, None)
@@ -92,49 +102,78 @@ class Resolver:
                 found[ref] = self.resolve(ref, refs[ref])
             except LxdockerError as error:
                 found[ref] = error
-            except BaseException as error:  # a bug; it must not end as a thread's last words
+            except BaseException as error:  # a bug, which must not be lost with its thread
                 found[ref] = error
 
-        # Starting skopeo forks, which is best done while there are no threads.
+        # Starting skopeo forks, which is best done before there are threads.
         for ref in refs:
             if isinstance(ref, DiskRef):
                 settle(ref)
         _in_threads(settle, [ref for ref in refs if isinstance(ref, RegistryRef)], workers)
         return [_result(found[ref], known) for ref, known in wanted]
 
-    def _manifest(self, ref: RegistryRef, source: Digest) -> tuple[Digest, Manifest]:
-        """The manifest for this architecture that ``source`` is or leads to, by one index in an index too."""
-        parsed = parse_manifest(self._registry.manifest(ref, source), what=str(ref))
-        if isinstance(parsed, Manifest):
-            return source, parsed
+    def _found(self, what: str, source: Digest, read: Read, read_config: Read) -> ResolvedImage:
+        """The image for this architecture that ``source`` is or leads to, by one index in an index too."""
+        top = parse_manifest(read(source), what=what)
+        if isinstance(top, Manifest):
+            # Without an index, only the configuration names the platform.
+            self._keep(top.config, self._parse_config(what, read_config(top.config)))
+            return ResolvedImage(source, source, top.config, top.layers)
+        digest, manifest = self._chosen(what, top, read, read_config)
+        return ResolvedImage(source, digest, manifest.config, manifest.layers)
+
+    def _chosen(self, what: str, top: Index, read: Read, read_config: Read) -> tuple[Digest, Manifest]:
         try:
-            return self._entry(ref, parsed)
+            return self._entry(what, top, read)
         except ArchMissingError:
-            for nested in nested_indexes(parsed, self._arch)[:_MAX_NESTED]:
-                inner = parse_manifest(self._registry.manifest(ref, nested.digest), what=str(ref))
+            indexes = [top]
+            for nested in nested_indexes(top, self._arch)[:_MAX_NESTED]:
+                inner = parse_manifest(read(nested.digest), what=what)
                 if isinstance(inner, Index):
+                    indexes.append(inner)
                     try:
-                        return self._entry(ref, inner)
+                        return self._entry(what, inner, read)
                     except ArchMissingError:
                         continue
-            raise
+            for entry in unplaced_manifests(top)[:_MAX_NESTED]:
+                manifest = parse_manifest(read(entry.digest), what=what)
+                if isinstance(manifest, Manifest):
+                    try:
+                        self._keep(manifest.config, self._parse_config(what, read_config(manifest.config)))
+                    except (ArchMissingError, BuildError):
+                        continue
+                    return entry.digest, manifest
+            raise arch_missing(what, self._arch, indexes) from None
 
-    def _entry(self, ref: RegistryRef, index: Index) -> tuple[Digest, Manifest]:
-        entry = select_manifest(index, self._arch, str(ref))
-        manifest = parse_manifest(self._registry.manifest(ref, entry.digest), entry.media_type, str(ref))
+    def _entry(self, what: str, index: Index, read: Read) -> tuple[Digest, Manifest]:
+        entry = select_manifest(index, self._arch, what)
+        manifest = parse_manifest(read(entry.digest), entry.media_type, what)
         if isinstance(manifest, Index):
             raise RegistryError(
-                f"The index of {ref} can't be used",
-                "what it names as a manifest is another index",
-                "Tell whoever made the image.",
+                f"the index of {what} cannot be used",
+                "an entry that should be a manifest is another index",
+                "tell the image's maker",
             )
         return entry.digest, manifest
 
     def _resolve_disk(self, ref: DiskRef, known: ResolvedImage | None) -> ResolvedImage:
-        from lxdocker import skopeo
+        if ref.kind is not ArchiveKind.DOCKER_ARCHIVE:
+            from lxdocker.source.layout import Layout, UnknownFormatError  # which few need
+
+            with suppress(UnknownFormatError), Layout(ref) as layout:
+                top = layout.top()
+                if known and known.source_digest == top.digest:
+                    return known
+                return self._found(
+                    str(ref),
+                    top.digest,
+                    lambda digest: top.raw if digest == top.digest else layout.blob(digest),
+                    layout.blob,
+                )
+        from lxdocker.source import skopeo
 
         raw = skopeo.inspect_raw(ref, self._arch)
-        source = _digest_of(raw)
+        source = Digest.of(raw)
         if known and known.source_digest == source:
             return known
         parsed = parse_manifest(raw, what=str(ref))
@@ -144,27 +183,35 @@ class Resolver:
             return resolved
         entry = select_manifest(parsed, self._arch, str(ref))
         config = skopeo.inspect_config(ref, self._arch)
-        resolved = ResolvedImage(source, entry.digest, _digest_of(config), None)
-        self._keep(resolved.config_digest, self._parse_config(ref, config))
+        resolved = ResolvedImage(source, entry.digest, Digest.of(config), None)
+        self._keep(resolved.config_digest, self._parse_config(str(ref), config))
         return resolved
 
     def _fetch_config(self, ref: ImageRef, resolved: ResolvedImage) -> OciConfig:
         if isinstance(ref, RegistryRef):
-            return self._parse_config(ref, self._registry.config_blob(ref, resolved.config_digest))
-        from lxdocker import skopeo
+            return self._parse_config(str(ref), self._registry.config_blob(ref, resolved.config_digest))
+        changed = RegistryError(
+            f"{ref} changed while lxdocker read it",
+            f"its configuration should have the digest {resolved.config_digest}",
+            "try again once it is complete",
+        )
+        if ref.kind is not ArchiveKind.DOCKER_ARCHIVE:
+            from lxdocker.source.layout import Layout, UnknownFormatError
+
+            with suppress(UnknownFormatError), Layout(ref) as layout:
+                if layout.top().digest != resolved.source_digest:
+                    raise changed
+                return self._parse_config(str(ref), layout.blob(resolved.config_digest))
+        from lxdocker.source import skopeo
 
         raw = skopeo.inspect_config(ref, self._arch)
-        if _digest_of(raw) != resolved.config_digest:
-            raise RegistryError(
-                f"{ref} changed while it was looked at",
-                f"its configuration should have the digest {resolved.config_digest}",
-                "Try again once it is complete.",
-            )
-        return self._parse_config(ref, raw)
+        if Digest.of(raw) != resolved.config_digest:
+            raise changed
+        return self._parse_config(str(ref), raw)
 
-    def _parse_config(self, ref: ImageRef, raw: bytes) -> OciConfig:
-        config = OciConfig.parse(raw, str(ref))
-        config.require_arch(self._arch, str(ref))
+    def _parse_config(self, what: str, raw: bytes) -> OciConfig:
+        config = OciConfig.parse(raw, what)
+        config.require_arch(self._arch, what)
         return config
 
     def _keep(self, digest: Digest, config: OciConfig) -> None:
@@ -185,14 +232,14 @@ def _in_threads(work: Callable[[RegistryRef], None], items: Sequence[RegistryRef
                 return
             work(item)
 
-    # Daemons, so that after Ctrl-C nothing waits for the answer of some registry.
+    # Daemons, so that nothing waits for a registry's answer after Ctrl-C.
     threads = [threading.Thread(target=drain, name="resolve", daemon=True) for _ in items[:workers]]
     started = []
     try:
         for thread in threads:
             try:
                 thread.start()
-            except RuntimeError:  # no more threads to be had: those there are will do
+            except RuntimeError:  # no more threads: those already started will do
                 break
             started.append(thread)
         if not started:
@@ -212,7 +259,3 @@ def _result(
     if isinstance(found, LxdockerError):
         return found
     raise found
-
-
-def _digest_of(content: bytes) -> Digest:
-    return Digest("sha256:" + hashlib.sha256(content).hexdigest())

@@ -1,4 +1,4 @@
-"""Typed bindings to skopeo: argument lists for use in a builder, and what is asked of it on this host.
+"""Typed bindings to skopeo: argument lists for a builder, and questions to skopeo on this host.
 
 skopeo(1), skopeo-copy(1), skopeo-inspect(1), containers-transports(5); checked with 1.9.3 and meant for all
 later ones. Logins go through auth files only, never through arguments, which every user of a host can read.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from lxdocker import log
 from lxdocker.errors import HostError, ImageMissingError, RegistryError
+from lxdocker.text import one_line
 from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageRef, RegistryRef
 
 _MAX_OUTPUT = 4 * 1024 * 1024  # the most skopeo itself reads of a manifest or configuration
@@ -26,22 +28,20 @@ _VARIANTS = {Arch.ARMV7L: "v7", Arch.AARCH64: "v8"}
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """How a copy gets at its source. Paths are those where skopeo runs, so mostly in a builder."""
+    """How a copy reaches its source. Paths are those where skopeo runs, so mostly in a builder."""
 
     authfile: PurePath | None = None
     cert_dir: PurePath | None = None
     tls_verify: bool = True  # False allows plain http, and https with any certificate
-    retry_times: int = 2
     digestfile: PurePath | None = None  # where the digest of the copy's manifest is written
     policy: PurePath | None = None  # a containers-policy.json(5); None for skopeo's default one
     tmpdir: PurePath | None = None  # where archives are unpacked; None for skopeo's default
-    gzip_layers: bool = False  # recompress layers that are in another format
 
 
 def source_name(ref: ImageRef, digest: Digest | None = None) -> str:
     """How skopeo calls ``ref`` as a source; for an image in a registry ``digest`` says which one.
 
-    Raises ImageMissingError for a path that skopeo has no way to be told.
+    Raises ImageMissingError for a path that skopeo cannot take.
     """
     if isinstance(ref, RegistryRef):
         exact = ref.at(digest) if digest else ref
@@ -50,19 +50,19 @@ def source_name(ref: ImageRef, digest: Digest | None = None) -> str:
 
 
 def disk_name(kind: ArchiveKind, path: PurePath, tag: str | None = None) -> str:
-    """``oci:/path:tag``. Raises ImageMissingError for paths that skopeo can't be told: those with a colon."""
+    """``oci:/path:tag``. Raises ImageMissingError for paths that skopeo cannot take: those with a colon."""
     text = str(path)
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ImageMissingError(
-            f"{kind.value}:{text!r} can't be read", "the path is not UTF-8", "Rename the folder or file."
+            f"cannot read {kind.value}:{text!r}", "the path is not UTF-8", "rename the folder or file"
         ) from None
     if ":" in text or "\0" in text:
         raise ImageMissingError(
-            f"{kind.value}:{text!r} can't be read",
-            "skopeo takes what follows a colon as the image's tag, so no path may have one",
-            "Rename the folder or file, or reach it through a symlink without a colon.",
+            f"cannot read {kind.value}:{text!r}",
+            "skopeo takes the text after a colon for the image's tag, so no path may have one",
+            "rename the folder or file, or reach it through a symlink without a colon",
         )
     return f"{kind.value}:{text}" + (f":{tag}" if tag else "")
 
@@ -79,12 +79,12 @@ def copy_argv(source: str, dest: str, arch: Arch, options: CopyOptions | None = 
         *_flag("--tmpdir", options.tmpdir),
         *_platform(arch),
         "copy",
-        *(["--retry-times", str(options.retry_times)] if options.retry_times else []),
         *_flag("--src-authfile", options.authfile),
         *_flag("--src-cert-dir", options.cert_dir),
         *_flag("--digestfile", options.digestfile),
         *([] if options.tls_verify else ["--src-tls-verify=false"]),
-        *(["--dest-compress", "--dest-compress-format", "gzip"] if options.gzip_layers else []),
+        # Otherwise the layer cache would not know them by these digests the next time.
+        *(["--dest-oci-accept-uncompressed-layers"] if dest.startswith(f"{ArchiveKind.OCI_LAYOUT.value}:") else []),
         source,
         dest,
     ]
@@ -105,12 +105,12 @@ def inspect_config(ref: DiskRef, arch: Arch) -> bytes:
 
 
 def version() -> str:
-    """``1.9.3``. Raises HostError if skopeo can't be run."""
+    """``1.9.3``. Raises HostError if skopeo does not run."""
     result = _run(["--version"], _VERSION_SECONDS)
     words = result.stdout.decode("utf-8", "replace").split()
     if result.failed or len(words) < 3 or not re.fullmatch(r"[0-9]+\.[0-9.]+[0-9A-Za-z.+~-]*", words[2]):
         raise HostError(
-            "skopeo does not work on this host", result.message or "it tells no version", "Reinstall skopeo."
+            "skopeo does not work on this host", result.message or "it prints no version", "reinstall skopeo"
         )
     return words[2]
 
@@ -133,33 +133,33 @@ def _platform(arch: Arch) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class _Result:
     stdout: bytes
-    message: str  # what skopeo complained of
+    message: str  # skopeo's complaint
     failed: bool
 
 
 def _run_on(ref: DiskRef, arguments: list[str]) -> bytes:
     if not ref.path.exists():
-        raise ImageMissingError(f"There is no image {ref}", f"{ref.path} does not exist", "Correct the path.")
+        raise ImageMissingError(f"no image {ref}", f"{ref.path} does not exist", "correct the path")
     result = _run(arguments, _INSPECT_SECONDS)
     if not result.failed:
         return result.stdout
     said = result.message
     if "permission denied" in said:
-        raise ImageMissingError(f"{ref} can't be read", said, "Let this user read it, or run as one who may.")
+        raise ImageMissingError(f"cannot read {ref}", said, "let this user read it, or run as one who may")
     if "more than one image" in said:
         raise ImageMissingError(
-            f"{ref} holds more than one image",
+            f"{ref} has more than one image",
             said,
-            f"Say which one by its tag: {ref.kind.value}:{ref.path}:TAG",
+            f"name one by its tag: {ref.kind.value}:{ref.path}:TAG",
         )
     missing = ("no descriptor found", "not found", "no such file", "file does not exist", "no image found")
     if any(words in said for words in missing):
         raise ImageMissingError(
-            f"There is no image {ref}",
+            f"no image {ref}",
             said,
-            "Check the path, the tag and the kind (oci, oci-archive, docker-archive).",
+            "check the path, the tag and the kind (oci, oci-archive, docker-archive)",
         )
-    raise RegistryError(f"{ref} can't be read", said, "Is it complete, and of the kind that was named?")
+    raise RegistryError(f"cannot read {ref}", said, "is it complete, and of the kind that was named?")
 
 
 def _run(arguments: list[str], seconds: float) -> _Result:
@@ -173,19 +173,20 @@ def _run(arguments: list[str], seconds: float) -> _Result:
     except sh.CommandNotFound:
         raise HostError(
             "skopeo is not installed on this host",
-            "images on disk are looked at with it",
-            "Install it: apt-get install skopeo",
+            "lxdocker reads images on disk with it",
+            "install it: apt-get install skopeo",
         ) from None
+    log.command(["skopeo", *arguments])
     process: Any = None
     try:
         process = command(
             *arguments,
-            # By size instead of by line, so that what never becomes a line is bounded too.
+            # By size instead of by line, so that endless lines are bounded, too.
             _out=stdout.take,
             _err=stderr.take,
             _out_bufsize=65536,
             _err_bufsize=65536,
-            # Any bytes, split anywhere, come back from this as they were.
+            # With this, any bytes, split anywhere, come back unchanged.
             _encoding="utf-8",
             _decode_errors="surrogateescape",
             _tty_out=False,
@@ -200,14 +201,14 @@ def _run(arguments: list[str], seconds: float) -> _Result:
         raise RegistryError(
             "skopeo did not end",
             f"no result within {seconds:g} s",
-            "Is the disk, or the share, it reads from busy?",
+            "is the disk, or the share, that it reads from busy?",
         ) from None
     except sh.ErrorReturnCode:
         return _Result(b"", _complaint(stderr.content), failed=True)
     except sh.ForkException as error:
-        raise HostError("skopeo can't be started", str(error), "Check this host's limits and its skopeo.") from None
+        raise HostError("cannot start skopeo", str(error), "check this host's limits and its skopeo") from None
     except BaseException:
-        # Ctrl-C: skopeo runs in a session of its own and would not hear of it.
+        # Ctrl-C: skopeo runs in a session of its own and would not get the signal.
         if process is not None and process.is_alive():
             process.kill()
         raise
@@ -217,7 +218,7 @@ def _run(arguments: list[str], seconds: float) -> _Result:
 
 
 class _Sink:
-    """Takes output up to a limit. Going on taking, and dropping, is what lets the process end by itself."""
+    """Takes output up to a limit, and drops the rest, so that the process can still end by itself."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -245,4 +246,4 @@ def _complaint(stderr: bytes) -> str:
     lines = text.strip().splitlines()
     message = re.sub(r"\\(.)", r"\1", found[-1]) if found else (lines[-1] if lines else "")
     message = re.sub(r'^Error [a-z ]+(?:"[^"]*")?: ', "", message)  # our own messages name the image
-    return "".join(char if char.isprintable() else "?" for char in message[:1000])
+    return one_line(message)

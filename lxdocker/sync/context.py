@@ -7,25 +7,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lxdocker.credentials import Credentials
+from lxdocker.config.settings import Settings
+from lxdocker.config.spec import ImageSpec
 from lxdocker.errors import LxdockerError
-from lxdocker.lxd import Lxd
-from lxdocker.plan import Holdings
-from lxdocker.provenance import source_label
-from lxdocker.publish import Tree
-from lxdocker.registry import RegistryClient
-from lxdocker.resolve import ResolvedImage, Resolver
-from lxdocker.settings import Settings
-from lxdocker.spec import ImageSpec
-from lxdocker.store import Store
-from lxdocker.values import Arch, ImageName
+from lxdocker.image.provenance import Folder, source_label
+from lxdocker.image.wanted import Wanted
+from lxdocker.lxd.api import Lxd
+from lxdocker.lxd.store import Store
+from lxdocker.source.credentials import Credentials
+from lxdocker.source.registry import RegistryClient
+from lxdocker.source.resolve import ResolvedImage, Resolver
+from lxdocker.sync.holdings import Holdings
+from lxdocker.sync.plan import Fail
+from lxdocker.tree.tree import Tree
+from lxdocker.values import Arch
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Settings and what they lead to: LXD, its image store, the published tree, registries."""
+    """The settings and what they lead to: LXD, its image store, the published tree, registries."""
 
     settings: Settings
+    folder: Folder
     arch: Arch
     lxd: Lxd
     store: Store
@@ -37,13 +40,21 @@ class Context:
 
     def look(self) -> Holdings:
         """What the store and the tree hold now."""
-        return Holdings(self.store.view(), tuple(self.tree.versions()), tuple(self.tree.withheld()))
+        return Holdings.look(self.store.view(), self.tree.versions(), self.tree.withheld())
 
-    def resolve(self, specs: Sequence[ImageSpec], holdings: Holdings) -> dict[ImageName, ResolvedImage | LxdockerError]:
-        """Which image each spec names now: one HEAD for each that has not changed."""
-        wanted = [(spec.image, holdings.known(spec.name, source_label(spec.image), self.arch)) for spec in specs]
-        results = self.resolver.resolve_all(wanted)
-        return {spec.name: result for spec, result in zip(specs, results, strict=True)}
+    def resolve(self, specs: Sequence[ImageSpec], holdings: Holdings) -> list[Wanted | Fail]:
+        """The image that each spec names now, in their order. Costs one HEAD for each that has not changed."""
+        sources = [source_label(spec.image) for spec in specs]
+        known = [holdings.known(spec.name, source, self.arch) for spec, source in zip(specs, sources, strict=True)]
+        results = self.resolver.resolve_all([(spec.image, image) for spec, image in zip(specs, known, strict=True)])
+        return [
+            Fail(spec, source, result) if isinstance(result, LxdockerError) else self.wanted(spec, source, result)
+            for spec, source, result in zip(specs, sources, results, strict=True)
+        ]
+
+    def wanted(self, spec: ImageSpec, source: str, resolved: ResolvedImage) -> Wanted:
+        """A spec whose reference was resolved, under these settings. ``source``: its source_label()."""
+        return Wanted.of(spec, resolved, source, self.folder.id, self.arch, self.settings.compression_level)
 
 
 @contextmanager
@@ -55,6 +66,7 @@ def open_context(settings: Settings, cancelled: threading.Event) -> Iterator[Con
     with RegistryClient(credentials, settings.insecure_registries) as registry:
         yield Context(
             settings=settings,
+            folder=Folder.of(settings.specs),
             arch=arch,
             lxd=lxd,
             store=Store(lxd, settings.project),

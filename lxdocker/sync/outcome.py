@@ -1,4 +1,4 @@
-"""What came of a run, image by image."""
+"""The results of a run, image by image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lxdocker.values import Fingerprint, ImageName
 
 
 class Status(Enum):
-    """How it went for one image."""
+    """The result for one image."""
 
     BUILT = "built"
     RESTORED = "restored"
@@ -22,9 +22,9 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one action."""
+    """The result of one action."""
 
-    name: ImageName
+    name: ImageName | str  # the file's name if that is not an image name
     status: Status
     reason: str
     fingerprint: Fingerprint | None = None
@@ -39,7 +39,7 @@ class Report:
     outcomes: tuple[Outcome, ...]
     pruned: tuple[str, ...]  # in words
     kept_builders: tuple[str, ...]
-    builder_project: str = "lxdocker"  # where they are
+    builder_project: str = "lxdocker"  # of the kept builders
 
     @property
     def failed(self) -> bool:

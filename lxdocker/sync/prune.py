@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
 
-from lxdocker import plan
 from lxdocker.builder import image as builder_image
 from lxdocker.builder import instance, placement, recipe
 from lxdocker.builder.instance import Workshop
-from lxdocker.context import Context
+from lxdocker.config.spec import BrokenSpec, SpecFolder
 from lxdocker.errors import LxdockerError
-from lxdocker.lxd import Cancelled
-from lxdocker.outcome import Outcome, Report, Status
-from lxdocker.plan import Remove
-from lxdocker.spec import ImageSpec
+from lxdocker.files import scratch
+from lxdocker.http.route import NOWHERE
+from lxdocker.lxd.api import Cancelled
+from lxdocker.progress import Say
+from lxdocker.sync import plan
+from lxdocker.sync.context import Context
+from lxdocker.sync.make import Builders
+from lxdocker.sync.outcome import Outcome, Report, Status
+from lxdocker.sync.plan import Remove
+from lxdocker.tree import retention
 
-Say = Callable[[str], None]
+_NO_SPEC = "no spec names it"
 
 
-def prune_all(context: Context, specs: Sequence[ImageSpec] | None, say: Say) -> Report:
-    """Everything that a sync would remove, without building anything; and the layer cache each time.
+def prune_all(context: Context, found: SpecFolder | None, say: Say) -> Report:
+    """Removes everything that a sync would remove, and always unused layers. Builds nothing.
 
-    ``specs`` must be the whole folder; None removes every image that came from it. Raises UsageError where the
-    folder has no spec left and only that would remove them all.
+    ``found``: the whole folder; None removes every image that came from it. Raises UsageError if the folder has no
+    spec left, which alone would remove them all.
     """
-    with context.tree.lock(say, context.cancelled):
+    specs, broken = (found.specs, found.broken) if found else ((), ())
+    with context.tree.session(context.folder.id, say, context.cancelled):
         builders(context, say)
-        removals = plan.plan_removals(specs or (), context.look(), context.settings)
-        if specs is not None:
+        removals = plan.plan_removals(specs, context.look(), context.folder, broken)
+        if found is not None:
             plan.refuse_to_empty(specs, removals, context.settings)
-        outcomes = [remove(context, removal) for removal in removals]
+        reason = "--all" if found is None else _NO_SPEC
+        outcomes = [remove(context, removal, reason) for removal in removals]
+        outcomes += [left_alone(spec) for spec in broken]
         pruned = versions(context)
         layers(context, None)
     return Report(tuple(outcomes), tuple(pruned), ())
 
 
 def builders(context: Context, say: Say) -> bool:
-    """Removes builders that a killed lxdocker left. Returns whether there was any: what it was fetching is still in the
-    layer cache then.
+    """Removes builders and temporary folders that a killed lxdocker left. Returns whether there was any builder: the
+    layer cache then still has what that was fetching.
     """
+    scratch.sweep(say)
     return instance.sweep(context.lxd, context.settings.builder_project, say)
 
 
-def remove(context: Context, removal: Remove) -> Outcome:
-    """Takes an image that no spec names any more out of store and tree."""
+def remove(context: Context, removal: Remove, reason: str = _NO_SPEC) -> Outcome:
+    """Removes an image, such as one that no spec names any more, from store and tree."""
     try:
         for stored in removal.stored:
             context.store.remove(stored)
@@ -53,37 +61,49 @@ def remove(context: Context, removal: Remove) -> Outcome:
         raise
     except LxdockerError as error:
         return Outcome(removal.name, Status.FAILED, "removal failed", error=error)
-    return Outcome(removal.name, Status.REMOVED, "no spec names it any more")
+    return Outcome(removal.name, Status.REMOVED, reason)
+
+
+def left_alone(broken: BrokenSpec) -> Outcome:
+    """The outcome for a spec with mistakes: its image stays as it is."""
+    return Outcome(broken.name or broken.label, Status.FAILED, broken.error.brief, error=broken.error)
 
 
 def versions(context: Context) -> list[str]:
-    """Withdraws surplus versions and deletes what has been withdrawn long enough; then the index says what there is.
+    """Withdraws surplus versions and deletes those whose grace period is over; then the index matches the tree.
     Returns what it did, in words.
     """
     settings = context.settings
-    done = [
-        f"withdrew {one.name} {one.key} from the tree: there are {settings.keep_versions} newer versions"
-        for one in context.tree.retire(settings.keep_versions, settings.keep_days * 86400)
+    surplus = retention.retire(context.tree, settings.keep_versions, settings.keep_days * 86400)
+    expired = retention.sweep(context.tree, settings.grace_hours * 3600)
+    return [
+        *(
+            f"withdrew {version.name} {version.key} from the tree: there are {settings.keep_versions} newer versions"
+            for version in surplus
+        ),
+        *(f"deleted {version.name} {version.key} from the tree" for version in expired),
     ]
-    done += [f"deleted {one.name} {one.key} from the tree" for one in context.tree.sweep(settings.grace_hours * 3600)]
-    return done
 
 
-def layers(context: Context, workshop: Workshop | None) -> None:
-    """Drops layers that no image needs, in a builder of ``workshop``, or of an own one.
+def layers(context: Context, builders: Builders | None) -> None:
+    """Drops layers that no image needs, in a builder from ``builders``, or else from a workshop of its own.
 
     Never while another lxdocker builds: its layers may not be recorded yet.
     """
-    lxd, project = context.lxd, context.settings.builder_project
-    if workshop is None:
-        image = builder_image.find(lxd, project)
-        if image is not None:
-            own = Workshop(lxd, placement.prepare(lxd, context.settings), image.fingerprint)
-            with contextlib.closing(own):
-                layers(context, own)
+    if builders is not None:
+        _drop_layers(context, builders)
         return
-    if any(one["config"].get(instance.OWNER_KEY) != instance.owner() for one in lxd.instances(project)):
+    lxd, settings = context.lxd, context.settings
+    image = builder_image.find(lxd, settings.builder_project)
+    if image is not None:
+        with contextlib.closing(Workshop(lxd, placement.prepare(lxd, settings), image.fingerprint)) as workshop:
+            _drop_layers(context, workshop)
+
+
+def _drop_layers(context: Context, builders: Builders) -> None:
+    instances = context.lxd.instances(context.settings.builder_project)
+    if any(builder["config"].get(instance.OWNER_KEY) != instance.owner() for builder in instances):
         return
     names = sorted({stored.provenance.name for stored in context.store.view().ours})
-    with workshop.builder(None, network=False) as builder:
+    with builders.builder(NOWHERE) as builder:
         recipe.keep_only(builder, names)

@@ -1,7 +1,7 @@
-"""What changed between two versions of an image, for clients that have the older one: VCDIFF files by xdelta3.
+"""Differences between two versions of an image, for clients that have the older one: VCDIFF files made by xdelta3.
 
-LXD runs ``xdelta3 -d`` over what it has, and fails the whole download if that fails. So a delta is applied here as LXD
-will do it before anybody is offered it.
+LXD applies a delta with ``xdelta3 -d``, and the whole download fails if that fails. So each delta is applied here, in
+the same way, before it is published.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lxdocker.artifact import Artifact, read
-from lxdocker.published import Delta, Published
-from lxdocker.simplestreams import ROOTFS_FILE
+from lxdocker import log
+from lxdocker.image.artifact import ROOTFS_FILE, Artifact, read
+from lxdocker.tree.version import Delta, Published
 
 XDELTA = "xdelta3"
-# A delta that saves less is not worth what it costs a client to apply it.
-MOST = 0.7  # of the whole file
-# How much of the older file is searched at once; xdelta3 takes that and about 80 MB in memory.
-SMALLEST_WINDOW = 1 << 26  # bytes, which is also its default
+# The largest useful delta, as a share of the whole file: applying it costs the client time, too.
+MOST = 0.7
+# How much of the older file is searched at once, in bytes. xdelta3 needs that plus about 80 MB of memory.
+SMALLEST_WINDOW = 1 << 26  # its default
 LARGEST_WINDOW = 1 << 28
 TIMEOUT_SECONDS = 900.0
 POLL_SECONDS = 0.1
@@ -32,8 +32,8 @@ POLL_SECONDS = 0.1
 def make(
     base: Published, artifact: Artifact, folder: Path, cancelled: threading.Event, say: Callable[[str], None]
 ) -> tuple[Delta, Path] | None:
-    """A delta from a version to an image that is about to be published, as a file in ``folder``. None where there
-    is none worth publishing: publishing never fails for want of a delta.
+    """Makes a delta from a version to an image that is about to be published, as a file in ``folder``. None if there is
+    no useful delta: publishing never fails for lack of one.
     """
     if shutil.which(XDELTA) is None:
         say(f"no delta for {base.name}: xdelta3 is not installed")
@@ -43,7 +43,7 @@ def make(
     source, target = base.folder / ROOTFS_FILE, folder / f"{base.key}.vcdiff"
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(target.unlink, missing_ok=True)
-        # -S none: the data is compressed already, and not every xdelta3 can undo more.
+        # -S none: the data is compressed already, and not every xdelta3 can undo a second compression.
         window = min(max(SMALLEST_WINDOW, base.rootfs_size), LARGEST_WINDOW)
         encode = [
             "-e",
@@ -73,7 +73,7 @@ def make(
 
 
 def _try(source: Path, delta: Path, artifact: Artifact, applied: Path, cancelled: threading.Event) -> str | None:
-    """What is wrong with a delta, applied as LXD does it."""
+    """Applies a delta as LXD does; returns what is wrong with it."""
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(applied.unlink, missing_ok=True)
         if problem := _run(["-f", "-d", "-s", str(source), str(delta), str(applied)], cancelled):
@@ -81,7 +81,7 @@ def _try(source: Path, delta: Path, artifact: Artifact, applied: Path, cancelled
         hashed = hashlib.sha256()
         for chunk in read(applied):
             hashed.update(chunk)
-        return None if hashed.hexdigest() == artifact.rootfs_sha256 else "applied, it gives another file"
+        return None if hashed.hexdigest() == artifact.rootfs_sha256 else "applying it gives a different file"
 
 
 def _run(arguments: Sequence[str], cancelled: threading.Event) -> str | None:
@@ -101,6 +101,7 @@ def _run(arguments: Sequence[str], cancelled: threading.Event) -> str | None:
 
 @contextlib.contextmanager
 def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    log.command(command)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with process:
         try:

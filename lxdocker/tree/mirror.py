@@ -1,68 +1,33 @@
-"""A copy of another server's tree, for hosts that are far from it: files first, the index last, never half a version.
+"""A copy of another server's tree, for distant hosts: files first, the index last, never half a version.
 
-Nothing the other server says is trusted further than it must be: what is fetched are the files of versions as
-lxdocker lays them out, each no longer than its index says and with the hash it says, to the path we choose.
+Only the files of versions are fetched, as lxdocker lays them out, to a path that we choose.
 
-Under ``.mirror`` lie the address of the other server, and ``partial/SHA256`` what was fetched of a file so far.
+``.mirror`` holds the URL of the other server, and ``partial/SHA256``, the part of a file that was fetched so far.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import json
-import re
 import shutil
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urljoin
 
-from urllib3.exceptions import HTTPError, ProxyError
-from urllib3.util import Timeout, Url, parse_url
-
-from lxdocker import simplestreams
-from lxdocker.artifact import read
-from lxdocker.console import Progress, human_size
 from lxdocker.errors import LxdockerError, MirrorError, UsageError
-from lxdocker.publish import MIRROR, Tree
-from lxdocker.published import SIDECAR, Delta, Published, parse_sidecar
-from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, File
-from lxdocker.transport import Response, Transport, UnusableProxyError, basic, is_loopback
-from lxdocker.values import Arch, Fingerprint, ImageName
+from lxdocker.files import durable, rights
+from lxdocker.progress import Progress, Say, human_size
+from lxdocker.tree import retention
+from lxdocker.tree.server import Listed, Server, ServerOptions, hash_of, read_index, size_of
+from lxdocker.tree.simplestreams import File
+from lxdocker.tree.tree import MIRROR, Tree
+from lxdocker.tree.version import SIDECAR, Published, parse_sidecar
+from lxdocker.values import ImageName, parse_alias
 
-MAX_INDEX = 64 << 20  # bytes; images.json of a thousand images has about 2 MB
 MAX_SIDECAR = 1 << 20
-MAX_FILE = 1 << 40
-MAX_REDIRECTS = 3
-ATTEMPTS = 5  # in a row that bring nothing
-PAUSE_SECONDS = 0.5  # after the first, doubled each time
-CONNECT_SECONDS = 15.0
-READ_SECONDS = 60.0  # for each piece
-HEAD_SECONDS = 120.0  # until the headers of an answer are there, however steadily they drip
-# Slower than this is as good as not at all.
-SLOWEST = 1024  # bytes per second
-CHUNK = 1 << 16
-_PATH = re.compile(r"images/([^/]+)/([^/]+)/([^/]+)/([^/]+)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to reach the other server."""
-
-    fingerprint: str | None = None  # of its certificate: hex sha256
-    ca: Path | None = None  # certificates to trust instead of the system's
-    insecure: bool = False  # plain http, also beyond this host
-    jobs: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +41,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """What a run has done."""
+    """The result of a run."""
 
-    fetched: tuple[Published, ...]  # new here, or mended
-    updated: tuple[Published, ...]  # the same files, described anew
+    fetched: tuple[Published, ...]  # new here, or repaired
+    updated: tuple[Published, ...]  # the same files with a new description
     unchanged: int
     withdrawn: tuple[Published, ...]
     deleted: tuple[Published, ...]
@@ -87,34 +52,18 @@ class Mirrored:
     size: int  # bytes fetched
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A version in the other server's index."""
-
-    name: ImageName
-    arch: Arch
-    key: str
-    fingerprint: Fingerprint
-    files: Mapping[str, File]  # by name; paths are relative to the tree
-    bases: frozenset[str]  # of its deltas
-
-    @property
-    def folder(self) -> str:
-        return f"images/{self.name}/{self.arch.value}/{self.key}"
-
-
 def mirror(
     url: str,
     tree: Tree,
-    options: Options,
+    options: ServerOptions,
     grace_seconds: float,
     progress: Progress,
     say: Say,
     cancelled: threading.Event,
 ) -> Mirrored:
-    """Makes ``tree`` the copy of the tree at ``url``. A run that was killed is taken up where it was.
+    """Makes ``tree`` the copy of the tree at ``url``, continuing a run that was killed.
 
-    Raises UsageError for an address or a folder that can't be, MirrorError where the other server gives no index.
+    Raises UsageError for an invalid URL or folder, MirrorError if the other server has no usable index.
     """
     with (
         closing(Server(url, options, cancelled)) as server,
@@ -122,11 +71,11 @@ def mirror(
         tree.explained("mirroring into"),
     ):
         _claim(tree, server.url)
-        return _Run(server, tree, options.jobs, progress, cancelled).all(grace_seconds)
+        return _Mirroring(server, tree, options.jobs, progress, cancelled).all(grace_seconds)
 
 
 def _claim(tree: Tree, url: str) -> None:
-    """Makes sure that the folder is this server's mirror, or becomes it."""
+    """Checks that the folder is this server's mirror, or makes it one."""
     source = tree.root / MIRROR / "source"
     if source.exists():
         before = source.read_text(encoding="utf-8").strip()
@@ -138,14 +87,14 @@ def _claim(tree: Tree, url: str) -> None:
     if tree.versions():
         raise UsageError(
             f"{tree.root} has images that were published there",
-            "a mirror would withdraw all that the other server does not have",
+            "a mirror would withdraw all that the other server lacks",
             "mirror into a folder of its own",
         )
-    (source.parent / "partial").mkdir(parents=True, exist_ok=True)
-    source.write_text(f"{url}\n", encoding="utf-8")
+    rights.make_below(tree.root, source.parent / "partial", rights.PRIVATE)
+    durable.write_file(source, f"{url}\n".encode(), 0o644)
 
 
-class _Run:
+class _Mirroring:
     """One run."""
 
     def __init__(self, server: Server, tree: Tree, jobs: int, progress: Progress, cancelled: threading.Event) -> None:
@@ -155,25 +104,25 @@ class _Run:
         self._progress = progress
         self._cancelled = cancelled
         self._partial = tree.root / MIRROR / "partial"
-        self._partial.mkdir(parents=True, exist_ok=True)
-        self._here = {one.folder: one for one in tree.versions()}
+        rights.make_below(tree.root, self._partial, rights.PRIVATE)
+        self._here = {version.folder: version for version in tree.versions()}
         self._fetching: dict[str, threading.Lock] = {}
-        self._shared: set[str] = set()  # hashes of what is part of several versions
+        self._shared: set[str] = set()  # hashes of files that several versions have
         self._results = _Results()
 
     def all(self, grace_seconds: float) -> Mirrored:
         there = read_index(self._server)
-        if not there and any(one.withdrawn is None for one in self._here.values()):
+        if not there and any(version.withdrawn is None for version in self._here.values()):
             raise MirrorError(
-                f"{self._server.url} has no image at all",
-                "while there are some in the mirror; that looks like a mistake there",
+                f"{self._server.url} has no images",
+                "the mirror has some, so that looks like a mistake there",
                 f"to mirror it nevertheless, delete {self._tree.root}",
             )
         self._check_space(there)
-        hashes = Counter(file.sha256 for one in there for file in one.files.values())
+        hashes = Counter(file.sha256 for listed in there for file in listed.files.values())
         self._fetching = {sha256: threading.Lock() for sha256 in hashes}
         self._shared = {sha256 for sha256, count in hashes.items() if count > 1}
-        images = [list(group) for _, group in groupby(there, key=lambda one: one.name)]
+        images = [list(group) for _, group in groupby(there, key=lambda listed: listed.name)]
         pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="mirror")
         try:
             for future in [pool.submit(self._image, versions) for versions in images]:
@@ -186,7 +135,7 @@ class _Run:
         withdrawn = self._gone(there)
         self._tree.withdraw(withdrawn)
         self._tree.write_index()
-        deleted = self._tree.sweep(grace_seconds)
+        deleted = retention.sweep(self._tree, grace_seconds)
         self._forget_partials(there)
         done = self._results
         return Mirrored(
@@ -200,10 +149,10 @@ class _Run:
         )
 
     def _image(self, versions: Sequence[Listed]) -> None:
-        """An image's versions, newest first: that is what most clients want."""
+        """An image's versions, newest first, as most clients want that one."""
         name = versions[0].name
         failed = False
-        for listed in sorted(versions, key=lambda one: one.key, reverse=True):
+        for listed in sorted(versions, key=lambda version: version.key, reverse=True):
             if self._cancelled.is_set():
                 return
             try:
@@ -235,7 +184,7 @@ class _Run:
             self._results.add(updated=wanted)
 
     def _describe(self, listed: Listed) -> Published:
-        """The version's sidecar, if it agrees with the index."""
+        """The version's sidecar, which must agree with the index."""
         text = self._server.get(f"{listed.folder}/{SIDECAR}", MAX_SIDECAR)
         found = parse_sidecar(self._tree.root / listed.folder, text)
         if found is None:
@@ -245,10 +194,10 @@ class _Run:
         if found.fingerprint != listed.fingerprint or files != {
             name: (file.size, file.sha256) for name, file in listed.files.items()
         }:
-            raise self._server.wrong(f"{listed.folder}/{SIDECAR} and the index say different things")
+            raise self._server.wrong(f"{listed.folder}/{SIDECAR} contradicts the index")
         try:
             for alias in found.aliases:
-                ImageName.parse(alias)
+                parse_alias(alias)
         except ValueError as error:
             raise self._server.wrong(f"{listed.folder}/{SIDECAR}: {error}") from None
         return found
@@ -265,33 +214,37 @@ class _Run:
         return partial
 
     def _gone(self, there: Sequence[Listed]) -> list[Published]:
-        """What the other server no longer lists; but nothing of an image of which something could not be copied."""
-        listed = {self._tree.root / one.folder for one in there}
+        """Versions that the other server no longer lists, except those of images that failed."""
+        listed = {self._tree.root / version.folder for version in there}
         kept = {failure.name for failure in self._results.failed}
         return [
-            one
-            for one in self._tree.versions()
-            if one.withdrawn is None and one.folder not in listed and one.name not in kept
+            version
+            for version in self._tree.versions()
+            if version.withdrawn is None and version.folder not in listed and version.name not in kept
         ]
 
     def _check_space(self, there: Sequence[Listed]) -> None:
-        here = {one.folder: {file.path: file for file in one.files()} for one in self._here.values() if one.is_whole()}
+        here = {
+            version.folder: {file.path: file for file in version.files()}
+            for version in self._here.values()
+            if version.is_whole()
+        }
         needed = 0
         for listed in there:
             known = here.get(self._tree.root / listed.folder, {})
             for name, file in listed.files.items():
                 if name not in known or known[name].sha256 != file.sha256:
-                    needed += file.size - (_size(self._partial / file.sha256) or 0)
+                    needed += file.size - (size_of(self._partial / file.sha256) or 0)
         free = shutil.disk_usage(self._tree.root).free
         if needed > free:
             raise MirrorError(
                 f"{self._server.url} does not fit into {self._tree.root}",
-                f"{human_size(needed)} are to be fetched, {human_size(free)} are free",
+                f"{human_size(needed)} to fetch, {human_size(free)} free",
                 "free space on that filesystem, or mirror into another folder",
             )
 
     def _forget_partials(self, there: Sequence[Listed]) -> None:
-        wanted = {file.sha256 for one in there for file in one.files.values()} if self._results.failed else set()
+        wanted = {file.sha256 for listed in there for file in listed.files.values()} if self._results.failed else set()
         for path in self._partial.iterdir():
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
@@ -299,7 +252,7 @@ class _Run:
 
 @dataclass(slots=True)
 class _Results:
-    """What the threads report."""
+    """What the threads have done so far."""
 
     fetched: list[Published] = field(default_factory=list)
     updated: list[Published] = field(default_factory=list)
@@ -326,300 +279,10 @@ class _Results:
 
 
 def _is_here(file: File, wanted: Published, here: Published | None) -> bool:
-    """Whether a file lies in its place. What is listed was checked when it came; what was withdrawn is read again:
-    that may have been because it is damaged.
+    """Whether a file is in its place. A listed one was checked when it was fetched; a withdrawn one is read again: it
+    may have been withdrawn because of damage.
     """
     path = wanted.folder / file.path
-    if here is None or file not in here.files() or _size(path) != file.size:
+    if here is None or file not in here.files() or size_of(path) != file.size:
         return False
-    return here.withdrawn is None or _hash(path) == file.sha256
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _hash(path: Path) -> str:
-    found = hashlib.sha256()
-    for chunk in read(path):
-        found.update(chunk)
-    return found.hexdigest()
-
-
-# ---- the other server's index
-
-
-def read_index(server: Server) -> list[Listed]:
-    """Every version the server lists, by image. Raises MirrorError unless it is a tree as lxdocker lays it out."""
-    index = server.json(simplestreams.INDEX_PATH)
-    try:
-        paths = {entry["path"] for entry in index["index"].values() if entry["datatype"] == "image-downloads"}
-        if not paths and index["index"] == {}:
-            return []
-        if paths != {simplestreams.IMAGES_PATH}:
-            raise ValueError(f"its images are not listed in {simplestreams.IMAGES_PATH}")
-        products = server.json(simplestreams.IMAGES_PATH)["products"]
-        found = [
-            _listed(key, version["items"])
-            for product in products.values()
-            for key, version in product["versions"].items()
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise server.wrong(f"its index is none of lxdocker's: {error!r:.200}") from None
-    return sorted(found, key=lambda one: (one.name, one.arch.value, one.key))
-
-
-def _listed(key: str, items: Mapping[str, Any]) -> Listed:
-    """Raises ValueError, KeyError or TypeError for anything but a version of lxdocker's."""
-    files = {}
-    place: tuple[str, str, str] | None = None
-    bases = set()
-    fingerprint = None
-    for item in items.values():
-        path, size, sha256 = item["path"], item["size"], item["sha256"]
-        match = _PATH.fullmatch(path)
-        if not match or (place and match.groups()[:3] != place):
-            raise ValueError(f"the path {path!r:.100} is not one of a version's files")
-        if not isinstance(size, int) or not 0 <= size <= MAX_FILE or not _SHA256.fullmatch(sha256):
-            raise ValueError(f"{path!r:.100} has no proper size and hash")
-        place = (match[1], match[2], match[3])
-        expected = METADATA_FILE
-        if item["ftype"] == "squashfs":
-            expected = ROOTFS_FILE
-        elif item["ftype"] == "squashfs.vcdiff":
-            if not simplestreams.is_version_key(item["delta_base"]):
-                raise ValueError(f"{path!r:.100} is a delta from nothing")
-            expected = Delta(item["delta_base"], size, sha256).file
-            bases.add(item["delta_base"])
-        elif item["ftype"] in {"lxd.tar.xz", "incus.tar.xz"}:
-            fingerprint = Fingerprint.parse(item["combined_squashfs_sha256"])
-        if match[4] != expected:
-            raise ValueError(f"the path {path!r:.100} is not one of a version's files")
-        files[expected] = File(path, size, sha256)
-    if place is None or fingerprint is None or not {METADATA_FILE, ROOTFS_FILE} <= set(files):
-        raise ValueError(f"the version {key!r:.50} lacks a file")
-    if place[2] != key or not simplestreams.is_version_key(key):
-        raise ValueError(f"{key!r:.50} is no version")
-    return Listed(ImageName.parse(place[0]), Arch(place[1]), key, fingerprint, files, frozenset(bases))
-
-
-# ---- asking it
-
-
-class Server:
-    """The other server, asked no more than it must be. Safe to use from several threads."""
-
-    def __init__(self, url: str, options: Options, cancelled: threading.Event) -> None:
-        parsed = _parse(url)
-        self._insecure = options.insecure
-        self._refuse_plain(parsed)
-        self._auth = {"authorization": basic(parsed.auth)} if parsed.auth else {}
-        self._base = parsed._replace(auth=None, query=None, fragment=None).url.rstrip("/") + "/"
-        self._origin = (parsed.scheme, parsed.host, parsed.port)
-        self._cancelled = cancelled
-        if parsed.scheme == "http" and (options.fingerprint or options.ca):
-            raise UsageError(f"{self.url} has no certificate to check", "plain http knows none", "use https://")
-        self._transport = _transport(options)
-
-    def close(self) -> None:
-        self._transport.close()
-
-    @property
-    def url(self) -> str:
-        """Its address, without a password."""
-        return self._base.rstrip("/")
-
-    def wrong(self, what: str) -> MirrorError:
-        return MirrorError(f"{self.url} can't be mirrored", what, "is it a tree that lxdocker published, and whole?")
-
-    def json(self, path: str) -> Any:
-        try:
-            return json.loads(self.get(path, MAX_INDEX))
-        except (ValueError, RecursionError):
-            raise self.wrong(f"{path} is not JSON") from None
-
-    def get(self, path: str, limit: int) -> bytes:
-        """A small file."""
-        for failures in self._attempts(path):
-            content = bytearray()
-            try:
-                with self._ask(path, {}) as response:
-                    for chunk in self._chunks(response):
-                        content += chunk
-                        if len(content) > limit:
-                            raise self.wrong(f"{path} is larger than {human_size(limit)}")
-                return bytes(content)
-            except _RetryError as error:
-                failures.append(str(error))
-        raise AssertionError("unreachable")
-
-    def fetch(self, file: File, partial: Path, count: Callable[[int], None]) -> None:
-        """Completes ``partial``, to be the file."""
-        spoilt = 0
-        for failures in self._attempts(file.path):
-            have = _size(partial) or 0
-            if have < file.size or not partial.exists():
-                try:
-                    self._more(file, partial, have, count)
-                except _RetryError as error:
-                    if (_size(partial) or 0) > have:
-                        failures.clear()  # it goes on, if slowly
-                    failures.append(str(error))
-                    continue
-            if _size(partial) == file.size and _hash(partial) == file.sha256:
-                return
-            # Perhaps it was what an earlier run had left that was wrong.
-            partial.unlink(missing_ok=True)
-            spoilt += 1
-            if spoilt > 1 or have == 0:
-                raise self.wrong(f"{file.path} has not the hash that the index says")
-            failures.append("another hash than the index says")
-        raise AssertionError("unreachable")
-
-    def _more(self, file: File, partial: Path, have: int, count: Callable[[int], None]) -> None:
-        with self._ask(file.path, {"range": f"bytes={have}-"} if have else {}) as response:
-            raw = response.raw
-            if have and not (raw.status == 206 and raw.headers.get("content-range", "").startswith(f"bytes {have}-")):
-                have = 0  # it gives all of it, or a part that nobody asked for
-                if raw.status != 200:
-                    partial.unlink()
-                    raise _RetryError(f"its answer to a range was status {raw.status}")
-            with partial.open("ab" if have else "wb") as output:
-                for chunk in self._chunks(response):
-                    have += len(chunk)
-                    if have > file.size:
-                        output.truncate(0)
-                        raise self.wrong(f"{file.path} is larger than the index says ({file.size} bytes)")
-                    output.write(chunk)
-                    count(len(chunk))
-        if have < file.size:
-            raise _RetryError("the answer ended early")
-
-    def _attempts(self, path: str) -> Iterator[list[str]]:
-        """As many as there may be: each appends to the list why it failed, or ends the loop."""
-        failures: list[str] = []
-        while len(failures) < ATTEMPTS:
-            if failures and self._cancelled.wait(PAUSE_SECONDS * 2 ** (len(failures) - 1)):
-                break
-            yield failures
-        if self._cancelled.is_set():
-            raise MirrorError("stopped", "interrupted while fetching", "run the same command again to go on")
-        raise MirrorError(
-            f"{self.url} does not give {path}", failures[-1], "run the same command again to go on from there"
-        )
-
-    def _ask(self, path: str, headers: Mapping[str, str]) -> Response:
-        url = urljoin(self._base, quote(path))
-        for _ in range(MAX_REDIRECTS + 1):
-            parsed = _parse(url)
-            own = (parsed.scheme, parsed.host, parsed.port) == self._origin
-            sent = {"user-agent": "lxdocker", **headers, **(self._auth if own else {})}
-            try:
-                response = self._transport.open("GET", parsed, sent, HEAD_SECONDS)
-            except UnusableProxyError as error:
-                raise MirrorError(
-                    f"{self.url} can't be reached",
-                    str(error),
-                    "see the variables https_proxy, http_proxy and all_proxy",
-                ) from None
-            except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-                if re.search(r"CERTIFICATE_VERIFY_FAILED|Fingerprints did not match", str(error)):
-                    raise self._distrusted(error) from None
-                raise _RetryError(_reason(error)) from None
-            status = response.raw.status
-            if status in {200, 206}:
-                return response
-            location = response.raw.headers.get("location")
-            response.raw.close()
-            if status in {301, 302, 303, 307, 308} and location:
-                try:
-                    url = urljoin(url, location)
-                except ValueError:
-                    raise self.wrong(f"{path}: it redirects to an address that is none") from None
-                self._refuse_plain(_parse(url))
-                continue
-            if status >= 500 or status in {408, 416, 429}:
-                if status == 416:
-                    return response
-                raise _RetryError(f"its answer has status {status}")
-            hint = {401: "; it wants a login: https://NAME:PASSWORD@HOST", 404: "; it has gone, or never was there"}
-            raise self.wrong(f"{path}: its answer has status {status}{hint.get(status, '')}")
-        raise self.wrong(f"{path} is redirected more than {MAX_REDIRECTS} times")
-
-    def _chunks(self, response: Response) -> Iterator[bytes]:
-        began, size = time.monotonic(), 0
-        while True:
-            if self._cancelled.is_set():
-                raise _RetryError("interrupted")
-            try:
-                # What is there, so that an answer that comes byte by byte meets the limit.
-                with response.deadline.within(READ_SECONDS, "a piece of its answer"):
-                    chunk = response.raw.read1(CHUNK)
-            except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-                raise _RetryError(_reason(error)) from None
-            if not chunk:
-                return
-            size += len(chunk)
-            yield chunk
-            if time.monotonic() - began > READ_SECONDS:
-                if size < SLOWEST * READ_SECONDS:
-                    raise _RetryError(f"it sends less than {SLOWEST} bytes per second")
-                began, size = time.monotonic(), 0
-
-    def _refuse_plain(self, url: Url) -> None:
-        if url.scheme == "http" and not self._insecure and not is_loopback(url.host or ""):
-            raise UsageError(
-                f"{url.host} is to be asked by plain http",
-                "whoever is in between could give other images",
-                "use https:// (--fingerprint trusts a self-signed certificate), or --insecure if the way there is safe",
-            )
-
-    def _distrusted(self, error: BaseException) -> MirrorError:
-        return MirrorError(
-            f"the certificate of {self.url} is not trusted",
-            _reason(error),
-            "--fingerprint HEX trusts just that certificate (its server shows it), --ca FILE those of an authority",
-        )
-
-
-class _RetryError(Exception):
-    """This attempt failed; another one may not."""
-
-
-def _parse(url: str) -> Url:
-    try:
-        parsed = parse_url(url)
-    except HTTPError:
-        parsed = Url()
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise UsageError(f"{url[:200]} is not the address of a server", "", "name one such as https://HOST:8443")
-    return parsed
-
-
-def _transport(options: Options) -> Transport:
-    tls: dict[str, Any] = {}
-    if options.fingerprint:
-        digits = re.sub(r"[:\s]", "", options.fingerprint).lower()
-        if not _SHA256.fullmatch(digits):
-            raise UsageError("--fingerprint is not one", options.fingerprint[:100], "it has 64 hex digits (SHA-256)")
-        tls = {"assert_fingerprint": digits, "cert_reqs": "CERT_NONE"}
-    if options.ca:
-        if not options.ca.is_file():
-            raise UsageError(f"there is no file {options.ca}", "", "--ca names a file with certificates (PEM)")
-        tls |= {"ca_certs": str(options.ca)}
-    return Transport(timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), maxsize=options.jobs, **tls)
-
-
-def _root(error: BaseException) -> BaseException:
-    while isinstance(inner := getattr(error, "reason", None) or error.__cause__, BaseException):
-        error = inner
-    return error
-
-
-def _reason(error: BaseException) -> str:
-    found = _root(error)
-    where = "the proxy can't be used: " if isinstance(error, ProxyError) else ""
-    return where + (re.sub(r"<[^>]*>: ", "", str(found)) or type(found).__name__)
+    return here.withdrawn is None or hash_of(path) == file.sha256

@@ -1,6 +1,6 @@
-"""The catalogue page: one static HTML file beside the tree, readable without a script and without a network.
+"""The catalogue page: one static HTML file in the tree that works without scripts and without a network.
 
-Everything in it comes from images and specs, so every value is escaped where it enters.
+Every value comes from an image or a spec, so each is escaped where it enters the page.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from lxdocker.console import human_size
+from lxdocker.progress import human_size
 
 TEMPLATE = Path(__file__).parent / "page.html"
 PAGE_FILE = "index.html"
-REMOTE = "lxdocker"  # what the page suggests to call this server
+REMOTE = "lxdocker"  # the name of this server that the page suggests
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image as the catalogue shows it, its newest version."""
+    """The newest version of an image, as the page shows it."""
 
     name: str
     aliases: tuple[str, ...]
@@ -36,7 +36,7 @@ class Entry:
 
 
 def render(entries: Sequence[Entry]) -> str:
-    """The page's HTML; the same for the same entries."""
+    """The page's HTML. It depends on nothing but the entries, so an unchanged page can be recognized."""
     template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     count = len(entries)
     summary = (

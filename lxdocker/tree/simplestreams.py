@@ -1,4 +1,4 @@
-"""The simplestreams documents LXD reads: a pure model, no files.
+"""The simplestreams documents that LXD reads, as values: nothing is read or written here.
 
 Shapes as in LXD's shared/simplestreams (products.go, index.go). One product per image and architecture, split
 images only: LXD takes ``lxd.tar.xz``, Incus the same file listed as ``incus.tar.xz``.
@@ -6,25 +6,20 @@ images only: LXD takes ``lxd.tar.xz``, Incus the same file listed as ``incus.tar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from lxdocker.values import Arch, Fingerprint, ImageName
 
 IMAGES_PATH = "streams/v1/images.json"
 INDEX_PATH = "streams/v1/index.json"
-METADATA_FILE = "lxd.tar.xz"
-ROOTFS_FILE = "rootfs.squashfs"
-_VERSION_FORMAT = "%Y%m%d_%H%M"
-_VERSION_KEY = re.compile("[0-9]{8}_[0-9]{4}")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a version as listed."""
+    """A file of a version."""
 
     path: str  # relative to the tree
     size: int  # bytes
@@ -33,7 +28,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class DeltaFile:
-    """The rootfs as a difference from an older version's, for clients that have that and xdelta3."""
+    """The rootfs as a difference from an older version's, for clients that have that version and xdelta3."""
 
     base: str  # the older version's key
     file: File
@@ -48,6 +43,10 @@ class Version:
     rootfs: File
     fingerprint: Fingerprint
     deltas: tuple[DeltaFile, ...] = ()
+    label: str = ""  # the version of the application
+
+    def document(self) -> dict[str, Any]:
+        return {**({"label": self.label} if self.label else {}), "items": self.items()}
 
     def items(self) -> dict[str, Any]:
         """The version's ``items`` as LXD and Incus read them."""
@@ -86,30 +85,36 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """An image for one architecture."""
+    """An image for one architecture.
+
+    Lists of images describe a version as "NAME TITLE (LABEL)" (LXD since 6.8), or as "NAME TITLE ARCH (LABEL) (KEY)"
+    (LXD before, and Incus).
+    """
 
     name: ImageName
     arch: Arch
     aliases: tuple[str, ...]
     title: str
-    release: str
+    release: str  # not empty
     versions: tuple[Version, ...]
 
     @property
     def key(self) -> str:
-        return f"{self.name}:{self.release}:default:{self.arch.debian}"
+        """A mere identifier: clients look for aliases."""
+        return f"{self.name}:current:default:{self.arch.debian}"
 
     def document(self) -> dict[str, Any]:
-        """os, release and variant are always there: LXD's sort misbehaves when some products lack one."""
+        """LXD sorts products by os, release and variant, and misbehaves if only some of them have one of these. So all
+        have os and release, and none has a variant, which LXD since 6.8 would show in every description.
+        """
         return {
             "aliases": ",".join(self.aliases),
             "arch": self.arch.debian,
             "os": self.name.value,
             "release": self.release,
             "release_title": self.title,
-            "variant": "default",
             "requirements": {},
-            "versions": {version.key: {"items": version.items()} for version in self.versions},
+            "versions": {version.key: version.document() for version in self.versions},
         }
 
 
@@ -139,31 +144,6 @@ def index_document(products: Iterable[Product], updated: datetime) -> dict[str, 
         "updated": _timestamp(updated),
         "index": {"images": entry} if keys else {},
     }
-
-
-def next_version_key(existing: Iterable[str], now: datetime) -> str:
-    """A key for a version published ``now``, higher than every existing one; minutes are all the format has."""
-    newest = max(existing, default="")
-    key = now.astimezone(UTC).strftime(_VERSION_FORMAT)
-    if key > newest:
-        return key
-    return (version_time(newest) + timedelta(minutes=1)).strftime(_VERSION_FORMAT)
-
-
-def is_version_key(text: str) -> bool:
-    """Whether LXD would read ``text`` as a version."""
-    if not _VERSION_KEY.fullmatch(text):
-        return False
-    try:
-        version_time(text)
-    except ValueError:
-        return False
-    return True
-
-
-def version_time(key: str) -> datetime:
-    """When a version with this key was published."""
-    return datetime.fromisoformat(key).replace(tzinfo=UTC)  # several times faster than strptime()
 
 
 def _timestamp(moment: datetime) -> str:

@@ -1,4 +1,4 @@
-"""Whether the published tree is what it says: every file there, whole, and nothing beside it."""
+"""Checks the published tree: every listed file is present and unchanged, and nothing else is in the tree."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from lxdocker import simplestreams
-from lxdocker.artifact import read
-from lxdocker.console import Progress
-from lxdocker.publish import Tree, without_times
-from lxdocker.published import SIDECAR, WITHDRAWN, WITHHELD, Delta, Published, read_withheld
-from lxdocker.simplestreams import File
+from lxdocker.image.artifact import read
+from lxdocker.progress import Progress, Say
+from lxdocker.tree import simplestreams
+from lxdocker.tree.index import without_times
+from lxdocker.tree.simplestreams import File
+from lxdocker.tree.tree import Tree
+from lxdocker.tree.version import IMAGES, SIDECAR, WITHDRAWN, WITHHELD, Delta, Published, read_withheld
 
-Say = Callable[[str], None]
 STREAMS = Path(simplestreams.INDEX_PATH).parent
 
 
 class Kind(Enum):
     """What is wrong."""
 
-    DAMAGED = "damaged"  # a file of a version is not what was published
-    INDEX = "index"  # the index does not say what the tree holds
-    STRAY = "stray"  # not lxdocker's, or no longer known to be
+    DAMAGED = "damaged"  # a file of a version differs from what was published
+    INDEX = "index"  # the index does not match the tree
+    STRAY = "stray"  # not written by lxdocker, or not recognizable any more
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong in the tree."""
+    """One problem in the tree."""
 
     kind: Kind
     path: str  # relative to the tree
     problem: str
-    repaired: str = ""  # what has been done about it
-    version: Published | None = None  # whose file it is
-    delta: Delta | None = None  # if it is only that
+    repaired: str = ""  # how it was repaired
+    version: Published | None = None  # that the file belongs to
+    delta: Delta | None = None  # set if only this delta is damaged
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a look at the tree has shown."""
+    """The result of a check."""
 
-    versions: int  # listed ones, which are what is checked
-    size: int  # bytes of their files
+    versions: int  # the listed ones; others are not checked
+    size: int  # of their files, bytes
     findings: tuple[Finding, ...]
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong, or no longer is."""
+        """Whether there is no problem left."""
         return all(finding.repaired for finding in self.findings)
 
 
@@ -68,10 +68,10 @@ def verify(
     say: Say,
     cancelled: threading.Event,
 ) -> Verified:
-    """Looks at everything that is listed; ``deep`` also reads it all. Raises TreeError if the tree can't be read.
+    """Checks the size of every listed file; ``deep`` also reads them all. Raises TreeError if the tree can't be read.
 
-    ``repair`` withdraws what is damaged and writes the index anew; it deletes nothing. Only then does it keep others
-    from publishing while files are read.
+    ``repair`` withdraws damaged versions, removes damaged deltas and rewrites the index. Only then are others kept from
+    publishing while files are read.
     """
     reader = _Reader(jobs, progress, cancelled)
     if repair:
@@ -85,27 +85,27 @@ def verify(
             listed, findings = _look(tree)
         if deep:
             findings += reader.read(tree.root, _not_in(findings, listed))
-    size = sum(file.size for one in listed for file in one.files())
-    return Verified(len(listed), size, tuple(sorted(findings, key=lambda one: one.path)))
+    size = sum(file.size for version in listed for file in version.files())
+    return Verified(len(listed), size, tuple(sorted(findings, key=lambda finding: finding.path)))
 
 
 def _not_in(findings: Sequence[Finding], versions: Sequence[Published]) -> list[Published]:
     known = {finding.version.folder for finding in findings if finding.version}
-    return [one for one in versions if one.folder not in known]
+    return [version for version in versions if version.folder not in known]
 
 
-# ---- what is there
+# ---- presence and size
 
 
 def _look(tree: Tree) -> tuple[list[Published], list[Finding]]:
-    """The listed versions, and what is wrong without reading their files."""
+    """The listed versions, and the problems that can be found without reading their files."""
     versions = tree.versions()
-    listed = [one for one in versions if one.withdrawn is None]
+    listed = [version for version in versions if version.withdrawn is None]
     findings = [
-        Finding(Kind.DAMAGED, _relative(tree.root, one.folder / file.path), problem, version=one, delta=delta)
-        for one in listed
-        for file, delta in _files(one)
-        if (problem := _size_problem(one.folder / file.path, file.size))
+        Finding(Kind.DAMAGED, _relative(tree.root, version.folder / file.path), problem, version=version, delta=delta)
+        for version in listed
+        for file, delta in _files(version)
+        if (problem := _size_problem(version.folder / file.path, file.size))
     ]
     findings += _index_findings(tree)
     findings += _strays(tree.root, versions)
@@ -114,7 +114,7 @@ def _look(tree: Tree) -> tuple[list[Published], list[Finding]]:
 
 def _files(published: Published) -> Iterator[tuple[File, Delta | None]]:
     for file, delta in zip(published.files(), (None, None, *published.deltas), strict=True):
-        # Those whose base is gone are not listed, and soon gone as well.
+        # A delta whose base is gone is not listed, and the next sweep removes it.
         if delta is None or (published.folder.parent / delta.base).exists():
             yield file, delta
 
@@ -123,54 +123,72 @@ def _size_problem(path: Path, size: int) -> str:
     try:
         status = path.lstat()
     except OSError as error:
-        return "is missing" if isinstance(error, FileNotFoundError) else f"can't be looked at: {error.strerror}"
+        return "is missing" if isinstance(error, FileNotFoundError) else f"can't be accessed: {error.strerror}"
     if not stat.S_ISREG(status.st_mode):
-        return "is not a regular file, as servers want it"
+        return "is not a regular file"
     return f"has {status.st_size} bytes instead of {size}" if status.st_size != size else ""
 
 
 def _index_findings(tree: Tree) -> Iterator[Finding]:
     for path, document in tree.documents().items():
         try:
-            there = json.loads((tree.root / path).read_bytes())
+            present = json.loads((tree.root / path).read_bytes())
         except FileNotFoundError:
             yield Finding(Kind.INDEX, path, "is missing")
             continue
         except (OSError, ValueError, RecursionError) as error:
             yield Finding(Kind.INDEX, path, f"can't be read: {error}")
             continue
-        if without_times(there) != without_times(document):
-            yield Finding(Kind.INDEX, path, "does not say what the tree holds")
+        if without_times(present) != without_times(document):
+            yield Finding(Kind.INDEX, path, "does not match the tree")
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Folders that have the same kind of entries, what belongs in them, and what is wrong with anything else."""
+
+    folders: Iterable[Path]
+    known: Collection[Path]
+    problem: Callable[[Path], str]  # empty if nothing is wrong
 
 
 def _strays(root: Path, versions: Sequence[Published]) -> Iterator[Finding]:
-    """What is neither a version's nor the index's; a folder of such things is named once."""
-    known = {one.folder: {SIDECAR, WITHDRAWN, *(file.path for file in one.files())} for one in versions}
-    products = {folder.parent for folder in known}
+    """Whatever belongs neither to a version nor to the index; a folder of such things is named once."""
+    for level in _levels(root, versions):
+        for path in (path for folder in sorted(level.folders) for path in _entries(folder)):
+            if path not in level.known and (problem := level.problem(path)):
+                yield Finding(Kind.STRAY, _relative(root, path), problem)
+
+
+def _levels(root: Path, versions: Sequence[Published]) -> list[_Level]:
+    folders = {version.folder for version in versions}
+    products = {folder.parent for folder in folders}
     names = {product.parent for product in products}
-    # Empty folders, as a killed run may leave them, say nothing to clients and are in nobody's way.
-    for path in _entries(root / "images"):
-        if path not in names and not _is_empty(path):
-            yield Finding(Kind.STRAY, _relative(root, path), "holds no version of an image")
-    for path in (path for name in sorted(names) for path in _entries(name)):
-        if path not in products and not _is_empty(path):
-            yield Finding(Kind.STRAY, _relative(root, path), "holds no version of an image")
-    for path in (path for product in sorted(products) for path in _entries(product)):
-        if path.name == WITHHELD:
-            if not read_withheld(path.parent):
-                yield Finding(Kind.STRAY, _relative(root, path), "is no list of what was rolled back")
-        elif path not in known:
-            what = f"no readable {SIDECAR}, so nobody can tell what it is"
-            yield Finding(Kind.STRAY, _relative(root, path), what if path.is_dir() else "belongs to no version")
-    for path in (path for folder in known for path in _entries(folder)):
-        if path.name not in known[path.parent]:
-            yield Finding(Kind.STRAY, _relative(root, path), "belongs to no version")
-    for path in _entries(root / STREAMS.parts[0]):
-        if path != root / STREAMS:
-            yield Finding(Kind.STRAY, _relative(root, path), "is not part of the index")
-    for path in _entries(root / STREAMS):
-        if _relative(root, path) not in {simplestreams.INDEX_PATH, simplestreams.IMAGES_PATH}:
-            yield Finding(Kind.STRAY, _relative(root, path), "is not part of the index")
+    files = {
+        version.folder / name
+        for version in versions
+        for name in (SIDECAR, WITHDRAWN, *(file.path for file in version.files()))
+    }
+    index = {root / simplestreams.INDEX_PATH, root / simplestreams.IMAGES_PATH}
+    return [
+        _Level([root / IMAGES], names, _no_version),
+        _Level(names, products, _no_version),
+        _Level(products, folders, _unknown_in_product),
+        _Level(folders, files, lambda _: "belongs to no version"),
+        _Level([root / STREAMS.parts[0]], {root / STREAMS}, lambda _: "is not part of the index"),
+        _Level([root / STREAMS], index, lambda _: "is not part of the index"),
+    ]
+
+
+def _no_version(path: Path) -> str:
+    # A killed run may leave empty folders. Clients never see them.
+    return "" if _is_empty(path) else "contains no version of an image"
+
+
+def _unknown_in_product(path: Path) -> str:
+    if path.name == WITHHELD:
+        return "" if read_withheld(path.parent) else "is not a list of rolled-back versions"
+    return f"has no readable {SIDECAR}" if path.is_dir() else "belongs to no version"
 
 
 def _is_empty(path: Path) -> bool:
@@ -189,11 +207,11 @@ def _relative(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-# ---- what is in it
+# ---- content
 
 
 class _Reader:
-    """Reads files and compares their hashes, several at a time."""
+    """Reads files in several threads and compares their hashes."""
 
     def __init__(self, jobs: int, progress: Progress, cancelled: threading.Event) -> None:
         self._jobs = jobs
@@ -201,10 +219,10 @@ class _Reader:
         self._cancelled = cancelled
 
     def read(self, root: Path, versions: Sequence[Published]) -> list[Finding]:
-        """What is wrong in the files of these versions."""
+        """The problems of these versions' files."""
         pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="read")
         try:
-            futures = [pool.submit(self._one, root, one) for one in versions]
+            futures = [pool.submit(self._version, root, version) for version in versions]
             return [finding for future in futures for finding in future.result()]
         except BaseException:
             self._cancelled.set()
@@ -212,10 +230,10 @@ class _Reader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _one(self, root: Path, published: Published) -> list[Finding]:
+    def _version(self, root: Path, published: Published) -> list[Finding]:
         findings = []
         combined = hashlib.sha256()
-        self._progress.phase(published.name, f"read {published.key}", sum(file.size for file in published.files()))
+        self._progress.phase(published.name, f"reading {published.key}", sum(file.size for file in published.files()))
         for file, delta in _files(published):
             alone = hashlib.sha256()
             path = published.folder / file.path
@@ -229,40 +247,51 @@ class _Reader:
                     self._progress.count(published.name, len(chunk))
             except OSError as error:
                 if not published.folder.exists():
-                    return []  # deleted by somebody meanwhile, as old versions are
+                    return []  # deleted meanwhile, as old versions are
                 problem = f"can't be read: {error.strerror}"
             else:
-                problem = "has another hash than what was published" if alone.hexdigest() != file.sha256 else ""
+                problem = "does not have the published hash" if alone.hexdigest() != file.sha256 else ""
             if problem:
                 findings.append(Finding(Kind.DAMAGED, _relative(root, path), problem, version=published, delta=delta))
         if not findings and combined.hexdigest() != published.fingerprint.value:
-            problem = "names another fingerprint than that of the files"
+            problem = "has a fingerprint that does not match the files"
             sidecar = _relative(root, published.folder / SIDECAR)
             findings.append(Finding(Kind.DAMAGED, sidecar, problem, version=published))
-        self._progress.done(published.name, "damaged" if findings else "as published")
+        self._progress.done(published.name, "damaged" if findings else "verified")
         return findings
 
 
-# ---- mending it
+# ---- repair
 
 
 def _repair(tree: Tree, findings: Sequence[Finding]) -> list[Finding]:
-    damaged = {one.version.folder: one.version for one in findings if one.version and not one.delta}
+    damaged = {finding.version.folder: finding.version for finding in findings if finding.version and not finding.delta}
     tree.withdraw(list(damaged.values()))
-    for one in findings:
-        if one.version and one.delta and one.version.folder not in damaged:
-            tree.drop_delta(one.version, one.delta)
+    for version, deltas in _damaged_deltas(findings):
+        if version.folder not in damaged:
+            tree.drop_deltas(version, deltas)
     tree.write_index()
-    return [_repaired(one) for one in findings]
+    return [_repaired(finding) for finding in findings]
+
+
+def _damaged_deltas(findings: Sequence[Finding]) -> Iterator[tuple[Published, set[Delta]]]:
+    """Each version with its damaged deltas, together: what is left of them is recorded once."""
+    deltas: dict[Path, set[Delta]] = {}
+    versions = {finding.version.folder: finding.version for finding in findings if finding.version and finding.delta}
+    for finding in findings:
+        if finding.version and finding.delta:
+            deltas.setdefault(finding.version.folder, set()).add(finding.delta)
+    for folder, version in versions.items():
+        yield version, deltas[folder]
 
 
 def _repaired(finding: Finding) -> Finding:
     match finding.kind:
         case Kind.DAMAGED if finding.delta:
-            return replace(finding, repaired="removed; clients fetch the whole file instead")
+            return replace(finding, repaired="removed; clients download the whole file instead")
         case Kind.DAMAGED:
-            return replace(finding, repaired="the version was withdrawn; a sync or mirror run publishes it again")
+            return replace(finding, repaired="version withdrawn; the next sync or mirror run publishes it again")
         case Kind.INDEX:
-            return replace(finding, repaired="written anew")
+            return replace(finding, repaired="rewritten")
         case Kind.STRAY:
-            return finding  # whoever put it there knows what it is for
+            return finding  # left to the person who put it there

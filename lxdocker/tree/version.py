@@ -1,6 +1,6 @@
-"""What the tree records of a version, in its own folder and in its product's: the sidecar, and what is withheld.
+"""The records of a version: the sidecar in its own folder, and the list of withheld versions in its product's.
 
-Read from a disk, or from another server, so hostile until parsed.
+They are read from a disk or another server, so they are hostile until parsed.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lxdocker import simplestreams
-from lxdocker.provenance import Provenance
-from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE, DeltaFile, File, Version
+from lxdocker.image import version_key
+from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE
+from lxdocker.image.provenance import Provenance
+from lxdocker.tree.simplestreams import DeltaFile, File, Version
 from lxdocker.values import Arch, Fingerprint, ImageName
 
-IMAGES = "images"  # in it: NAME/ARCHITECTURE/VERSION/
+IMAGES = "images"  # contains NAME/ARCHITECTURE/VERSION/
 SIDECAR = "lxdocker.json"
 WITHDRAWN = "withdrawn"
 WITHHELD = "withheld.json"
+OCI_LABEL = "oci.label.org.opencontainers.image"  # the prefix of the image's labels among its properties
+MOST_IN_LABEL = 40  # characters; a longer text is not a version
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What turns an older version's rootfs.squashfs into this one's: a VCDIFF file beside it."""
+    """A VCDIFF file that turns an older version's rootfs.squashfs into this one's."""
 
     base: str  # the older version's key
     size: int  # bytes
@@ -38,7 +41,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A version that was rolled back. What was made from the same inputs is not published again."""
+    """A version that was rolled back. An image made from the same inputs is not published again."""
 
     key: str
     fingerprint: Fingerprint
@@ -57,7 +60,7 @@ class Published:
     key: str
     fingerprint: Fingerprint
     aliases: tuple[str, ...]
-    properties: Mapping[str, str]  # the image's own, for the catalogue page
+    properties: Mapping[str, str]  # of the image, for the catalogue page
     metadata_size: int  # bytes
     metadata_sha256: str
     rootfs_size: int
@@ -70,20 +73,46 @@ class Published:
         return self.provenance.name
 
     @property
+    def product(self) -> tuple[ImageName, Arch]:
+        """Name and architecture, which it is a version of."""
+        return self.name, self.arch
+
+    @property
     def size(self) -> int:
         """Bytes a client downloads."""
         return self.metadata_size + self.rootfs_size
 
+    @property
+    def description(self) -> str:
+        """The spec's description, on one line; empty if it has none."""
+        said = self.properties.get("description", "")
+        return "" if said.endswith(f"({self.provenance.source})") else " ".join(said.split())
+
+    @property
+    def label(self) -> str:
+        """The application's version: the one that the image states, else the beginning of its digest."""
+        version = self.properties.get(f"{OCI_LABEL}.version", "").strip()
+        # Ubuntu's images also state their name; an image built on one inherits both labels.
+        of = self.properties.get(f"{OCI_LABEL}.ref.name", "").partition(":")[0].rpartition("/")[2]
+        its_own = not of or of == self.provenance.repository
+        if its_own and version.isprintable() and 0 < len(version) <= MOST_IN_LABEL:
+            return version
+        return self.provenance.source_digest.short
+
     def is_whole(self) -> bool:
-        """Whether both files are there with their sizes (hashes are not read: that is what clients do)."""
-        # Without Path's own ways: they take several times as long, and a tree may have thousands of versions.
+        """Whether both files have the right size. Hashes are left to clients and to ``publish verify``."""
+        # Without pathlib, which takes several times as long: a tree may have thousands of versions.
         return (
             _size(f"{self.folder}/{METADATA_FILE}") == self.metadata_size
             and _size(f"{self.folder}/{ROOTFS_FILE}") == self.rootfs_size
         )
 
+    def is_listed(self) -> bool:
+        """Whether it belongs in the index."""
+        return self.withdrawn is None and self.is_whole()
+
     def files(self) -> tuple[File, ...]:
-        """All that was published with it; paths relative to its folder."""
+        """All of its files; paths are relative to its folder."""
         return (
             File(METADATA_FILE, self.metadata_size, self.metadata_sha256),
             File(ROOTFS_FILE, self.rootfs_size, self.rootfs_sha256),
@@ -91,13 +120,14 @@ class Published:
         )
 
     def version(self, bases: Collection[str] = ()) -> Version:
-        """As the index lists it, with deltas from those versions that are listed, too."""
+        """Its entry in the index, with the deltas whose base is in ``bases``, the versions that are listed too."""
         relative = f"{IMAGES}/{self.name}/{self.arch.value}/{self.key}"
         return Version(
             key=self.key,
             metadata=File(f"{relative}/{METADATA_FILE}", self.metadata_size, self.metadata_sha256),
             rootfs=File(f"{relative}/{ROOTFS_FILE}", self.rootfs_size, self.rootfs_sha256),
             fingerprint=self.fingerprint,
+            label=self.label,
             deltas=tuple(
                 DeltaFile(delta.base, File(f"{relative}/{delta.file}", delta.size, delta.sha256))
                 for delta in self.deltas
@@ -118,7 +148,7 @@ def sidecar_document(published: Published) -> dict[str, Any]:
             ROOTFS_FILE: {"size": published.rootfs_size, "sha256": published.rootfs_sha256},
         },
         **(
-            {"deltas": {one.base: {"size": one.size, "sha256": one.sha256} for one in published.deltas}}
+            {"deltas": {delta.base: {"size": delta.size, "sha256": delta.sha256} for delta in published.deltas}}
             if published.deltas
             else {}
         ),
@@ -126,7 +156,7 @@ def sidecar_document(published: Published) -> dict[str, Any]:
 
 
 def read_sidecar(path: Path) -> Published | None:
-    """What lies in a folder, as if it were listed. None if lxdocker did not write it: such are left alone."""
+    """The version in a folder, as if it were listed. None if lxdocker did not write it."""
     try:
         return parse_sidecar(path.parent, path.read_bytes())
     except OSError:
@@ -134,14 +164,14 @@ def read_sidecar(path: Path) -> Published | None:
 
 
 def parse_sidecar(folder: Path, text: bytes) -> Published | None:
-    """A version in ``folder`` from its sidecar; None if that is not one."""
+    """The version in ``folder`` from the text of its sidecar; None if that is invalid."""
     try:
         document = json.loads(text)
         provenance = Provenance.from_properties(document["provenance"])
-        if provenance is None or not simplestreams.is_version_key(folder.name):
+        if provenance is None or not version_key.is_version_key(folder.name):
             return None
         if (folder.parent.parent.name, folder.parent.name) != (provenance.name.value, document["arch"]):
-            return None  # a copy of another one
+            return None  # a copy of another product's version
         files = document["files"]
         return Published(
             folder=folder,
@@ -159,7 +189,7 @@ def parse_sidecar(folder: Path, text: bytes) -> Published | None:
             deltas=tuple(
                 Delta(base, int(delta["size"]), str(delta["sha256"]))
                 for base, delta in sorted(document.get("deltas", {}).items())
-                if simplestreams.is_version_key(base)  # it becomes a file's name
+                if version_key.is_version_key(base)  # it becomes a file name
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -167,17 +197,17 @@ def parse_sidecar(folder: Path, text: bytes) -> Published | None:
 
 
 def read_withheld(product: Path) -> list[Withheld]:
-    """What was rolled back of the product in this folder."""
+    """The rolled-back versions of the product in this folder; none if their list is invalid."""
     try:
         document = json.loads((product / WITHHELD).read_bytes())
         found = []
-        for key, one in sorted(document["withheld"].items()):
-            provenance = Provenance.from_properties(one["provenance"])
-            if not simplestreams.is_version_key(key):
+        for key, entry in sorted(document["withheld"].items()):
+            provenance = Provenance.from_properties(entry["provenance"])
+            if not version_key.is_version_key(key):
                 continue
             if provenance is not None and provenance.name.value == product.parent.name:
-                fingerprint = Fingerprint.parse(one["fingerprint"])
-                found.append(Withheld(key, fingerprint, provenance, Arch(product.name), float(one["since"])))
+                fingerprint = Fingerprint.parse(entry["fingerprint"])
+                found.append(Withheld(key, fingerprint, provenance, Arch(product.name), float(entry["since"])))
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
@@ -186,12 +216,12 @@ def read_withheld(product: Path) -> list[Withheld]:
 def withheld_document(withheld: Iterable[Withheld]) -> dict[str, Any]:
     return {
         "withheld": {
-            one.key: {
-                "fingerprint": one.fingerprint.value,
-                "provenance": one.provenance.to_properties(),
-                "since": one.since,
+            version.key: {
+                "fingerprint": version.fingerprint.value,
+                "provenance": version.provenance.to_properties(),
+                "since": version.since,
             }
-            for one in withheld
+            for version in withheld
         }
     }
 
@@ -199,6 +229,6 @@ def withheld_document(withheld: Iterable[Withheld]) -> dict[str, Any]:
 def _size(path: str) -> int | None:
     """A file's size in bytes; None if there is no such file."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - Path's own way takes several times as long
+        return os.stat(path).st_size  # noqa: PTH116 - pathlib takes several times as long
     except OSError:
         return None

@@ -1,9 +1,9 @@
-# shellcheck shell=dash disable=SC2086,SC2154,SC3038,SC3045
-# (SC2086: $_session is words. SC3038, SC3045: busybox's exec has -a, its read -d.)
-# The image's command: what it is, where it is found, and becoming it.
+# shellcheck shell=dash disable=SC2086,SC2154,SC3045
+# (SC2086: $_session is words. SC3045: busybox's read has -n.)
+# The image's command: its arguments, the search for its program, and executing it.
 
-# with_command FUNCTION: calls the function with the argument list to run. As under Docker, an entrypoint of the
-# instance's comes without the image's arguments.
+# with_command FUNCTION: calls the function with the argument list to run. As under Docker, an entrypoint set on the
+# instance drops the image's arguments.
 with_command() {
 	if [ -n "${_instance_has_entrypoint-}" ]; then
 		if [ -n "${_instance_has_cmd-}" ]; then
@@ -18,75 +18,114 @@ with_command() {
 	fi
 }
 
-# A name that is in no /etc/passwd can't be looked up, which gosu would say less plainly.
-check_user() {
-	_name=${_user%%:*}
-	case "$_name" in *[!0-9]*) ;; *) return ;; esac
-	"$_bb" cut -d: -f1 /etc/passwd 2>/dev/null | "$_bb" grep -qxF -e "$_name" ||
-		die "the image runs as user '$_name', which is not in its /etc/passwd" 125
-}
-
-# Prints the file that execvp(3) would run for $1, seen from the working directory.
-find_program() {
-	case "$1" in
-	*/*)
-		[ -f "$1" ] && [ -x "$1" ] && printf '%s' "$1"
-		return
+# Sets _uid and _home for $_user as Docker does: from /etc/passwd's first line with that name or, for a number, with
+# that number, even if a user has the number as its name; root's if there is only a group. A number needs no line. An
+# unknown name is an error, which gosu would report less clearly.
+find_user() {
+	_name=${_user%%:*} _uid='' _home=/
+	case "$_name" in
+	*[!0-9]*) ;;
+	*)
+		while :; do case "$_name" in 0?*) _name=${_name#0} ;; *) break ;; esac done
+		_uid=${_name:-0}
 		;;
 	esac
-	_rest=${PATH-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}:
+	if [ -r /etc/passwd ]; then
+		while IFS=: read -r _entry _ _number _ _ _folder _; do
+			if [ -n "$_uid" ]; then _found=$_number _wanted=$_uid; else _found=$_entry _wanted=$_name; fi
+			[ "$_found" = "$_wanted" ] || continue
+			_uid=$_number _home=${_folder:-/}
+			break
+		done </etc/passwd
+	fi
+	[ -n "$_uid" ] || die "user '$_name' is not in the image's /etc/passwd" 125
+}
+
+# find_program WORD: sets _program to the file that execvp(3) would run from the working directory, or else _reason and
+# _status as under Docker: 127 for a missing program, 126 for one that can't be run.
+find_program() {
+	_program='' _reason='' _status=127
+	case "$1" in
+	*/*)
+		if [ -d "$1" ]; then
+			_reason="it is a folder" _status=126
+		elif [ ! -e "$1" ]; then
+			_reason="no such program in the image (working directory $PWD)"
+			[ ! -L "$1" ] || _reason="it is a link that leads nowhere"
+		elif [ ! -f "$1" ]; then
+			_reason="it is no regular file" _status=126
+		elif [ ! -x "$1" ]; then
+			_reason="it is not executable" _status=126
+		else
+			_program=$1
+		fi
+		;;
+	*) find_on_path "$1" ;;
+	esac
+	[ -z "$_program" ] || knows_format "$_program" || {
+		_reason="it is neither a program for this machine nor a script with a #! line" _status=126 _program=
+	}
+	[ -n "$_program" ]
+}
+
+find_on_path() {
+	value_of PATH
+	_rest=$_value: _unfit=''
 	while [ -n "$_rest" ]; do
 		_folder=${_rest%%:*}
 		_rest=${_rest#*:}
 		case "$_folder" in /*) ;; '') _folder=. ;; *) _folder=./$_folder ;; esac
 		_candidate=$_folder/$1
-		[ -f "$_candidate" ] && [ -x "$_candidate" ] && printf '%s' "$_candidate" && return
+		if [ -z "$1" ] || [ ! -f "$_candidate" ]; then continue; fi
+		if [ -x "$_candidate" ]; then
+			_program=$_candidate
+			return
+		fi
+		_unfit="; $_candidate is not executable"
 	done
+	_reason="no such program in the image (working directory $PWD, PATH $_value$_unfit)"
 }
 
-# Becomes the command. gosu is static and follows Docker's rules for users and groups. It is used for root too: it
-# gives back the signals that LXD, or whoever started LXD, has ignored, which a shell can't.
+# The C library would run any other file with the image's shell; the kernel and Docker do not.
+knows_format() {
+	_magic=
+	IFS= read -r -n 4 _magic <"$1"
+	case "$_magic" in '#!'* | *ELF) return 0 ;; esac
+	return 1
+}
+
+# as_application WORD...: executes the command, as the image's user, with its umask and the application's environment,
+# which was also used to find the program. gosu is static and follows Docker's rules for users and groups. It is used
+# for root, too, because it restores signals ignored by LXD, or by the process that started LXD; a shell can't.
+as_application() {
+	value_of HOME
+	sort_environment
+	case "$1,$_odd" in
+	*/*,)
+		# If the user may not run the program, env exits with Docker's status.
+		if [ "$_uid" != 0 ] || [ "$_value" != "$_home" ]; then set -- "$_bb" env "HOME=$_value" "$@"; fi
+		;;
+	*,)
+		# env would run busybox's applet if the command has the name of one.
+		_argv0=$1
+		shift
+		# shellcheck disable=SC2016 # for the shell inside
+		set -- "$_bb" sh -c 'unset PWD OLDPWD SHLVL; HOME=$1; shift; exec -a "$@"' sh "$_value" "$_argv0" "$_program" "$@"
+		;;
+	*)
+		# env can't set argv[0] independently of the file, so a command with an applet's name gets its path as argv[0].
+		case "$1" in */*) ;; *) ! "$_bb" --list | "$_bb" grep -qxF -e "$1" || { shift && set -- "$_program" "$@"; } ;; esac
+		quote "HOME=$_value"
+		eval "set -- \"\$_bb\" env $_odd $_quoted \"\$@\""
+		;;
+	esac
+	umask "$_umask"
+	with_environment $_session /lxd-gosu "$_user" "$@"
+}
+
+# Executes the command, or reports why it can't.
 become() {
-	[ $# -gt 0 ] || die "the image names no command to run" 127
-	_program=$(find_program "$1")
-	[ -n "$_program" ] || die "can't run '$1': no such program in the image (working directory $PWD, PATH ${PATH-})" 127
-	# The shell's own, which Docker would not have set; what the image or the instance says of them is among the odd ones.
-	unset PWD OLDPWD SHLVL
-	# Without HOME, or with an empty one, gosu's is the user's.
-	if [ -z "${HOME-}" ]; then
-		unset HOME
-		[ "$_odd_environment" = no ] || with_odd_of_instance exec_in_odd_environment $_session /lxd-gosu "$_user" "$@"
-		exec $_session /lxd-gosu "$_user" "$@"
-	fi
-	_argv0=$1
-	shift
-	if [ "$_odd_environment" = yes ]; then
-		# env has no way to name argv[0] apart from the file. By its name it finds the same file, unless busybox has an
-		# applet of that name.
-		"$_bb" --list | "$_bb" grep -qxF -e "$_argv0" || _program=$_argv0
-		with_odd_of_instance with_odd_environment_at_home "HOME=$HOME" "$_program" "$@"
-	fi
-	# By its path: busybox would take a command called like one of its applets for that applet.
-	# shellcheck disable=SC2016 # for the shell inside
-	become_at_home sh -c '
-		export HOME="$1"
-		_argv0=$2 _program=$3
-		shift 3
-		unset PWD OLDPWD SHLVL
-		exec -a "$_argv0" "$_program" "$@"' sh "$HOME" "$_argv0" "$_program" "$@"
-}
-
-become_at_home() { exec $_session /lxd-gosu "$_user" "$_bb" "$@"; }
-
-# Variables that a shell can't hold, such as `a.b`, or makes its own, such as PWD: env hands them to the command.
-with_odd_environment_at_home() { with_odd_environment become_at_home env "$@"; }
-
-# with_odd_of_instance FUNCTION [WORD...]: calls the function with the instance's in front of the words.
-with_odd_of_instance() {
-	_function=$1
-	shift
-	while IFS= read -r -d '' _entry; do
-		is_shell_name "${_entry%%=*}" || set -- "$_entry" "$@"
-	done </proc/1/environ
-	"$_function" "$@"
+	[ $# -gt 0 ] || die "the image specifies no command to run" 127
+	find_program "$1" || die "can't run '$1': $_reason" "$_status"
+	as_application "$@"
 }

@@ -1,49 +1,109 @@
-# shellcheck shell=dash disable=SC2154
-# The environment: the image's variables under what LXD's instance configuration has set, and the instance's settings.
+# shellcheck shell=dash disable=SC2154,SC3045
+# (SC3045: busybox's read has -d.)
+# The application's environment, and the instance's settings. The application's variables never become variables of this
+# shell, where they could collide with its own: they are words, NAME=VALUE, that env passes to the application.
 
 _nl='
 '
 _cr=$(printf '\r')
+_terminal= # TERM=..., if the application has a terminal
 
-# Names that came with PID 1, one a line: `environment.*` of the instance. From /proc, because the shell gives itself
-# a PATH and others that nobody set. A newline in a value must not look like a name. `container=lxc` is liblxc's.
-names_of_instance() { "$_bb" tr '\n\0' ' \n' </proc/1/environ | "$_bb" grep -vxF container=lxc | "$_bb" cut -d= -f1; }
-
-is_from_instance() {
-	case "$_nl$_instance_names$_nl" in *"$_nl$1$_nl"*) return 0 ;; esac
-	return 1
+# quote WORD: sets _quoted to the word, quoted for the shell.
+quote() {
+	_quoted=
+	_rest=$1
+	while :; do
+		case "$_rest" in
+		*\'*)
+			_quoted="$_quoted${_rest%%\'*}'\\''"
+			_rest=${_rest#*\'}
+			;;
+		*) break ;;
+		esac
+	done
+	_quoted="'$_quoted$_rest'"
 }
 
-# Whether a shell can hold the variable as it is; PWD and others it changes or obeys.
-is_shell_name() {
-	case "$1" in '' | [0-9]* | *[!A-Za-z0-9_]* | PWD | OLDPWD | SHLVL | IFS) return 1 ;; esac
-	return 0
+# Reads PID 1's environment, from `environment.*` of the instance, as quoted words. It is read from /proc, because the
+# shell has imported the variables and added others. container=lxc is set by liblxc; an image may override it.
+instance_environment() {
+	_of_file='' _of_instance='' _of_lxc=''
+	read -r _hostname </proc/sys/kernel/hostname
+	while IFS= read -r -d '' _entry; do
+		quote "$_entry"
+		if [ "$_entry" = container=lxc ]; then _of_lxc=$_quoted; else _of_instance="$_of_instance $_quoted"; fi
+	done </proc/1/environ
 }
 
-# from_image NAME VALUE: called by /lxd-image for each variable of the OCI config, in its order.
-from_image() {
-	is_from_instance "$1" && return
-	is_shell_name "$1" && export "$1=$2"
-	# Any other name can't live in a shell: exec_in_odd_environment hands it to the command.
+# value_of NAME: sets _value to the variable's value in the application's environment, or to an empty string.
+value_of() {
+	_wanted=$1 _value=
+	eval "set -- $_environment"
+	for _word; do
+		case "$_word" in "$_wanted="*) _value=${_word#*=} ;; esac
+	done
 }
 
+# Sets _odd to the variables, as quoted words, that a shell can't hold, sets itself or obeys, and _plain to the others.
+sort_environment() {
+	_odd='' _plain=''
+	eval "set -- $_environment"
+	for _word; do
+		quote "$_word"
+		case "${_word%%=*}" in
+		'' | [0-9]* | *[!A-Za-z0-9_]* | IFS | PWD | OLDPWD | SHLVL | OPTIND | PPID | LINENO | RANDOM | FUNCNAME | EPOCH*)
+			_odd="$_odd $_quoted"
+			;;
+		*) _plain="$_plain $_quoted" ;;
+		esac
+	done
+}
+
+# with_environment WORD...: executes a command with the application's plain variables. They never appear in a command's
+# arguments, which anybody may read; odd variables, which are rare, do so for a moment.
+with_environment() {
+	eval "export $_plain"
+	# From here on, this shell's variables may be the application's.
+	unset PWD OLDPWD SHLVL
+	exec "$@"
+}
+
+# Sets _environment: Docker's defaults, overridden by the image, then the env file, then the instance. An empty HOME
+# also becomes the user's.
 set_environment() {
-	_instance_names=$(names_of_instance)
-	# What Docker would set, unless the image or the instance does. HOME follows the user, see become.
-	is_from_instance PATH || export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-	is_from_instance HOSTNAME || HOSTNAME=$("$_bb" hostname)
-	is_from_instance HOME || unset HOME
-	export HOSTNAME
-	image_environment
-	while IFS= read -r _name; do
-		[ -z "$_name" ] || is_shell_name "$_name" || _odd_environment=yes
-	done <<-NAMES
-		$_instance_names
-	NAMES
+	quote "HOSTNAME=$_hostname"
+	_environment="PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin $_quoted $_terminal $_of_lxc"
+	_environment="$_environment $_image_environment $_of_file $_of_instance"
+	value_of HOME
+	[ -z "$_value" ] || return 0
+	quote "HOME=$_home"
+	_environment="$_environment $_quoted"
 }
 
-# user.lxdocker.* of the instance, which LXD wrote into file $1 from a template when it started, replace what the spec
-# says. Each is one line, NAME=VALUE, the value as in a URL's query: whatever it holds, it is data.
+add_envfile() {
+	value_of LXDOCKER_ENVFILE
+	[ -n "$_value" ] || return 0
+	read_envfile "$_value"
+	set_environment
+}
+
+# For /lxd-exec, with the other setting that it needs of the instance; readable only by root, like /proc/1/environ.
+save_environment() (
+	umask 077
+	for _part in "$_hostname" "$_of_lxc" "$_of_file" "$_of_instance" "$_umask"; do
+		quote "$_part"
+		printf '%s ' "$_quoted"
+	done >/dev/.lxd-environment.new
+	"$_bb" mv /dev/.lxd-environment.new /dev/.lxd-environment
+)
+
+restore_environment() {
+	eval "set -- $("$_bb" cat /dev/.lxd-environment)"
+	_hostname=$1 _of_lxc=$2 _of_file=$3 _of_instance=$4 _umask=$5
+}
+
+# Settings of the instance (user.lxdocker.*), which LXD writes to file $1 from a template at each start, override the
+# spec. Each is one line, NAME=VALUE, both URL-encoded, so that any content is data.
 read_instance_settings() {
 	[ -r "$1" ] || return
 	_assignments=$("$_bb" awk -f "$_lib/settings.awk" "$1")
@@ -51,34 +111,63 @@ read_instance_settings() {
 	[ -z "${_settings_error-}" ] || die "$_settings_error" 125
 }
 
-# Data as in Docker's --env-file, never code. What the instance configuration sets comes first.
+# Data as in Docker's --env-file, never code. The instance configuration takes precedence.
 read_envfile() {
-	[ -r "$1" ] || {
-		say "LXDOCKER_ENVFILE $1 can't be read; going on without it"
+	_lines=$(content_of_envfile "$1") || {
+		say "LXDOCKER_ENVFILE $1 can't be read; continuing without it"
 		return
 	}
-	while IFS= read -r _line || [ -n "$_line" ]; do
+	while IFS= read -r _line; do
 		_line=${_line%"$_cr"}
 		while :; do case "$_line" in [[:blank:]]*) _line=${_line#?} ;; *) break ;; esac done
 		case "$_line" in '#'* | '') continue ;; *=*) ;; *) continue ;; esac
-		_name=${_line%%=*}
-		if ! is_shell_name "$_name"; then
-			say "LXDOCKER_ENVFILE $1: '$_name' is not a name that it may set; left out"
-		elif ! is_from_instance "$_name"; then
-			export "$_name=${_line#*=}"
-		fi
-	done <"$1"
+		case "${_line%%=*}" in
+		'' | *[[:space:]]*) say "LXDOCKER_ENVFILE $1: '${_line%%=*}' is not a name it may set; ignored" ;;
+		*)
+			quote "$_line"
+			_of_file="$_of_file $_quoted"
+			;;
+		esac
+	done <<-LINES
+		$_lines
+	LINES
 }
 
-# /lxd-prelaunch is user.lxdocker_init_script of the instance.
+# Reads as the application's user, who may own the folder and could place a link or a pipe there; that discloses nothing
+# and blocks nothing. Reads as root only if only root can have written the path.
+content_of_envfile() {
+	[ -f "$1" ] || return
+	# shellcheck disable=SC2016 # for the shell inside
+	if is_of_root "$1"; then set -- 0 "$1"; else set -- "$_user" "$1"; fi
+	"$_bb" timeout 10 /lxd-gosu "$1" "$_bb" head -c 1048576 "$2" 2>/dev/null
+}
+
+is_of_root() {
+	[ "$("$_bb" realpath "$1")" = "$1" ] || return
+	while :; do
+		case "$("$_bb" stat -c '%u %A' "$1")" in '0 '?????-??-*) ;; *) return 1 ;; esac
+		[ "$1" != / ] || return 0
+		set -- "$("$_bb" dirname "$1")"
+	done
+}
+
+# /lxd-prelaunch is the instance's user.lxdocker_init_script. It runs with the application's environment.
 run_prelaunch() {
 	[ -s /lxd-prelaunch ] || return
 	case "$("$_bb" head -c 2 /lxd-prelaunch)" in
-	'#!') "$_bb" chmod 700 /lxd-prelaunch && /lxd-prelaunch ;;
-	*) "$_bb" sh /lxd-prelaunch ;;
-	esac </dev/null
-	_status=$?
-	[ "$_status" -eq 0 ] && return
-	[ "$_prelaunch" != required ] || die "the prelaunch script (user.lxdocker_init_script) failed with status $_status" 125
-	say "the prelaunch script (user.lxdocker_init_script) failed with status $_status; starting all the same"
+	'#!')
+		"$_bb" chmod 700 /lxd-prelaunch
+		set -- /lxd-prelaunch
+		;;
+	*) set -- "$_bb" sh /lxd-prelaunch ;;
+	esac
+	(
+		sort_environment
+		[ -z "$_odd" ] || eval "set -- \"\$_bb\" env $_odd \"\$@\""
+		with_environment "$@"
+	) </dev/null >"$_output" 2>&1 3>&- &
+	await $!
+	[ "$_ended" -eq 0 ] && return
+	[ "$_prelaunch" != required ] || die "the prelaunch script (user.lxdocker_init_script) failed with status $_ended" 125
+	say "the prelaunch script (user.lxdocker_init_script) failed with status $_ended; starting anyway"
 }

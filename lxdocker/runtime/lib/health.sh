@@ -1,46 +1,99 @@
 # shellcheck shell=dash disable=SC2154
-# The image's HEALTHCHECK. Its state is in /dev/.lxd-health, which /lxd-health prints.
+# The image's HEALTHCHECK. Its state is kept in /dev/.lxd-health, which /lxd-health prints.
+
+_checker= # PID of the checking process
+
+start_health() {
+	[ "$_health" = yes ] || return 0
+	watch_health "$_app" 3>&- </dev/null >/dev/console 2>&1 &
+	_checker=$!
+}
+
+# Restarts the checker if somebody killed it.
+look_after_health() {
+	[ -n "$_checker" ] && [ -n "$_app" ] && ! read_start "$_checker" || return 0
+	[ ! -e /dev/.lxd-unhealthy ] || return 0
+	start_health
+}
+
+end_health() {
+	set -- "$_checker"
+	_checker=
+	[ -z "$1" ] || kill -KILL "$1" 2>/dev/null
+}
 
 write_health() {
 	printf '%s\n' "$@" >/dev/.lxd-health.new
 	"$_bb" mv /dev/.lxd-health.new /dev/.lxd-health
 }
 
-# Checks until it is ended. $1: the application's process id.
+# Checks until it is killed. $1: the application's PID.
 watch_health() {
+	trap '' TERM HUP INT QUIT USR1 USR2
 	_failures=0
 	_state=starting
 	_began=$(uptime_seconds)
 	write_health starting
 	while :; do
-		"$_bb" sleep "$_health_interval"
-		# A session of its own, so that nothing of the check outlives it; and no pipe, which what it has started could
-		# hold open for ever.
-		with_health_command exec "$_bb" setsid "$_bb" timeout -s KILL "$_health_timeout" /lxd-gosu "$_user" \
-			>/dev/.lxd-health.out 2>&1 </dev/null &
-		_check=$!
-		wait "$_check"
-		_status=$?
-		"$_bb" kill -KILL "-$_check" 2>/dev/null
-		_output=$("$_bb" head -c 4096 /dev/.lxd-health.out)
-		"$_bb" rm -f /dev/.lxd-health.out
+		# As under Docker, the start period has its own interval, and failures do not count.
+		_pause=$_health_interval
+		! is_starting || _pause=$_health_start_interval
+		"$_bb" sleep "$_pause"
+		check_health
 		if [ "$_status" -eq 0 ]; then
 			_failures=0
 			_state=healthy
-		elif [ "$_state" = starting ] && [ $(($(uptime_seconds) - _began)) -lt "$_health_start_period" ]; then
-			: # not counted while the application may still be starting
-		else
+		elif ! is_starting; then
 			_failures=$((_failures + 1))
 			if [ "$_failures" -ge "$_health_retries" ]; then
 				[ "$_state" = unhealthy ] || say "the application is unhealthy: $_failures checks failed, the last with status $_status"
 				_state=unhealthy
 			fi
 		fi
-		write_health "$_state" "failures: $_failures" "last status: $_status" "$_output"
+		write_health "$_state" "failures: $_failures" "last status: $_status" "$_said"
 		if [ "$_state" = unhealthy ] && [ "$_restart_unhealthy" = true ]; then
 			: >/dev/.lxd-unhealthy
 			end_app "$1"
 			return
 		fi
 	done
+}
+
+is_starting() { [ "$_state" = starting ] && [ $(($(uptime_seconds) - _began)) -lt "$_health_start_period" ]; }
+
+# Sets _status and _said. The check runs in its own session, so that all its processes can be killed. Its output is read
+# to the end, but only the beginning is kept. Processes that it leaves behind may hold the pipe open, but do not block
+# this function.
+check_health() {
+	"$_bb" rm -f /dev/.lxd-health.pipe
+	"$_bb" mkfifo -m 600 /dev/.lxd-health.pipe
+	{
+		"$_bb" head -c 4096
+		"$_bb" cat >/dev/null
+	} </dev/.lxd-health.pipe >/dev/.lxd-health.out &
+	_reader=$!
+	(
+		trap - TERM HUP INT QUIT USR1 USR2
+		_session="$_bb setsid $_bb timeout -s KILL $_health_timeout"
+		with_health_command become_checked
+	) >/dev/.lxd-health.pipe 2>&1 </dev/null &
+	_check=$!
+	wait "$_check"
+	_status=$?
+	"$_bb" kill -KILL "-$_check" 2>/dev/null
+	_tries=0
+	while [ -e "/proc/$_reader/fd/0" ] && [ "$_tries" -lt 5 ]; do
+		"$_bb" usleep 20000
+		_tries=$((_tries + 1))
+	done
+	kill -KILL "$_reader" 2>/dev/null
+	_said=$("$_bb" head -c 4096 /dev/.lxd-health.out)
+	"$_bb" rm -f /dev/.lxd-health.out /dev/.lxd-health.pipe
+}
+
+# A check that can't run counts as failed, and reports why.
+become_checked() {
+	# shellcheck disable=SC2329  # become may call it
+	say() { printf '%s\n' "$*"; }
+	become "$@"
 }

@@ -1,26 +1,32 @@
 #!/busybox-lxd sh
-# shellcheck shell=dash disable=SC2034
+# shellcheck shell=dash disable=SC2034,SC2154
 # (SC2034: read by the sourced parts.)
-# Run for every event of the kernel's: configures an interface that was added to the running instance, and lets go of
-# one that was removed.
+# Runs for every kernel event: configures an interface that was added to the running instance, and cleans up after one
+# that was removed.
 [ "${SUBSYSTEM-}" = net ] && [ -n "${INTERFACE-}" ] || exit 0
 case ${ACTION-} in add | move | remove) ;; *) exit 0 ;; esac
 _bb=/busybox-lxd
 _lib=/lxd-lib
-say() { printf 'lxdocker: %s\n' "$*" >/dev/console; }
-die() { exit "${2:-1}"; }
-# shellcheck source=/dev/null
-. "$_lib/environment.sh"
+exec >/dev/console 2>&1
+say() { printf 'lxdocker: %s\n' "$*"; }
 # shellcheck source=/dev/null
 . "$_lib/network.sh"
-if [ "$ACTION" = remove ]; then
-	# What it leaves would keep asking for an interface that is no more.
-	[ ! -e "/dev/.lxd-udhcpc.$INTERFACE" ] || "$_bb" kill "$("$_bb" cat "/dev/.lxd-udhcpc.$INTERFACE")" 2>/dev/null
-	exit 0
+# Its helpers would keep using an interface that is gone or was renamed.
+[ "$ACTION" != remove ] || _gone=$INTERFACE
+[ "$ACTION" != move ] || _gone=${DEVPATH_OLD##*/}
+if [ -n "${_gone-}" ]; then
+	forget_interface "$_gone"
+	write_own_name
 fi
-# LXD adds an interface under a passing name and renames it at once: the name that stays has an event too.
+[ "$ACTION" != remove ] || exit 0
+# LXD adds an interface under a temporary name and renames it at once, which causes another event.
 [ "$ACTION" = move ] || "$_bb" usleep 300000
 is_ethernet "$INTERFACE" || exit 0
-[ ! -e "/dev/.lxd-udhcpc.$INTERFACE" ] || "$_bb" kill "$("$_bb" cat "/dev/.lxd-udhcpc.$INTERFACE")" 2>/dev/null
-read_instance_settings /lxd-instance
-configure_interface "$INTERFACE" >/dev/console 2>&1 &
+forget_interface "$INTERFACE"
+read -r _knobs <"$_net/knobs"
+_static=
+[ ! -s "$_net/static" ] || _static=$("$_bb" cat "$_net/static")
+_static=$_newline$_static
+_addresses=$("$_bb" ip -o addr show dev "$INTERFACE")
+configure_interface "$INTERFACE"
+write_own_name

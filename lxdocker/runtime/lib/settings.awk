@@ -1,4 +1,4 @@
-# Turns /lxd-instance (NAME=VALUE, the value url-encoded) into shell assignments, every value single-quoted.
+# Turns /lxd-instance (NAME=VALUE, both url-encoded) into shell assignments, every value single-quoted.
 # entrypoint and cmd are JSON lists of strings; they become functions that append the words to a command.
 
 BEGIN {
@@ -9,7 +9,7 @@ BEGIN {
 	quote = sprintf("%c", 39)
 }
 
-# Not with gsub: what a backslash in its replacement means differs from awk to awk, and from busybox to busybox.
+# Not with gsub: the meaning of a backslash in its replacement differs between awks, and between busybox versions.
 function quoted(text,    parts, count, at, out) {
 	count = split(text, parts, quote)
 	out = parts[1]
@@ -89,9 +89,15 @@ function json_list(text,    word, c, code, low) {
 
 {
 	at = index($0, "=")
-	name = substr($0, 1, at - 1)
+	name = urldecoded(substr($0, 1, at - 1))
 	value = urldecoded(substr($0, at + 1))
 	if (value == "") next
+	# Added by the template itself.
+	if (name ~ /^(disks|sysctls|raw_sysctls)$/) {
+		print "_" name "=" quoted(value)
+		next
+	}
+	if (!sub(/^user\.lxdocker\./, "", name)) next
 	if (name == "entrypoint" || name == "cmd") {
 		if (json_list(value))
 			printf "_instance_has_%s=yes\nwith_instance_%s() { \"$@\"%s; }\n", name, name, words
@@ -105,6 +111,12 @@ function json_list(text,    word, c, code, low) {
 		print "_settings_error=" quoted("user.lxdocker.prelaunch is not optional or required: " value)
 	else if (name == "restart_unhealthy" && value !~ /^(true|false)$/)
 		print "_settings_error=" quoted("user.lxdocker.restart_unhealthy is not true or false: " value)
-	else if (name ~ /^[a-z_]+$/)
+	else if (name == "fill_volumes" && value !~ /^(true|false)$/)
+		print "_settings_error=" quoted("user.lxdocker.fill_volumes is not true or false: " value)
+	else if (name == "umask" && value !~ /^0?[0-7][0-7][0-7]$/)
+		print "_settings_error=" quoted("user.lxdocker.umask is not an octal umask, 000 to 0777: " value)
+	else if (name ~ /^(stop_grace|restart|prelaunch|restart_unhealthy|fill_volumes|umask|network|dns)$/)
 		print "_" name "=" quoted(value)
+	else
+		print "say " quoted("user.lxdocker." name " is not a setting that this image knows; ignored")
 }

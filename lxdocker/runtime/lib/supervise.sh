@@ -1,25 +1,141 @@
-# shellcheck shell=dash disable=SC2154
-# Running the command as a child of PID 1: signals, stopping, starting again, and saying why it ended.
+# shellcheck shell=dash disable=SC2064,SC2154,SC2172,SC3045
+# (SC2064: the traps expand their values now. SC2172: busybox has no names for real-time signals. SC3045: its read has
+# -d.)
+# Runs the command as a child of PID 1: signals, stopping, restarting, and reporting why it ended.
 
-# Docker's: from a tenth of a second, doubled each time, to a minute; as new after ten seconds of running.
+# As Docker: from a tenth of a second, doubled each time up to a minute, and reset after ten seconds of running.
 _first_delay=1    # tenths of a second
 _longest_delay=600
 _stable_seconds=10
 
-uptime_seconds() { "$_bb" cut -d. -f1 /proc/uptime; }
+uptime_seconds() {
+	read -r _uptime _ </proc/uptime
+	echo "${_uptime%%.*}"
+}
+
+# ---- signals
+
+# Signals from LXD. If PID 1 blocks SIGRTMIN+3 (37), as systemd does, liblxc sends that instead of SIGPWR; any process
+# blocks it briefly during a fork. SIGINT requests a reboot.
+hear_lxd() {
+	trap "$1 poweroff" PWR 37
+	trap "$1 reboot" INT
+}
+
+# All other signals are forwarded to the application, as if it were PID 1.
+hear_others() {
+	for _signal in HUP:1 QUIT:3 TRAP:5 ABRT:6 USR1:10 USR2:12 ALRM:14 TERM:15 CONT:18 TSTP:20 URG:23 VTALRM:26 PROF:27 IO:29; do
+		trap "pass_on ${_signal#*:}" "${_signal%:*}"
+	done
+	for _signal in 34 35 36 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64; do
+		trap "pass_on $_signal" "$_signal"
+	done
+	trap on_window_change WINCH
+	trap look_after_helpers CHLD
+}
+
+# Like the kernel for PID 1, drops signals without a handler, even SIGTERM.
+pass_on() {
+	[ -n "$_app" ] || return 0
+	while read -r _key _mask; do
+		[ "$_key" = SigCgt: ] || continue
+		[ $(((0x$_mask >> ($1 - 1)) & 1)) -eq 0 ] || kill "-$1" "$_app"
+		return 0
+	done <"/proc/$_app/status"
+} 2>/dev/null
+
+# The kernel also sends SIGWINCH, perhaps twice, when the window of a console viewer changes; some applications take it
+# as a request to shut down.
+on_window_change() {
+	! has_ended || return 0
+	_before=$_window
+	_window=$("$_bb" stty size </dev/console 2>/dev/null)
+	_now=$(uptime_seconds)
+	[ "$_window" = "$_before" ] || _resized=$_now
+	[ "$((_now - _resized))" -lt 2 ] || pass_on 28
+}
+
+# ---- children
+
+# Called whenever a child ends. Restarts the runtime's own processes if they were killed. While it is at work, and while
+# nothing may be started, further ends are only noted; it then looks again. A helper that ends at once each time must not
+# keep it busy for ever.
+look_after_helpers() {
+	_unseen=yes
+	[ -z "$_looking" ] || return 0 # already running, or not now
+	_rounds=0
+	while [ -n "$_unseen" ] && [ "$_rounds" -lt 10 ] && ! has_ended; do
+		_looking=yes
+		_unseen=
+		_rounds=$((_rounds + 1))
+		look_after_logger
+		look_after_health
+		ensure_network_helpers 3>&-
+		_looking=
+	done
+}
+
+# Whether the process that PID 1 waits for has ended, and its status is not known yet. Until then, a trap must not start
+# anything, because the shell would lose the status.
+has_ended() { [ -n "$_waits_for" ] && ! kill -0 "$_waits_for" 2>/dev/null; }
+
+# await PID: waits for the real end of a child; sets _ended to its status. A trapped signal ends `wait` early with 128
+# plus its number, which is also the status of a child killed by it.
+await() {
+	_waits_for=$1
+	while :; do
+		wait "$1" 2>/dev/null # hides the shell's own message about a signal
+		_ended=$?
+		[ "$_ended" -gt 128 ] || break
+		! has_ended || {
+			settle "$1"
+			break
+		}
+	done
+	_waits_for=
+}
+
+# The shell keeps the status and returns it on every call. The usual interruption is the end of another child.
+settle() {
+	_same=0
+	while [ "$_same" -lt 5 ]; do
+		wait "$1" 2>/dev/null
+		_again=$?
+		if [ "$_again" -ne "$_ended" ]; then
+			_same=0 _ended=$_again
+		elif [ "$_again" -ne 145 ]; then # 128 and SIGCHLD
+			return
+		fi
+		_same=$((_same + 1))
+	done
+}
+
+# Kills the application's remaining processes in all sessions, so that a restart is a fresh start. Processes older than
+# the application (PID 1's preparations may have started them on purpose), shells of lxc exec and the runtime's own
+# stay.
+end_rest_of_app() {
+	_round=0
+	while [ "$_round" -lt 20 ]; do
+		_rest=$("$_bb" cat /proc/[0-9]*/status 2>/dev/null | "$_bb" awk \
+			-v older="$_older" -v helpers="$(echo "$_helpers"/*)" -f "$_lib/rest_of_app.awk") && [ -z "$_rest" ] && return
+		# shellcheck disable=SC2086 # process ids
+		[ -z "$_rest" ] || "$_bb" kill -KILL $_rest 2>/dev/null
+		"$_bb" usleep 10000
+		_round=$((_round + 1))
+	done
+}
+
+# ---- the application
 
 supervise() {
-	_stopping=
-	_app=
-	_killer=
-	_restarts=0
-	_delay=$_first_delay
-	# What `lxc stop` sends, and busybox's halt and poweroff.
-	trap 'on_stop poweroff' PWR USR1 USR2
-	# What a reboot from inside sends, and liblxc's own.
-	trap 'on_stop reboot' TERM INT
-	# The console is PID 1's terminal: without this, a Ctrl-C of someone who looks at it would be a reboot, and a
-	# Ctrl-S would hold up whatever the application prints.
+	_app='' _killer='' _restarts=0 _resized=-2 _delay=$_first_delay
+	_window=$("$_bb" stty size </dev/console 2>/dev/null)
+	_older=$(echo /proc/[0-9]*)
+	_looking=
+	hear_others
+	hear_lxd on_stop
+	# The console is PID 1's terminal: without this, Ctrl-C there would cause a reboot, and Ctrl-S would block the
+	# application's output.
 	"$_bb" stty -isig -ixon </dev/console 2>/dev/null
 	while :; do
 		run_app "$@"
@@ -37,16 +153,26 @@ supervise() {
 		_delay=$((_delay * 2))
 		[ "$_delay" -le "$_longest_delay" ] || _delay=$_longest_delay
 	done
-	say "$_ending"
-	if [ "$_stopping" = reboot ]; then
-		"$_bb" sync
-		"$_bb" reboot -f
-		"$_bb" sleep 5 # it does not come back, unless the kernel refuses
-	fi
-	exit "$_status"
+	end "$_status" "$_ending"
 }
 
-# A shell has one number for both; what is above 192 can't have been a signal.
+# end STATUS LAST-WORDS: stops the instance, or reboots it.
+end() {
+	_reboot=
+	[ "$_stopping" != reboot ] || _reboot=yes
+	_looking=never
+	[ -z "$_logger" ] || end_log
+	[ -z "${2-}" ] || say "$2"
+	if [ -n "$_reboot" ]; then
+		"$_bb" sync
+		"$_bb" reboot -f
+		"$_bb" sleep 5 # only reached if the kernel refuses
+	fi
+	release_network
+	exit "$1"
+}
+
+# A shell uses one number for both; above 192, it can't be a signal.
 say_status() {
 	if [ "$1" -gt 128 ] && [ "$1" -le 192 ]; then
 		_name=$(kill -l $(($1 - 128)) 2>/dev/null)
@@ -57,69 +183,72 @@ say_status() {
 	fi
 }
 
-# Runs the command once, to its real end. Sets status and lasted.
+# Runs the command once, to its real end. Sets _status and _lasted.
 run_app() {
 	_began=$(uptime_seconds)
-	_interrupted=
 	"$_bb" rm -f /dev/.lxd-unhealthy
-	# Job control needs a terminal. With it, the shell starts the command in a process group of its own and leaves
-	# SIGINT and SIGQUIT as they were; without, POSIX has it ignore both in the command.
+	# Job control needs a terminal. With it, the shell starts the command in its own process group and leaves SIGINT and
+	# SIGQUIT unchanged; without it, POSIX requires the shell to ignore both in the command.
 	exec 0<>/dev/console 2>&1
+	_looking=yes # a helper must not be started in such a group
 	set -m
-	# The first of a pipeline leads its process group, so that the second is free to lead a session of its own. In the
-	# console's session the kernel would stop it in the background as soon as it asks something of its terminal.
+	# The first process of a pipeline leads the process group, so that the second can become a session leader. In the
+	# console's session, the kernel would stop it as a background process as soon as it uses its terminal.
 	: | (
-		trap - PWR USR1 USR2 TERM INT
-		exec </dev/null
-		_session="$_bb setsid"
+		exec </dev/null >"$_output" 2>&1 3>&-
+		_logged='' _logger='' _session="$_bb setsid"
 		become "$@"
 	) &
 	_app=$!
 	set +m
 	exec </dev/null
-	_checker=
-	if [ "$_health" = yes ]; then
-		watch_health "$_app" &
-		_checker=$!
-	fi
-	# It may have been asked to stop just before there was anything to stop.
+	_waits_for=$_app
+	_looking=
+	start_health
+	# One may have been killed while none could be started.
+	look_after_helpers
+	# A stop may have been requested just before the application started.
 	[ -z "$_stopping" ] || on_stop "$_stopping"
-	wait "$_app" 2>/dev/null # where the shell would name the signal, in its own words
-	_status=$?
-	# A trapped signal ends `wait` early: wait again until the command really has ended.
-	while [ -n "$_interrupted" ]; do
-		_interrupted=
-		wait "$_app" 2>/dev/null
-		_again=$?
-		# 127: the wait before had its end already.
-		[ "$_again" -eq 127 ] || _status=$_again
-	done
+	await "$_app"
+	_status=$_ended
 	_lasted=$(($(uptime_seconds) - _began))
-	# What it left of its own process group; the rest of the instance (a shell that someone is using) stays.
-	"$_bb" kill -KILL "-$_app" 2>/dev/null
 	_app=
-	[ -z "$_checker" ] || "$_bb" kill "$_checker" 2>/dev/null
-	[ -z "$_killer" ] || "$_bb" kill "$_killer" 2>/dev/null
+	look_after_helpers
+	end_health
+	[ -z "$_killer" ] || "$_bb" kill -KILL "$_killer" 2>/dev/null
 	_killer=
+	end_rest_of_app
 }
 
 on_stop() {
-	_interrupted=1
 	_stopping=$1
-	# Once is enough: some applications take a second signal for impatience and leave everything as it is.
-	[ -n "$_app" ] && [ -z "$_killer" ] || return
+	# Only one signal: some applications abort without cleaning up on a second one.
+	[ -n "$_app" ] && [ -z "$_killer" ] && ! has_ended || return
 	say "stopping with SIG$_stop_signal, and SIGKILL after $_stop_grace s"
-	end_app "$_app" &
+	end_app "$_app" 3>&- &
 	_killer=$!
 }
 
-# Asks the application to end, and insists when the grace period is over.
+# Sends the stop signal, and SIGKILL after the grace period.
 end_app() {
+	trap '' TERM HUP INT QUIT USR1 USR2
+	await_program "$1"
 	"$_bb" kill -s "$_stop_signal" "$1" 2>/dev/null
 	"$_bb" sleep "$_stop_grace"
 	say "it did not end within $_stop_grace s; killing it"
 	"$_bb" kill -KILL "-$1" 2>/dev/null || "$_bb" kill -KILL "$1" 2>/dev/null
 }
+
+# Waits until the process runs the application; before that, the shell and gosu would drop some signals.
+await_program() {
+	_tries=0
+	while [ "$_tries" -lt 100 ] && read_start "$1"; do
+		_argv0= # briefly empty during execve
+		IFS= read -r -d '' _argv0 <"/proc/$1/cmdline"
+		case "$_argv0" in '' | /busybox-lxd | /lxd-gosu) "$_bb" usleep 10000 ;; *) return ;; esac
+		_tries=$((_tries + 1))
+	done
+} 2>/dev/null
 
 should_restart() {
 	[ ! -e /dev/.lxd-unhealthy ] || return 0
@@ -133,6 +262,7 @@ should_restart() {
 
 # Sleeps, unless a signal asks to stop.
 pause() {
-	"$_bb" sleep "$1" &
-	wait $!
+	"$_bb" sleep "$1" 3>&- &
+	_sleeper=$!
+	while [ -z "$_stopping" ] && kill -0 "$_sleeper" 2>/dev/null; do wait "$_sleeper"; done
 }

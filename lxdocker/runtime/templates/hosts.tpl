@@ -1,4 +1,5 @@
 127.0.0.1	localhost
+# the instance's own name: lxdocker keeps the next line
 127.0.1.1	{{ container.name }}
 ::1	localhost ip6-localhost ip6-loopback
 ff02::1	ip6-allnodes

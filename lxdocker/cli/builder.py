@@ -1,0 +1,133 @@
+"""builder build, show, delete, input: the image of the builders, and what a build gives one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lxdocker.cli.app import (
+    BuilderProjectOption,
+    ConfigOption,
+    InsecureOption,
+    JsonOption,
+    SpecsOption,
+    VerboseOption,
+    builder_app,
+    cancellable,
+    effective_settings,
+)
+from lxdocker.errors import LxdockerError, UsageError
+
+
+@builder_app.command("build")
+def builder_build(
+    ctx: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="image|mmdebstrap",
+            help="Build from a container of a base image, or from Debian packages fetched on this host.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    builder_project: BuilderProjectOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Build the builder image, replacing the current one."""
+    settings = effective_settings(ctx, config, builder_project=builder_project, builder_from=source)
+    from lxdocker.builder import image, instance
+    from lxdocker.cli import report
+    from lxdocker.lxd.api import Lxd
+
+    console = ctx.obj.console
+    with cancellable() as cancelled:
+        lxd = Lxd(cancelled)
+        instance.sweep(lxd, settings.builder_project, console.note)
+        made = image.build(lxd, settings, lambda text: console.note(f"builder: {text}"))
+    report.print_builder(console, made, settings, json=json)
+
+
+@builder_app.command("show")
+def builder_show(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    builder_project: BuilderProjectOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Show the builder image's contents, build time and source."""
+    settings = effective_settings(ctx, config, builder_project=builder_project)
+    from lxdocker.builder import image
+    from lxdocker.cli import report
+    from lxdocker.lxd.api import Lxd
+
+    found = image.find(Lxd(), settings.builder_project)
+    if found is None:
+        raise LxdockerError(
+            "no builder image",
+            f"not found in LXD's project {settings.builder_project}",
+            "build it with lxdocker builder build; sync also builds it when needed",
+        )
+    report.print_builder(ctx.obj.console, found, settings, json=json)
+
+
+@builder_app.command("delete")
+def builder_delete(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    builder_project: BuilderProjectOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Delete the builder image; the next sync builds a new one."""
+    settings = effective_settings(ctx, config, builder_project=builder_project)
+    from lxdocker.builder import image
+    from lxdocker.lxd.api import Lxd
+
+    console = ctx.obj.console
+    gone = image.delete(Lxd(), settings.builder_project)
+    if json:
+        console.json({"deleted": gone.fingerprint.value if gone else None})
+    else:
+        console.print(f"deleted builder image {gone.fingerprint.short}" if gone else "no builder image to delete")
+
+
+@builder_app.command("input")
+def builder_input(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The image's spec.")],
+    digest: Annotated[
+        str | None, typer.Option("--digest", metavar="SHA256", help="Digest of the manifest [the spec's current one].")
+    ] = None,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Print the finished image's metadata, lxd.tar.xz, instead.")
+    ] = False,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    insecure_registry: InsecureOption = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Print a builder's input, to repeat a build by hand.
+
+    It is a tar with scripts, files and logins; the log of a sync (-v) shows how it is used.
+    """
+    settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry)
+    from lxdocker.builder import recipe
+    from lxdocker.config.spec import read_specs, select
+    from lxdocker.sync.context import open_context
+    from lxdocker.sync.make import Making
+    from lxdocker.sync.request import wanted_again
+    from lxdocker.values import Digest
+
+    try:
+        manifest = Digest.parse(digest) if digest else None
+    except ValueError as error:
+        raise UsageError(f"not a digest: {digest}", str(error), "sha256: and 64 hex digits") from None
+    found = read_specs(settings.specs)
+    (spec,) = select(found.specs, [name], found.broken)
+    with cancellable() as cancelled, open_context(settings, cancelled) as context:
+        request = Making.of(context, wanted_again(context, spec, manifest)).request
+    ctx.obj.console.write(recipe.image_metadata(request) if metadata else recipe.given(request))

@@ -1,0 +1,164 @@
+"""sync, validate, status, prune: the images of a folder of specs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lxdocker.cli.app import (
+    ConfigOption,
+    InsecureOption,
+    JobsOption,
+    JsonOption,
+    NamesArgument,
+    ProjectOption,
+    SpecsOption,
+    TreeOption,
+    VerboseOption,
+    app,
+    cancellable,
+    effective_settings,
+)
+
+
+@app.command()
+def sync(
+    ctx: typer.Context,
+    names: NamesArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done without doing it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Rebuild images that are up to date.")] = False,
+    keep_builder: Annotated[
+        bool,
+        typer.Option("--keep-builder", help="Keep a failed build's builder running for debugging."),
+    ] = False,
+    adopt: Annotated[
+        list[str] | None,
+        typer.Option("--adopt", metavar="NAME", help="Take over an image of another folder of specs; * for all."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Do nothing if any spec is invalid.")] = False,
+    jobs: JobsOption = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    insecure_registry: InsecureOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Build and update images from specs.
+
+    Asks the registry for each image, builds those that changed, imports them into LXD and publishes them.
+    """
+    settings = effective_settings(
+        ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry, jobs=jobs
+    )
+    from lxdocker.cli import report
+    from lxdocker.config.spec import SpecFolder, load_specs, read_specs, select
+    from lxdocker.sync.context import open_context
+    from lxdocker.sync.plan import refuse_to_empty
+    from lxdocker.sync.run import SyncOptions, make_plan
+    from lxdocker.sync.run import sync as run_sync
+
+    console = ctx.obj.console
+    found = SpecFolder(load_specs(settings.specs)) if strict else read_specs(settings.specs)
+    chosen = select(found.specs, names or [], found.broken)
+    named = [] if adopt == ["*"] else adopt or []
+    adopted = frozenset(spec.name for spec in select(chosen, named)) if adopt else frozenset()
+    whole = not names
+    with cancellable() as cancelled, open_context(settings, cancelled) as context:
+        if dry_run:
+            _, actions, removals = make_plan(context, chosen, found.broken, whole=whole, force=force, adopt=adopted)
+            refuse_to_empty(chosen, removals, settings)
+            report.print_plan(console, actions, removals, found.broken, json=json)
+            raise typer.Exit(report.plan_status(actions, found.broken))
+        options = SyncOptions(force, keep_builder, adopted)
+        with console.progress() as progress:
+            result = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
+    report.print_sync(console, result, json=json)
+    raise typer.Exit(1 if result.failed else 0)
+
+
+@app.command()
+def validate(
+    ctx: typer.Context,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Specs [all].")] = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Check specs, without contacting LXD or a registry.
+
+    Lists every mistake in them.
+    """
+    settings = effective_settings(ctx, config, specs=specs)
+    from lxdocker.cli import report
+    from lxdocker.config.spec import load_files, load_specs
+
+    found = load_files(files) if files else load_specs(settings.specs)
+    report.print_specs(ctx.obj.console, found, json=json)
+
+
+@app.command()
+def status(
+    ctx: typer.Context,
+    names: NamesArgument = None,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    insecure_registry: InsecureOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """List the images, and whether each is up to date.
+
+    Shows the source, digest, fingerprint and build time of each, and what the next sync would do and why.
+    """
+    settings = effective_settings(
+        ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry
+    )
+    from lxdocker.cli import report
+    from lxdocker.config.spec import read_specs, select
+    from lxdocker.sync.context import open_context
+    from lxdocker.sync.run import make_plan
+
+    found = read_specs(settings.specs)
+    chosen = select(found.specs, names or [], found.broken)
+    with cancellable() as cancelled, open_context(settings, cancelled) as context:
+        holdings, actions, removals = make_plan(context, chosen, found.broken, whole=not names, force=False)
+    report.print_status(ctx.obj.console, actions, removals, holdings, found.broken, json=json)
+
+
+@app.command()
+def prune(
+    ctx: typer.Context,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Remove all images of this folder of specs, even those that still have a spec."),
+    ] = False,
+    config: ConfigOption = None,
+    specs: SpecsOption = None,
+    tree: TreeOption = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Remove images without a spec, and other leftovers.
+
+    Also removes surplus versions and unused cached layers; only what lxdocker itself created.
+    """
+    settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project)
+    from lxdocker.cli import report
+    from lxdocker.config.spec import read_specs
+    from lxdocker.sync.context import open_context
+    from lxdocker.sync.prune import prune_all
+
+    console = ctx.obj.console
+    found = None if everything else read_specs(settings.specs)
+    with cancellable() as cancelled, open_context(settings, cancelled) as context:
+        result = prune_all(context, found, console.note)
+    report.print_sync(console, result, json=json)
+    raise typer.Exit(1 if result.failed else 0)

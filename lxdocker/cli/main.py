@@ -1,0 +1,73 @@
+"""The ``lxdocker`` program. Only this package prints results or exits."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import sys
+from typing import NoReturn
+
+from lxdocker import __version__
+from lxdocker.cli.app import INTERRUPTED, Run, app
+from lxdocker.cli.console import Console, OutputError, error_document
+from lxdocker.errors import LxdockerError
+from lxdocker.log import RUN, Log, shell
+
+# Importing them adds their commands, in the order of --help.
+# isort: off
+from lxdocker.cli import images, hosts, builder, publish  # noqa: F401 - as above
+
+# isort: on
+
+
+def main() -> NoReturn:
+    """The ``lxdocker`` program. Exit status: 0 success, 1 an image failed, 2 usage, configuration or host."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
+    console = Console()
+    try:
+        try:
+            with Log(console.note, os.environ) as log:
+                _run(Run(console, log))
+        except LxdockerError as error:
+            if isinstance(error, OutputError):
+                raise
+            console.error(error)
+            if "--json" in sys.argv[1:]:
+                console.json({"error": error_document(error)})
+            raise SystemExit(error.exit_code) from None
+    except OutputError as error:
+        # Nothing more may be written there, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        if not error.reader_left:
+            console.error(error)
+        raise SystemExit(error.exit_code) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # what typer makes of KeyboardInterrupt
+            console.note("interrupted; finished images are kept, the next run continues")
+        raise
+    finally:
+        # Or Python would search all objects for cycles once more before it ends, for a tenth of a second.
+        gc.freeze()
+    raise SystemExit(0)
+
+
+def _run(run: Run) -> None:
+    """Runs one command; its start and end go to the log file."""
+    RUN.info("lxdocker %s: %s", __version__, shell(sys.argv))
+    try:
+        app(obj=run)
+    except LxdockerError as error:
+        RUN.error("error: %s -> %s", error, error.resolution)
+        raise
+    except SystemExit as end:
+        RUN.info("exit status %s", end.code or 0)
+        raise
+    except BaseException:
+        RUN.exception("ended")
+        raise
+
+
+if __name__ == "__main__":
+    main()

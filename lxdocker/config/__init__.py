@@ -1,0 +1,1 @@
+"""What people write: specs and settings, as YAML, variables and flags, checked against schema/."""

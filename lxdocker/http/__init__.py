@@ -1,0 +1,1 @@
+"""Requests on the wire: connections, deadlines, proxies, trusted authorities, and the route a builder takes."""

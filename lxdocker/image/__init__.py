@@ -1,0 +1,1 @@
+"""A finished image: its two files, what it was made from, its version keys."""

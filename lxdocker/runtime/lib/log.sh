@@ -1,0 +1,65 @@
+# shellcheck shell=dash disable=SC2154
+# The application's output. It is written to a pipe, as under Docker without a terminal, and log_output.sh copies it to
+# the console and to a log that survives restarts. PID 1 holds the pipe open, so that the application does not notice if
+# log_output.sh is killed and restarted.
+
+_output=/dev/.lxd-output
+_log=/.lxd-log
+_logged= # whether there is a log
+_logger= # PID of log_output.sh
+
+# Only for a supervised application: if the application is PID 1, everything ends with it, including data in the pipe.
+start_log() {
+	if [ -L "$_log" ] || [ ! -d "$_log" ]; then
+		"$_bb" rm -rf "$_log" 2>/dev/null
+		"$_bb" mkdir -m 700 "$_log" 2>/dev/null || {
+			# The root is read-only. /dev has little room.
+			_log=/dev/.lxd-log
+			"$_bb" mkdir -m 700 "$_log"
+		}
+	fi
+	_logged=yes
+	say_to_log "started at $("$_bb" date -u +%Y-%m-%dT%H:%M:%SZ)"
+	"$_bb" mkfifo -m 600 "$_output"
+	# As Docker's daemon does for its pipes, so that any user of the application can open /dev/stdout by name.
+	[ "$_uid" = 0 ] || "$_bb" chown "$_uid" "$_output"
+	exec 3<>"$_output"
+	start_logger
+}
+
+start_logger() {
+	"$_bb" setsid "$_bb" env -i "$_bb" sh "$_lib/log_output.sh" "$_log" <"$_output" >/dev/console 2>&1 3>&- &
+	_logger=$!
+	: >"$_helpers/$_logger"
+}
+
+look_after_logger() {
+	[ -n "$_logger" ] && ! read_start "$_logger" || return 0
+	# Remaining processes of the old logger must not read part of the output.
+	"$_bb" kill -KILL "-$_logger" 2>/dev/null
+	start_logger
+}
+
+say_to_log() { printf 'lxdocker: %s\n' "$*" >>"$_log/current"; } 2>/dev/null
+
+# Waits until all output of the application is written, but not for processes that still hold the pipe.
+end_log() {
+	exec 3>&-
+	_tries=0
+	# An ended process keeps its PID until it is reaped, but no open files.
+	while [ -e "/proc/$_logger/fd/0" ] && [ "$_tries" -lt 50 ]; do
+		"$_bb" usleep 20000
+		_tries=$((_tries + 1))
+	done
+	_logger=
+}
+
+# An application that is PID 1 gets the console itself, as with `docker run --tty`: a terminal that belongs to its user,
+# with a TERM and a size.
+own_console() {
+	_output=/dev/console
+	_terminal=TERM=xterm
+	[ "$_uid" = 0 ] || "$_bb" chown "$_uid" "$_output"
+	"$_bb" chmod 620 "$_output"
+	case "$("$_bb" stty size <"$_output" 2>/dev/null)" in '0 0' | '') "$_bb" stty rows 24 cols 80 <"$_output" ;; esac
+}
