@@ -16,6 +16,8 @@ import pytest
 
 BUSYBOX = Path(shutil.which("busybox") or "/bin/busybox")
 UNSHARE = shutil.which("unshare") or "unshare"
+# Whoever runs the tests may ignore some signals, as nohup and the background of a script do; nobody does for process 1.
+HEARING = ["env", "--default-signal"]
 SECONDS = 30  # none of these programs takes one
 
 
@@ -74,6 +76,17 @@ class Root:
         path.chmod(mode)
         return path
 
+    def install(self, program: str) -> None:
+        """This host's program, below /usr/bin, and the libraries that it is linked with."""
+        found = shutil.which(program)
+        assert found, f"this host has no {program}"
+        listed = subprocess.run(["ldd", found], capture_output=True, text=True, check=False).stdout
+        for path in [line.split()[-2] for line in listed.splitlines() if "/" in line]:
+            (self / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, self / path)
+        (self / "usr/bin").mkdir(parents=True, exist_ok=True)
+        shutil.copy(found, self / "usr/bin")
+
     def run(
         self,
         *argv: str,
@@ -91,7 +104,7 @@ class Root:
         outside = ["sh", "-c", OUTSIDE, "sh", str(self.path), before, after]
         variables = [f"{name}={value}" for name, value in (env or {}).items()]
         done = subprocess.run(
-            [UNSHARE, *namespaces, *outside, self.busybox, "env", "-i", *variables, *argv],
+            [*HEARING, UNSHARE, *namespaces, *outside, self.busybox, "env", "-i", *variables, *argv],
             input=stdin,
             capture_output=True,
             timeout=SECONDS,
@@ -118,4 +131,6 @@ def _entry(path: Path) -> tuple[str, int, bytes | str]:
         return "link", mode, str(path.readlink())
     if path.is_dir():
         return "folder", mode, ""
+    if not path.is_file():
+        return "special", mode, ""
     return "file", mode, path.read_bytes()

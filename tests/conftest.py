@@ -1,18 +1,33 @@
 """How the tests share two workers, where scripts/test has them run side by side.
 
-What needs LXD counts the containers there, so each worker has an LXD of its own, and these tests stay together.
+What needs LXD counts the containers there, so each worker has an LXD of its own. The tests of a file stay together, and
+those of instances, which share their images.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import summary
 
-TOGETHER = {"lxd": "lxd", "parity": "instances", "runtime": "instances"}  # folder -> group; elsewhere it is the file
+INSTANCES = "instances"
+
+
+def group(nodeid: str) -> str:
+    """What a test is run together with."""
+    path = nodeid.partition("::")[0]
+    return INSTANCES if path.split("/")[1] in ("parity", "runtime") else path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: group(item.nodeid) != INSTANCES)  # what takes longest must not begin last
 
 
 def pytest_configure() -> None:
@@ -29,8 +44,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.partition("::")[0]
-            return TOGETHER.get(path.split("/")[1], path)
+            return group(nodeid)
 
     return Groups(config, log)
 
@@ -42,3 +56,28 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     summary.show(config, terminalreporter)
+    path = os.environ.get("LXDOCKER_TEST_RESULTS")
+    if path and not hasattr(config, "workerinput"):  # a worker knows its own tests only
+        counted = with_lxd(terminalreporter)
+        if counted.keys() - {"skipped"}:
+            told = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counted.items()))
+            with Path(path).open("a") as results:
+                results.write(f"{which_lxd()}: {told} of the tests that talk to LXD\n")
+
+
+def with_lxd(reporter: pytest.TerminalReporter) -> Counter[str]:
+    """How many of the tests that talk to LXD came to which end."""
+    return Counter(
+        outcome
+        for outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+        for report in reporter.stats.get(outcome, [])
+        if "lxd" in report.keywords
+    )
+
+
+def which_lxd() -> str:
+    """What the LXD of this run says that it is; Debian's two differ in their liblxc only."""
+    said = subprocess.run(["lxc", "query", "/1.0"], capture_output=True, text=True, timeout=30, check=True).stdout
+    server = json.loads(said)["environment"]
+    version = f"LXD {server['server_version']}, liblxc {server['driver_version']}"
+    return f"{os.environ['LXDOCKER_TEST_LXD']} ({version})"

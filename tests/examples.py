@@ -6,22 +6,25 @@ What a test does not care about has a default; every value it does care about it
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from lxdocker import artifact
-from lxdocker.artifact import Artifact
-from lxdocker.lxd import StoredImage
-from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
-from lxdocker.publish import Tree
-from lxdocker.published import Published
-from lxdocker.resolve import ResolvedImage
-from lxdocker.settings import Settings
-from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
-from lxdocker.spec import ImageSpec
-from lxdocker.store import Stored
+from lxdocker.config.settings import Settings
+from lxdocker.config.spec import ImageSpec
+from lxdocker.image import artifact
+from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE, Artifact
+from lxdocker.image.provenance import Folder, Provenance, folder_id, inputs_hash, source_label
+from lxdocker.image.wanted import Wanted
+from lxdocker.lxd.api import StoredImage
+from lxdocker.lxd.store import Stored
+from lxdocker.source.resolve import ResolvedImage
+from lxdocker.tree.tree import Tree
+from lxdocker.tree.version import Published
 from lxdocker.values import Arch, Digest, Fingerprint, ImageName, parse_image_ref
 
 SPECS = Path("/specs")
+FOLDER = Folder.of(SPECS)
 SETTINGS = Settings(specs=SPECS, tree=Path("/tree"))
 BUILT_AT = "2026-01-02T03:04:05+00:00"
 
@@ -52,6 +55,17 @@ def resolved(manifest: str = "manifest", *, source: str = "index") -> ResolvedIm
     return ResolvedImage(digest(source), digest(manifest), digest(f"config of {manifest}"), None)
 
 
+def wanted(
+    of: ImageSpec | None = None,
+    at: ResolvedImage | None = None,
+    *,
+    arch: Arch = Arch.X86_64,
+    compression_level: int = SETTINGS.compression_level,
+) -> Wanted:
+    of = of or spec()
+    return Wanted.of(of, at or resolved(), source_label(of.image), FOLDER.id, arch, compression_level)
+
+
 def provenance(
     of: ImageSpec | None = None,
     at: ResolvedImage | None = None,
@@ -67,7 +81,7 @@ def provenance(
         source_digest=at.source_digest,
         manifest_digest=at.manifest_digest,
         config_digest=at.config_digest,
-        inputs=inputs_hash(of, at, arch, SETTINGS.compression_level),
+        inputs=inputs_hash(of, source_label(of.image), at, arch, SETTINGS.compression_level),
         folder=folder_id(folder),
         built_at=built_at,
     )
@@ -92,12 +106,13 @@ def publish(
     *,
     arch: Arch = Arch.X86_64,
     aliases: tuple[str, ...] = (),
+    properties: Mapping[str, str] = MappingProxyType({}),
     size: int = 1000,
 ) -> Published:
     """Publishes an image with this content; the caller holds the tree's lock."""
     made_from = made_from or provenance()
     with tree.staging(made_from.name) as folder:
-        return tree.publish(make_artifact(folder, content, size=size), made_from, arch, aliases)
+        return tree.publish(make_artifact(folder, content, size=size), made_from, arch, aliases, properties)
 
 
 def published(

@@ -7,7 +7,7 @@
 """
 
 # Addresses and passwords are those of servers that live as long as a test.
-# ruff: noqa: S104, S105
+# ruff: noqa: S104, S105 - of tests, made up
 
 from __future__ import annotations
 
@@ -358,8 +358,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[Handler], None]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, answer: Callable[[Handler], None], host: str) -> None:
+        super().__init__((host, 0), Handler)
         self.answer = answer
         self.seen: list[Seen] = []
         self.lock = threading.Lock()
@@ -371,8 +371,11 @@ class _Server(ThreadingHTTPServer):
 class ScriptedServer:
     """An HTTP server that answers with ``answer`` and remembers what it was asked."""
 
-    def __init__(self, answer: Callable[[Handler], None], certificate: Certificate | None = None) -> None:
-        self._server = _Server(answer)
+    def __init__(
+        self, answer: Callable[[Handler], None], certificate: Certificate | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self._host = host
+        self._server = _Server(answer, host)
         self._scheme = "https" if certificate else "http"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -397,7 +400,7 @@ class ScriptedServer:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     @property
     def public_address(self) -> str:

@@ -1,1 +1,1 @@
-"""What scripts/bench measures, and with what. A figure is one function in figures.py."""
+"""The measurements of scripts/bench. Each figure is a function in figures.py."""

@@ -1,4 +1,4 @@
-"""The part of scripts/bench that measures; that script starts what is measured."""
+"""The measuring part of scripts/bench; the script itself starts the measured services."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from benchmarks.figures import FIGURES, Figure
 from benchmarks.place import Measured, MeasurementError, Place, say
 from lxdocker.errors import LxdockerError
 
-LISTED = 100  # exit status of --check that means: there is nothing to do any more
+LISTED = 100  # exit status of --check: the figures were listed, nothing is left to do
 
 
 def main() -> int:
-    """Measures the figures that were asked for. Returns the exit status."""
+    """Measures the requested figures. Returns the exit status."""
     arguments = _parse()
     if arguments.list:
         _table([[one.name, _show(one, one.target), one.what] for one in FIGURES.values()])

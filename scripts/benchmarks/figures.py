@@ -1,11 +1,12 @@
 """The figures. To add one, write its function here: scripts/bench finds it by its decorator.
 
-A function gets the place to measure in and returns its samples, the median of which is the figure; it raises
-MeasurementError when what was done is not what it wants to have measured.
+A function receives the place to measure in and returns its samples; their median is the figure. It raises
+MeasurementError if the measured operation did not do what was expected.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,22 +14,24 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import serving
 from benchmarks.place import SCRIPTS, Measured, MeasurementError, Place, say
 from benchmarks.proxy import slow_proxy
-from lxdocker import artifact, simplestreams
 from lxdocker.builder import placement
 from lxdocker.builder.instance import Workshop
 from lxdocker.builder.recipe import CONNECTED
-from lxdocker.lxd import Lxd
-from lxdocker.provenance import Provenance
-from lxdocker.publish import Tree
-from lxdocker.published import SIDECAR
-from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
+from lxdocker.http.route import Route
+from lxdocker.image import artifact
+from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE
+from lxdocker.image.provenance import Provenance
+from lxdocker.lxd.api import Lxd
+from lxdocker.tree import simplestreams
+from lxdocker.tree.tree import Tree
+from lxdocker.tree.version import SIDECAR
 from lxdocker.values import Arch, Digest, ImageName
 
 SHELL = ("/bin/busybox", "sh", "-c")
@@ -38,7 +41,7 @@ Measure = Callable[[Place], Measured]
 
 @dataclass(frozen=True)
 class Figure:
-    """What is measured, and what it should be at most."""
+    """A measurement, and its maximum."""
 
     name: str
     what: str
@@ -51,7 +54,7 @@ FIGURES: dict[str, Figure] = {}
 
 
 def figure(name: str, what: str, unit: str, target: float) -> Callable[[Measure], Measure]:
-    """Makes a function a figure."""
+    """Registers a function as a figure."""
 
     def register(measure: Measure) -> Measure:
         FIGURES[name] = Figure(name, what, unit, target, measure)
@@ -74,7 +77,7 @@ def ten_images(place: Place) -> Measured:
 
 
 def _cold(place: Place, count: int, rounds: int) -> Measured:
-    """Whole runs of both by turns, so that what else the machine does meets both. The ratio of each pair."""
+    """Alternates whole runs of both, so that other load affects both. Returns the ratio of each pair."""
     references = {f"usual-{number}": image for number, image in enumerate(place.images.usual(count))}
     folder = place.folder("cold")
     place.specs(folder, references)
@@ -95,7 +98,7 @@ def _cold(place: Place, count: int, rounds: int) -> Measured:
         return by_lxdocker[-1] / by_hand[-1]
 
     _ = place.builder
-    # The first of each finds nothing in the page cache: neither programs nor the registry's files.
+    # The first run of each starts with a cold page cache: neither programs nor the registry's files are in it.
     once(0)
     by_lxdocker.clear()
     by_hand.clear()
@@ -115,8 +118,8 @@ def start_btrfs(place: Place) -> Measured:
 
 
 def _start(place: Place, pool: str) -> Measured:
-    """By turns with what a person would type for the same: lxc launch, then lxc exec. And how long until the network is
-    there, which PID 1 asks for while commands that need none already run.
+    """Alternates with the equivalent commands: lxc launch, then lxc exec. Also measures the time until the network is
+    up, which PID 1 requests while commands without network already run.
     """
     lxd = Lxd()
     placed = placement.prepare(lxd, replace(place.settings, pool=pool))
@@ -130,7 +133,7 @@ def _start(place: Place, pool: str) -> Measured:
         workshop = Workshop(lxd, placed, image)
         try:
             began = time.monotonic()
-            with workshop.builder(None, network=True) as builder:
+            with workshop.builder(Route(network=True)) as builder:
                 running.append(time.monotonic() - began)
                 argv = [*SHELL, script, "connected", "30", builder.way, "/bin/busybox", "echo", "connected"]
                 with builder.running(argv, seconds=30) as (command, end):
@@ -161,7 +164,7 @@ def _start(place: Place, pool: str) -> Measured:
         by_hand.append(launch())
         return seconds
 
-    # The very first one on a pool unpacks the image there.
+    # The first instance on a pool unpacks the image there.
     once(0)
     running.clear()
     connected.clear()
@@ -198,7 +201,8 @@ def memory(place: Place) -> Measured:
 
 # ---- running
 
-# What both run first: it leaves the moment it began as the time of a file.
+# Runs first in both: records its start as the modification time of a file.
+IDLE_SECONDS = 20
 FIRST = "/busybox-lxd touch /started\nexec /busybox-lxd sleep 1000000\n"
 
 
@@ -206,7 +210,7 @@ FIRST = "/busybox-lxd touch /started\nexec /busybox-lxd sleep 1000000\n"
     "app-start", "from `lxc start` to the application's first instruction, beyond LXD's time for an init", "s", 0.15
 )
 def app_start(place: Place) -> Measured:
-    """Two instances of one image by turns, on a bridge with DHCP: in one, what is measured is the init itself."""
+    """Alternates two instances of one image, on a bridge with DHCP; in one, the measured command is the init itself."""
     folder = place.folder("start")
     place.specs(folder, {"app-start": place.images.small(1)[0]})
     _ = place.builder
@@ -224,7 +228,7 @@ def app_start(place: Place) -> Measured:
         for name, setting in settings.items():
             place.command("lxc", "init", "app-start", name, "-c", setting)
             place.command("lxc", "file", "push", script, f"{name}/first.sh")
-            _first_instruction(place, name)  # the first start is about the id map, too
+            _first_instruction(place, name)  # the first start also shifts the ID map
 
         def once(number: int) -> float:
             for name in sorted(settings, reverse=bool(number % 2)):
@@ -241,12 +245,12 @@ def app_start(place: Place) -> Measured:
 
 
 def _first_instruction(place: Place, name: str) -> float:
-    """Starts an instance; returns the seconds until its command began, and stops it."""
-    started = Path(os.environ["LXD_DIR"], "storage-pools/default/containers", name, "rootfs/started")
+    """Starts an instance, stops it, and returns the seconds until its command began."""
+    started = place.pool / "containers" / name / "rootfs/started"
     began = time.time()
     place.command("lxc", "start", name)
     deadline = began + 20
-    # LXD unmounts what does not run, so the file can be looked at only now.
+    # LXD mounts only running instances, so the file is read now.
     while not started.exists() or started.stat().st_mtime < began - 0.01:
         if time.time() > deadline:
             raise MeasurementError(f"the command of {name} did not begin within 20 s")
@@ -254,6 +258,72 @@ def _first_instruction(place: Place, name: str) -> float:
     seconds = started.stat().st_mtime - began
     place.command("lxc", "stop", "--force", name)
     return seconds
+
+
+@figure(
+    "runtime-memory",
+    "PID 1 and its helpers, idle, on a bridge with DHCP: their share of memory",
+    "MB",
+    3.0,
+)
+def runtime_memory(place: Place) -> Measured:
+    def once(_: int) -> float:
+        with _idle_runtime(place) as processes:
+            texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in processes]
+            return sum(int(text.split("\nPss:")[1].split()[0]) for text in texts) / 1024
+
+    samples = place.repeat(3, once)
+    return Measured(samples)
+
+
+@figure("runtime-cpu", f"the same: time of a processor in {IDLE_SECONDS} s", "s", 0)
+def runtime_cpu(place: Place) -> Measured:
+    def once(_: int) -> float:
+        with _idle_runtime(place) as processes:
+            before = _processor_seconds(processes)
+            time.sleep(IDLE_SECONDS)
+            return _processor_seconds(processes) - before
+
+    samples = place.repeat(3, once)
+    return Measured(samples)
+
+
+@contextlib.contextmanager
+def _idle_runtime(place: Place) -> Iterator[list[int]]:
+    """The host PIDs of the runtime processes of an instance that has settled."""
+    folder = place.folder("idle")
+    place.specs(folder, {"idle": place.images.small(1)[0]})
+    _ = place.builder
+    _all_are(place.sync(folder).statuses, "built", 1)
+    words = json.dumps(["/busybox-lxd", "sleep", "1000000"])
+    try:
+        place.command("lxc", "launch", "idle", "bench-idle", "-c", f"user.lxdocker.entrypoint={words}")
+        time.sleep(IDLE_SECONDS)
+        first = int(json.loads(place.command("lxc", "query", "/1.0/instances/bench-idle/state"))["pid"])
+        namespace = Path(f"/proc/{first}/ns/pid").readlink()
+        yield [pid for pid in _pids() if _is_in(namespace, pid) and b"1000000" not in _words(pid)]
+    finally:
+        subprocess.run(["lxc", "delete", "--force", "bench-idle"], capture_output=True, timeout=60, check=False)
+        place.forget(folder)
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _is_in(namespace: Path, pid: int) -> bool:
+    with contextlib.suppress(OSError):  # it may have ended
+        return Path(f"/proc/{pid}/ns/pid").readlink() == namespace
+    return False
+
+
+def _words(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def _processor_seconds(processes: list[int]) -> float:
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
 # ---- publishing
@@ -271,7 +341,7 @@ def publish_into_many(place: Place) -> Measured:
     digest = Digest(f"sha256:{0:064x}")
 
     def publish(name: str, rootfs: bytes) -> float:
-        """As a process does it that has only just begun; what is measured ends when a client can see it."""
+        """As in a process that has just started; ends when a client can see the version."""
         made = Provenance(ImageName(name), f"docker.io/library/{name}:1", digest, digest, digest, "0" * 64, "0", NOW)
         tree = Tree(root)
         with tree.lock(say, threading.Event()), tree.staging(made.name) as folder:
@@ -293,7 +363,7 @@ def publish_into_many(place: Place) -> Measured:
 
 
 def _multiply(product: Path) -> None:
-    """Makes many products of one, all with the same files; the next one that publishes lists them."""
+    """Turns one product into many, all with the same files; the next publication lists them."""
     (first,) = product.glob("x86_64/*")
     sidecar = (first / SIDECAR).read_text()
     for number in range(PRODUCTS):
@@ -324,7 +394,7 @@ def serve_sixteen(place: Place) -> Measured:
 
 
 def _served(place: Place, clients: int, rounds: int) -> Measured:
-    """Both by turns, so that what else the machine does meets both. The ratio of each pair."""
+    """Alternates both, so that other load affects both. Returns the ratio of each pair."""
     folder = place.folder("served")
     tree = serving.make_tree(folder, SERVED_SIZE, PRODUCTS)
     ours: list[float] = []
@@ -391,7 +461,7 @@ def unchanged_far(place: Place) -> Measured:
         probe.bind(("127.0.0.1", 0))
         behind = probe.getsockname()[1]
     registry: list[str | Path] = [SCRIPTS / "registry-up", "--dir", place.run / "registry", "--port"]
-    # The proxy takes the registry's place, as the specs name it.
+    # The proxy replaces the registry, at the address in the specs.
     place.command(*registry, str(behind))
     try:
         with slow_proxy(port, behind, 0.05):
@@ -406,7 +476,7 @@ def manifest_gets(place: Place) -> Measured:
     log = place.run / "registry/registry.log"
     start = log.stat().st_size
     _unchanged_seconds(place, folder)
-    time.sleep(0.5)  # the registry logs a request when it is done with it
+    time.sleep(0.5)  # the registry logs a request only after answering it
     with log.open("rb") as entries:
         entries.seek(start)
         methods = re.findall(rb'"([A-Z]+) /v2/\S+/manifests/', entries.read())
@@ -416,7 +486,7 @@ def manifest_gets(place: Place) -> Measured:
 
 
 def _hundred(place: Place) -> Path:
-    """Specs with all their images built, once for all figures; and synced again, to warm up."""
+    """Specs with all images built, once for all figures, then synced again to warm up."""
     folder = place.run / "work/unchanged"
     if not folder.exists():
         place.folder(folder.name)

@@ -1,4 +1,4 @@
-"""Images to measure with, made by hand and put into the registry with plain HTTP."""
+"""Test images, assembled here and pushed to the registry over plain HTTP."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Layer:
     path: Path
     size: int  # bytes
     digest: str
-    diff_id: str  # the digest of what it unpacks to
+    diff_id: str  # the digest of the unpacked layer
 
 
 class Images:
-    """Makes images and pushes them; each method returns references."""
+    """Creates images and pushes them; each method returns references."""
 
     def __init__(self, registry: str, layouts: Path, work: Path) -> None:
         self._registry = registry
@@ -42,7 +42,7 @@ class Images:
         self._work = work
 
     def usual(self, count: int) -> list[str]:
-        """Images of 60 MB (compressed) of Debian, nginx and some more; no two have a layer in common."""
+        """Images of 60 MB (compressed) with Debian, nginx and other content; no two share a layer."""
         references = []
         for number in range(count):
             config, sources = self._layout("nginx")
@@ -58,7 +58,7 @@ class Images:
         return [self._push(f"small-{n}", {**config, "author": str(n)}, layers) for n in range(count)]
 
     def big(self, size: int) -> str:
-        """An image of ``size`` bytes that no compression makes smaller."""
+        """An incompressible image of ``size`` bytes."""
         config, sources = self._layout("static")
         layers = [self._relabelled(source, "big") for source in sources]
         return self._push("big", config, [*layers, self._noise(size)])
@@ -66,7 +66,7 @@ class Images:
     # ---- layers
 
     def _layout(self, name: str) -> tuple[dict[str, Any], list[Path]]:
-        """Configuration and layers of an OCI layout that scripts/test-images made."""
+        """Configuration and layers of an OCI layout built by scripts/test-images."""
         blobs = self._layouts / name / "blobs/sha256"
 
         def document(descriptor: Any) -> Any:
@@ -78,7 +78,7 @@ class Images:
         return config, layers
 
     def _relabelled(self, source: Path, label: str) -> Layer:
-        """``source`` with one more file in front. As gzip files may be chained, that costs no more than a copy."""
+        """``source`` with one more file in front. Since gzip files can be concatenated, this is as cheap as a copy."""
         entry = io.BytesIO()
         with tarfile.open(fileobj=entry, mode="w") as tar:
             _add(tar, "etc/label", label.encode())
@@ -97,7 +97,7 @@ class Images:
         return self._written(content(), diff.hexdigest())
 
     def _filler(self, seed: int, size: int) -> Layer:
-        """Files of which a third does not compress, ``size`` bytes when packed."""
+        """Files of which a third is incompressible, ``size`` bytes when packed."""
         entries = io.BytesIO()
         source = random.Random(seed)  # noqa: S311 - content, not a secret
         each = size // FILLER_FILES
@@ -180,7 +180,7 @@ class Images:
 
 
 def metadata(folder: Path) -> Path:
-    """What LXD wants beside a root filesystem, at its shortest."""
+    """Minimal metadata that LXD requires beside a root filesystem."""
     path = folder / "lxd.tar.xz"
     with tarfile.open(path, "w:xz") as tar:
         _add(tar, "metadata.yaml", b"architecture: x86_64\ncreation_date: 1735689600\n")

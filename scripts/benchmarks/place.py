@@ -1,4 +1,4 @@
-"""Where measurements are made, and the commands they consist of."""
+"""The environment of the measurements, and the measured commands."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from benchmarks import images
 from benchmarks.images import Images
 from lxdocker.builder import image as builder_image
 from lxdocker.builder.image import BuilderImage
-from lxdocker.lxd import Lxd
-from lxdocker.settings import Settings, load
+from lxdocker.config.settings import Settings, load
+from lxdocker.lxd.api import Lxd
 
 SCRIPTS = Path(__file__).parent.parent
 PROJECT = "lxdocker"  # of the builders
@@ -31,12 +31,12 @@ MEGABYTE = 1e6
 
 
 class MeasurementError(Exception):
-    """A figure could not be measured: what was done is not what should have been."""
+    """A figure could not be measured: the operation did not do what was expected."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The samples of one figure; ``note`` says what else is worth knowing."""
+    """The samples of one figure; ``note`` adds other useful values."""
 
     samples: Sequence[float]
     note: str = ""
@@ -51,20 +51,20 @@ class Synced:
     """A finished ``lxdocker sync``."""
 
     seconds: float
-    peak: float  # MB, the most that its process had in memory
+    peak: float  # MB, peak memory of its process
     statuses: Sequence[str]  # one per image
 
 
 @dataclass(frozen=True)
 class Place:
-    """A private LXD (pools ``default`` on btrfs and ``plain`` on dir), a registry, and where to write."""
+    """A private LXD (pools ``default`` on btrfs and ``plain`` on dir), a registry, and a folder for output."""
 
     run: Path
     registry: str  # HOST:PORT
     layouts: Path
     rounds: int | None = None
 
-    # ---- what measurements begin with
+    # ---- preparation
 
     @cached_property
     def images(self) -> Images:
@@ -73,12 +73,12 @@ class Place:
 
     @cached_property
     def settings(self) -> Settings:
-        """With what the commands here run, for what is measured without a command."""
+        """The settings of these commands, for measurements without a command."""
         return load({"config": self._config, "tree": self.run / "work/tree"}, {})
 
     @cached_property
     def builder(self) -> BuilderImage:
-        """The builder image, made when first asked for."""
+        """The builder image, built on first use."""
         say("making the builder image")
         return builder_image.build(Lxd(), self.settings, lambda text: say(f"  {text}"))
 
@@ -88,6 +88,12 @@ class Place:
         path.write_text("builder_from: mmdebstrap\n")
         return path
 
+    @cached_property
+    def pool(self) -> Path:
+        """The pool ``default`` as seen by LXD, which may have mounted it in its own namespace."""
+        server = json.loads(self.command("lxc", "query", "/1.0"))
+        return Path(f"/proc/{server['environment']['server_pid']}/root{os.environ['LXD_DIR']}/storage-pools/default")
+
     def folder(self, name: str) -> Path:
         """An empty folder on the loop-mounted filesystem."""
         folder = self.run / "work" / name
@@ -96,7 +102,7 @@ class Place:
         return folder
 
     def specs(self, folder: Path, references: Mapping[str, str]) -> None:
-        """Writes specs into ``folder``: a name and the image it is made of each."""
+        """Writes specs into ``folder``, each with a name and its image."""
         (folder / "images.d").mkdir()
         for name, reference in references.items():
             (folder / "images.d" / f"{name}.yaml").write_text(yaml.safe_dump({"image": reference}))
@@ -104,7 +110,7 @@ class Place:
     # ---- commands
 
     def command(self, *argv: str | Path) -> str:
-        """Runs a command that is not measured; returns what it prints."""
+        """Runs a command that is not measured; returns its output."""
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise MeasurementError(f"{' '.join(map(str, argv))}: {done.stderr.strip()[-1000:]}")
@@ -117,7 +123,7 @@ class Place:
         return time.monotonic() - began
 
     def sync(self, folder: Path, project: str = "default") -> Synced:
-        """Runs ``lxdocker sync`` on ``folder``, and sees to it that it did well."""
+        """Runs ``lxdocker sync`` on ``folder``, and checks that it succeeded."""
         program = Path(sys.executable).with_name("lxdocker")
         argv: list[str | Path] = [program, "sync", "--json", "--config", self._config, "--project", project]
         argv += ["--specs", folder / "images.d", "--tree", folder / "tree"]
@@ -140,7 +146,7 @@ class Place:
         return Synced(seconds, peak, [image["status"] for image in report["images"]])
 
     def by_hand(self, folder: Path, reference: str, alias: str) -> float:
-        """The steps of a build without any container, as one would type them; returns the seconds they took."""
+        """The steps of a build by hand, without a container; returns their duration in seconds."""
         target = folder / alias
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
@@ -156,7 +162,7 @@ lxc image import {metadata.name} rootfs.squashfs --alias {alias}
     # ---- in between
 
     def forget(self, folder: Path, project: str = "default") -> None:
-        """Back to before any sync: no images, no published files, no cached layers; then waits for the disks."""
+        """Restores the state before any sync: no images, published files or cached layers; then waits for the disks."""
         for path in ("tree", *(path.name for path in folder.glob("hand-*"))):
             shutil.rmtree(folder / path, ignore_errors=True)
         for url in json.loads(self.command("lxc", "query", f"/1.0/images?project={project}")):
@@ -165,26 +171,26 @@ lxc image import {metadata.name} rootfs.squashfs --alias {alias}
         self.settle()
 
     def forget_layers(self) -> None:
-        """Makes the layer cache empty."""
+        """Empties the layer cache."""
         volumes = "/1.0/storage-pools/default/volumes/custom"
         if any("/cache" in url for url in json.loads(self.command("lxc", "query", f"{volumes}?project={PROJECT}"))):
             self.command("lxc", "storage", "volume", "delete", "default", "cache", "--project", PROJECT)
         self.command("lxc", "storage", "volume", "create", "default", "cache", "--project", PROJECT)
 
     def settle(self) -> None:
-        """Waits until what was deleted and written before is no longer anybody's work."""
-        pool = Path(os.environ["LXD_DIR"], "storage-pools/default")
+        """Waits until earlier deletions and writes have settled."""
+        pool = self.pool
         for mounted in (pool, self.run / "work"):
             self.command("btrfs", "subvolume", "sync", mounted)
         self.command("sync", "--file-system", pool, self.run / "work", self.run / "plain", self.run)
 
     def repeat(self, usual: int, once: Callable[[int], float]) -> list[float]:
-        """Calls ``once`` for as many rounds as are usual for a figure, or were asked for."""
+        """Calls ``once`` for the figure's usual number of rounds, or the requested one."""
         return [once(number) for number in range(self.rounds or usual)]
 
 
 def say(text: str) -> None:
-    """A line on how it goes."""
+    """Prints a line of progress."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is a program's output
 
 

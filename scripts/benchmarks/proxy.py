@@ -1,4 +1,4 @@
-"""A registry far away: a TCP proxy that holds back each answer."""
+"""A distant registry: a TCP proxy that delays each answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHUNK = 1 << 16
 
 @contextmanager
 def slow_proxy(port: int, to_port: int, delay: float) -> Iterator[None]:
-    """127.0.0.1:``port`` leads to 127.0.0.1:``to_port``; each answer starts ``delay`` seconds late."""
+    """Forwards 127.0.0.1:``port`` to 127.0.0.1:``to_port``; each answer starts ``delay`` seconds late."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
     thread.start()

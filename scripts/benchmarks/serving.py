@@ -53,7 +53,7 @@ class Server:
 
     @property
     def memory(self) -> float:
-        """MB that it and its children have for themselves."""
+        """Private memory in MB of the server and its children."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         found = 0
         for pid in (str(self.pid), *children):
@@ -99,12 +99,12 @@ def lxdocker(folder: Path, tree: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def nginx(folder: Path, tree: Path) -> Iterator[Server]:
-    """With the certificate that lxdocker has made."""
+    """Uses the certificate created by lxdocker."""
     port = _free_port()
     own = folder / "nginx"
     own.mkdir(exist_ok=True)
     (own / "conf").write_text(NGINX.format(folder=own, port=port, tls=folder / "tls", tree=tree))
-    # It serves as somebody else, who must get there.
+    # It runs as another user, who must be able to reach the files.
     for parent in (tree, *tree.parents):
         if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
@@ -139,7 +139,7 @@ def _free_port() -> int:
 
 
 def download(server: Server, clients: int) -> float:
-    """Seconds that so many clients take to get the big file each, at the same time."""
+    """Seconds that ``clients`` clients take to download the big file at the same time."""
     command = ["curl", "--silent", "--insecure", "--fail", "--output", "/dev/null", f"{server.url}/{BIG}"]
     began = time.monotonic()
     running = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(clients)]
@@ -150,7 +150,7 @@ def download(server: Server, clients: int) -> float:
 
 
 def unchanged_per_second(server: Server, requests: int, clients: int) -> float:
-    """Requests for images.json per second, of clients that have it already."""
+    """Conditional requests for images.json per second."""
     head = subprocess.run(
         ["curl", "--silent", "--insecure", "--head", f"{server.url}/{INDEX}"],
         capture_output=True,
@@ -179,7 +179,7 @@ def unchanged_per_second(server: Server, requests: int, clients: int) -> float:
 
 
 def slow_clients(server: Server, count: int, seconds: float) -> float:
-    """The most memory (MB) the server has for itself while so many clients download the big file slowly."""
+    """Peak private memory (MB) of the server while many clients download the big file slowly."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,14 +1,12 @@
 #!/bin/bash
-# Makes the data on the first start and runs the command as the user `postgres`.
+# Makes the data where there is none, with a server of its own for what the instance asks for, and then runs the command.
 set -e
-if [ "$(id -u)" = 0 ]; then
-    mkdir -p "$PGDATA" /run/postgresql
-    chown -R postgres:postgres "$PGDATA" /run/postgresql
-    chmod 700 "$PGDATA"
-    exec setpriv --reuid postgres --regid postgres --init-groups env HOME=/var/lib/postgresql "$0" "$@"
-fi
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    chmod 700 "$PGDATA"
     initdb --auth-local=peer --auth-host=trust --no-sync
     echo 'host all all all trust' >>"$PGDATA/pg_hba.conf"
+    pg_ctl -w start -o "-c listen_addresses=''"
+    createdb "${POSTGRES_DB:-app}"
+    pg_ctl -m fast -w stop
 fi
 exec "$@"

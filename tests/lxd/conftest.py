@@ -12,7 +12,14 @@ import pytest
 from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Instance, World, tiny
 from tests.serve.rig import Served, serve
 
-NEEDED = ("LXD_DIR", "LXDOCKER_TEST_REGISTRY", "LXDOCKER_TEST_IMAGES", "LXDOCKER_TEST_INCUS", "LXDOCKER_TEST_BASE")
+NEEDED = (
+    "LXD_DIR",
+    "LXDOCKER_TEST_LXD",
+    "LXDOCKER_TEST_REGISTRY",
+    "LXDOCKER_TEST_IMAGES",
+    "LXDOCKER_TEST_INCUS",
+    "LXDOCKER_TEST_BASE",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

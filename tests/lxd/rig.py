@@ -18,17 +18,19 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from lxdocker.provenance import folder_id
+from lxdocker.image.provenance import folder_id
 from tests.registry_server import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Blob, Image, Images
 from tests.waiting import wait_until
 
@@ -39,6 +41,19 @@ COMMAND_SECONDS = 120
 
 
 # ---- LXD
+
+
+class Socket(HTTPConnection):
+    """HTTP by a unix socket."""
+
+    def __init__(self, path: Path, timeout: float = 60) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 class Lxc:
@@ -60,8 +75,15 @@ class Lxc:
         return done.stdout
 
     def query(self, path: str, *arguments: str) -> Any:
-        glue = "&" if "?" in path else "?"
-        return json.loads(self("query", *arguments, f"{path}{glue}project={self.project}") or "null")
+        """As ``lxc query``; without arguments by the socket: a process for each look would keep a core busy."""
+        path = f"{path}{'&' if '?' in path else '?'}project={self.project}"
+        if arguments:
+            return json.loads(self("query", *arguments, path) or "null")
+        with closing(Socket(Path(os.environ["LXD_DIR"], "unix.socket"))) as connection:
+            connection.request("GET", path)
+            answer = json.loads(connection.getresponse().read())
+        assert answer["type"] == "sync", f"lxc query {path}: Error: {answer['error']}"
+        return answer["metadata"]
 
     def images(self) -> dict[str, dict[str, Any]]:
         """Fingerprint -> image, with ``aliases`` as a sorted list of names."""
@@ -76,6 +98,28 @@ class Lxc:
     def instances(self) -> list[str]:
         return [instance["name"] for instance in self.query("/1.0/instances?recursion=1")]
 
+    def console(self, name: str) -> Path:
+        """The file with what an instance has printed on its console, from its first start on.
+
+        It grows while the instance runs. When a run ends, its whole output takes the place of all that was there. Each
+        version of ``lxc console --show-log`` has its own words around that, and tells each line only once.
+        """
+        return Path(os.environ["LXD_DIR"], "logs", self._full(name), "console.log")
+
+    def has_ended(self, name: str) -> bool:
+        """Whether an instance is not running; if so, its console's file is final."""
+        if self.query(f"/1.0/instances/{name}")["status"] not in ("Stopping", "Stopped"):
+            return False
+        # It writes that file last, when LXD already calls the instance stopped.
+        monitor = f"[lxc monitor] {os.environ['LXD_DIR']}/containers {self._full(name)}"
+        ending = [process for process, words in command_lines().items() if words.strip() == monitor]
+        wait_until(f"the end of {monitor}", lambda: not any(process.exists() for process in ending))
+        return True
+
+    def _full(self, name: str) -> str:
+        """What liblxc calls an instance."""
+        return name if self.project == "default" else f"{self.project}_{name}"
+
     def purge(self) -> None:
         """Deletes the project with all that is in it."""
         if self.project not in {project["name"] for project in Lxc().query("/1.0/projects?recursion=1")}:
@@ -87,14 +131,29 @@ class Lxc:
         Lxc()("project", "delete", self.project)
 
 
+def command_lines() -> dict[Path, str]:
+    """Of every process of this machine: its folder in /proc -> its command line."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            found[path] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def overlap(before: bytes, after: bytes) -> int:
+    """How much of the beginning of ``after`` has been the end of ``before``."""
+    sizes = range(min(len(before), len(after)), 0, -1)
+    return next((size for size in sizes if before.endswith(after[:size])), 0)
+
+
 class Instance:
     """A running instance of an image."""
 
-    def __init__(self, lxc: Lxc, image: str, *options: str) -> None:
+    def __init__(self, lxc: Lxc, image: str, *options: str, yaml: str = "") -> None:
         self._lxc = lxc
         self.name = f"t-{uuid.uuid4().hex[:8]}"
-        self._said = self._last_said = ""
-        lxc("launch", image, self.name, *options)
+        self._said = self._console = b""
+        lxc("launch", image, self.name, *options, stdin=yaml)
 
     def state(self) -> dict[str, Any]:
         found: dict[str, Any] = self._lxc.query(f"/1.0/instances/{self.name}/state")
@@ -110,17 +169,25 @@ class Instance:
 
         return str(wait_until(f"an address of {self.name}", probe))
 
-    def log(self) -> str:
-        """What it has said on its console so far.
+    @property
+    def status(self) -> str:
+        return str(self._lxc.query(f"/1.0/instances/{self.name}")["status"])
 
-        What a running instance has said, LXD tells once, and of a stopped one the rest again and again.
-        """
-        text = self._lxc("console", self.name, "--show-log").replace("\r", "").partition("Console log:\n\n")[2]
-        text = text.removesuffix("\n")
-        if text and text != self._last_said:
-            self._last_said = text
-            self._said += text
-        return self._said
+    def log(self) -> str:
+        """All that it has said on its console so far, over all its runs."""
+        ended = self._lxc.has_ended(self.name)
+        file = self._lxc.console(self.name)
+        content = file.read_bytes()
+        if not content.startswith(self._console):
+            time.sleep(0.1)  # it may just be written anew
+            content = file.read_bytes()
+        self._said += content[overlap(self._console, content) :]
+        self._console = content
+        if ended:
+            # What the next run says would come behind it, and take its place in the end.
+            os.truncate(file, 0)
+            self._console = b""
+        return self._said.decode(errors="replace").replace("\r", "")
 
     def log_with(self, text: str) -> str:
         """The console log once it has ``text``."""
@@ -128,8 +195,7 @@ class Instance:
 
         def probe() -> bool:
             nonlocal log
-            with suppress(AssertionError):  # LXD has none to show while the instance is just ending
-                log = self.log()
+            log = self.log()
             return text in log
 
         try:
@@ -147,6 +213,8 @@ class Instance:
         self._lxc("stop", self.name, "--timeout", "30")
 
     def start(self) -> None:
+        if self._console:
+            self.log()
         self._lxc("start", self.name)
 
     def delete(self) -> None:
@@ -240,6 +308,21 @@ class Done:
         assert "Traceback" not in text + self.err
         return text
 
+    def complaint(self) -> str:
+        """Which images failed and why, the first on the first line, which is all that pytest's summary shows; then all
+        that was said.
+        """
+        try:
+            document = json.loads(self.out)
+            failed = {image["name"]: image["error"] for image in document.get("images", []) if image["error"]}
+            if "error" in document:
+                failed["the run"] = document["error"]
+        except (ValueError, KeyError, TypeError, AttributeError):  # not --json, or cut short
+            failed = {}
+        lines = [f"{name} failed: {error['what']}: {error['why']} -> {error['do']}" for name, error in failed.items()]
+        first = lines.pop(0) if lines else self.err.strip().rpartition("\n")[2]
+        return "\n".join([f"status {self.status}: {first}", *lines, "stdout:", self.out, "stderr:", self.err])
+
 
 class Running:
     """A run of lxdocker that has been started."""
@@ -255,11 +338,18 @@ class Running:
     def wait_for(self, text: str) -> None:
         """Until it has said ``text``."""
 
-        def probe() -> bool:
-            assert text in self.said or self.process.poll() is None, f"ended without {text!r}: {self.said}"
-            return text in self.said
+        wait_until(repr(text), self.while_at_work(lambda: text in self.said))
 
-        wait_until(repr(text), probe)
+    def while_at_work(self, probe: Callable[[], T | None]) -> Callable[[], T | None]:
+        """A probe for wait_until() that fails where the run has ended before."""
+
+        def probing() -> T | None:
+            ended = self.process.poll() is not None
+            found = probe()
+            assert found or not ended, f"ended before: {self.said}"
+            return found
+
+        return probing
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -331,7 +421,8 @@ class World:
         for sidecar in self.tree.rglob("lxdocker.json"):
             text = sidecar.read_text().replace(folder_id(seed.specs), folder_id(self.specs))
             sidecar.write_text(text)
-        assert self.sync().statuses == dict.fromkeys(names, "restored")
+        done = self.sync()
+        assert done.statuses == dict.fromkeys(names, "restored"), done.complaint()
 
     # -- the program
 
@@ -345,12 +436,14 @@ class World:
 
     def arguments(self, command: Sequence[str]) -> list[str]:
         where = {"--specs": str(self.specs), "--tree": str(self.tree), "--project": self.project}
+        if command[0] in ("builder", "validate"):
+            where = {} if command[0] == "builder" else {"--specs": str(self.specs)}
         options = [word for option, value in where.items() if option not in command for word in (option, value)]
         return [*LXDOCKER, *command, *options]
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None, expect: int = 0) -> Done:
         """Runs a command to its end; it must leave no builder, however it ends."""
-        done = subprocess.run(
+        ended = subprocess.run(
             self.arguments(command),
             env={**self.environment, **(environment or {})},
             capture_output=True,
@@ -360,8 +453,9 @@ class World:
             stdin=subprocess.DEVNULL,
             cwd=self.folder,
         )
-        assert done.returncode == expect, f"status {done.returncode}: {done.stdout}{done.stderr}"
-        return Done(done.returncode, done.stdout, done.stderr)
+        done = Done(ended.returncode, ended.stdout, ended.stderr)
+        assert done.status == expect, done.complaint()
+        return done
 
     def sync(self, *arguments: str, environment: Mapping[str, str] | None = None, expect: int = 0) -> Done:
         done = self.run("sync", "--json", *arguments, environment=environment, expect=expect)

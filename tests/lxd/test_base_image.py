@@ -6,21 +6,19 @@ On an LXD that has nothing yet, as on the first day.
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lxdocker import artifact
-from lxdocker.publish import Tree
+from lxdocker.image import artifact
+from lxdocker.tree.tree import Tree
 from lxdocker.values import Arch
 from tests.examples import provenance, spec
-from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Instance, Lxc, World, fetch
+from tests.lxd.hosts import daemon
+from tests.lxd.rig import BUILDER_PROJECT, Instance, Lxc, World, fetch
 from tests.serve.rig import Served, serve
-
-LXD_UP = Path(__file__).parents[2] / "scripts/lxd-up"
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +38,16 @@ def image_server(parts: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="module")
 def fresh(image_server: Served) -> Iterator[None]:
     """An LXD without anything, for which the certificate is one of the system's."""
-    folder = Path(os.environ["LXD_DIR"])
-    folder = folder.with_name(f"{folder.name}-fresh")
-    environment = {**os.environ, "SSL_CERT_FILE": str(image_server.certificate)}
-    try:
-        subprocess.run(
-            [LXD_UP, "--dir", folder], env=environment, check=True, capture_output=True, timeout=COMMAND_SECONDS
-        )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LXD_DIR", str(folder))
-            patch.setenv("LXD_CONF", str(folder / "client"))
-            yield
-    finally:
-        subprocess.run([LXD_UP, "--down", "--dir", folder], check=True, capture_output=True, timeout=COMMAND_SECONDS)
+    with (
+        daemon("fresh", environment={"SSL_CERT_FILE": str(image_server.certificate)}) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("LXD_DIR", str(folder))
+        patch.setenv("LXD_CONF", str(folder / "client"))
+        if "image_registries" in Lxc().query("/1.0")["api_extensions"]:
+            url = f"url={image_server.url}"
+            Lxc()("image", "registry", "create", "bases", "--protocol", "simplestreams", url)
+        yield
 
 
 def test_the_builder_made_in_a_base_image(fresh: None, image_server: Served, registry: str, tmp_path: Path) -> None:

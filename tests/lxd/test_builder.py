@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, builders, entry, image, layer, tiny
+from tests.lxd.rig import BUILDER_PROJECT, LXDOCKER, Lxc, World, builders, entry, image, layer, tiny
 from tests.waiting import wait_until
 
 ALIAS = "builder"
@@ -30,6 +32,12 @@ def spare(world: World) -> Iterator[World]:
     Lxc()("project", "delete", project)
 
 
+def test_the_version_names_the_lxd(world: World) -> None:
+    server = Lxc().query("/1.0")["environment"]["server_version"]
+    done = subprocess.run([*LXDOCKER, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines()[1] == f"LXD {server} at {os.environ['LXD_DIR']}/unix.socket"
+
+
 def test_show(world: World, builder_image: str) -> None:
     shown = world.run("builder", "show", "--json").document
     assert shown == json.loads(builder_image)
@@ -47,9 +55,9 @@ def test_the_image_does_not_depend_on_the_builder(spare: World, world: World) ->
     """One made anew, in another project and another minute, gives the same bytes; sync makes it if there is none."""
     world.wants("app", tiny())
     there = spare.run("builder", "show", "--json", expect=1).error()
-    assert "there is no builder image" in there
+    assert "no builder image" in there
     first = spare.sync()
-    assert "making the builder image: there is none" in first.err
+    assert "building the builder image: none exists" in first.err
     made = spare.run("builder", "show", "--json").document
     del spare.settings["builder_project"]
     shared = spare.run("builder", "show", "--json").document

@@ -15,11 +15,12 @@ import pytest
 from lxdocker.builder import image, placement, recipe
 from lxdocker.builder.instance import Builder, Workshop
 from lxdocker.builder.recipe import SECRETS
-from lxdocker.command import MOST_SAID
+from lxdocker.config.settings import load
 from lxdocker.errors import BuildError, LxdError
-from lxdocker.lxd import Cancelled, Lxd
-from lxdocker.settings import load
-from lxdocker.websocket import Websocket
+from lxdocker.http.route import NOWHERE
+from lxdocker.lxd.api import Cancelled, Lxd
+from lxdocker.lxd.command import MOST_SAID
+from lxdocker.lxd.websocket import Websocket
 from tests.lxd.rig import Lxc
 
 SHELL = ("/bin/busybox", "sh", "-c")
@@ -33,7 +34,7 @@ def builder(builder_image: str) -> Iterator[Builder]:
     made = image.find(lxd, placed.project)
     assert made
     workshop = Workshop(lxd, placed, made.fingerprint)
-    with workshop.builder(None, network=False) as builder:
+    with workshop.builder(NOWHERE) as builder:
         yield builder
     workshop.close()
 
@@ -137,10 +138,10 @@ def test_a_file_comes_whole(builder: Builder) -> None:
 def test_why_it_could_not_be_run_is_said_in_lxds_own_words(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     class Late(Websocket):
         def __init__(self, *arguments: Any) -> None:
-            time.sleep(2)
+            time.sleep(3)  # of four, and LXD waits 5 to 10 s for all
             super().__init__(*arguments)
 
-    monkeypatch.setattr("lxdocker.command.Websocket", Late)
+    monkeypatch.setattr("lxdocker.lxd.command.Websocket", Late)
     with pytest.raises(LxdError, match="hurrying failed") as caught:
         builder.run("hurrying", ["/bin/busybox", "true"], seconds=30)
     assert caught.value.details == "Timed out waiting for websockets to connect"
@@ -171,7 +172,7 @@ def test_a_builder_that_goes_away(builder_image: str, builder: Builder) -> None:
     made = image.find(lxd, placed.project)
     assert made
     workshop = Workshop(lxd, placed, made.fingerprint)
-    with workshop.builder(None, network=False) as other, other.running(ENDLESS, seconds=60) as (command, end):
+    with workshop.builder(NOWHERE) as other, other.running(ENDLESS, seconds=60) as (command, end):
         next(command.output())
         Lxc(placed.project)("delete", "--force", other.name)
         try:

@@ -75,6 +75,7 @@ def test_lxdocker_joins_incus(served: Served, host: Host) -> None:
         "client": "incus",
         "images": 1,
         "certificate": str(host.home / ".config/incus/servercerts/lxdocker.crt"),
+        "registry": False,
     }
     assert len(host.images("lxdocker")) == 1
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
 import pytest
 
-from tests.lxd.rig import World, big, builders, cache_folder, left_in_cache
+from tests.lxd.rig import LXDOCKER, World, big, builders, cache_folder, left_in_cache, tiny
 from tests.waiting import wait_until
 
 # What a sync of one image says at the start of each of its phases, as patterns of "at any moment".
-MOMENTS = ["start a builder", "fetch", "unpack", "pack", "read out", "import", "publish"]
+MOMENTS = ["start builder", "fetch", "unpack", "pack", "export", "import", "publish"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -29,7 +30,7 @@ def test_stopped_at_any_moment(filled: World, moment: str) -> None:
     assert left_in_cache() == set()
     assert list((filled.tree / ".staging").iterdir()) == []
     if done.status == 130:
-        assert "the next run takes up from here" in done.err
+        assert "the next run continues" in done.err
         if moment not in ("import", "publish"):
             assert filled.holdings() == held
 
@@ -51,6 +52,7 @@ def test_stopped_at_any_moment(filled: World, moment: str) -> None:
     assert filled.sync().statuses == {"app": "unchanged"}
 
 
+@pytest.mark.any_lxd
 def test_sigterm_is_as_polite_as_ctrl_c(filled: World) -> None:
     held = filled.holdings()
     filled.push("app", big(mebibytes=16))
@@ -89,7 +91,7 @@ def test_two_syncs_at_once(filled: World) -> None:
     with filled.start("sync", "--json") as first:
         first.wait_for("app: fetch")
         with filled.start("sync", "--json") as second:
-            second.wait_for("another lxdocker is at work")
+            second.wait_for("another lxdocker is using")
             assert first.process.poll() is None
             one, two = first.end(), second.end()
     assert (one.status, two.status) == (0, 0)
@@ -100,15 +102,45 @@ def test_two_syncs_at_once(filled: World) -> None:
     assert builders() == []
 
 
+@pytest.mark.any_lxd
 def test_ctrl_c_while_waiting_for_another_sync(filled: World) -> None:
     filled.push("app", big(mebibytes=16))
     with filled.start("sync", "--json") as first:
         first.wait_for("app: fetch")
         with filled.start("sync", "--json") as second:
-            second.wait_for("another lxdocker is at work")
+            second.wait_for("another lxdocker is using")
             second.signal(signal.SIGINT)
             assert second.end().status == 130
         assert first.end().status == 0
+
+
+def verify(world: World) -> None:
+    command = [*LXDOCKER, "publish", "verify", "--deep", "--tree", str(world.tree)]
+    subprocess.run(command, env=world.environment, check=True, timeout=60)
+
+
+@pytest.mark.any_lxd
+def test_a_tree_is_held_while_something_is_published_only(filled: World) -> None:
+    """Two folders of specs, one tree: the second sync does not wait for the first one's build."""
+    other = World(filled.folder / "other", filled.registry)
+    try:
+        other.wants("other", tiny("other"))
+        filled.push("app", big(mebibytes=64))
+        with filled.start("sync", "--json") as first:
+            first.wait_for("app: fetch")
+            first.signal(signal.SIGSTOP)
+            try:
+                done = other.run("sync", "--json", "--tree", str(filled.tree))
+                verify(filled)
+            finally:
+                first.signal(signal.SIGCONT)
+            assert done.statuses == {"other": "built"}
+            assert first.end().statuses == {"app": "built"}
+        assert set(filled.published()) == {"app", "other"}
+        assert list((filled.tree / ".staging").iterdir()) == []
+        verify(filled)
+    finally:
+        other.close()
 
 
 def test_two_syncs_into_different_trees_share_the_builders_project(filled: World) -> None:

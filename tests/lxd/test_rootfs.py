@@ -5,16 +5,31 @@ A path of an image that were followed in the builder would lead to the layer cac
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import stat
+import subprocess
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lxdocker.runtime import render
-from tests.lxd.rig import World, cache_folder, entry, hardlink, image, layer, symlink, unsquash
-from tests.registry_server import Image
+from tests.lxd.rig import Instance, World, cache_folder, entry, hardlink, image, layer, symlink, unsquash
+from tests.registry_server import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Blob,
+    Image,
+)
 
+Test = Callable[..., None]
 CREATED = 1704164645  # 2024-01-02T03:04:05Z, which rig.image() gives to images
 MADE = 1_600_000_000  # and rig.entry() to files
 TOUCHED = 1_500_000_000
@@ -48,6 +63,7 @@ IMAGES: dict[str, Image] = {
     "sbin-loop": image(layer(*APP, symlink("sbin", "sbin"))),
     "sbin-upwards": image(layer(*APP, symlink("sbin", "../../../../../.." + TRAP))),
     "sbin-file": image(layer(*APP, entry("sbin", "no folder"))),
+    "sbin-hidden": image(layer(*APP, symlink("sbin", "/dev"))),
     "init-relative": image(
         layer(*APP, entry("sbin"), entry("lib"), entry("lib/own", "own"), symlink("sbin/init", "../lib/own"))
     ),
@@ -79,6 +95,10 @@ IMAGES: dict[str, Image] = {
     "etc-traps": image(
         layer(*APP, entry("etc"), *(symlink(f"etc/{name}", TRAP) for name in ("hostname", "hosts", "resolv.conf")))
     ),
+    "etc-folders": image(
+        layer(*APP, entry("etc"), *(entry(f"etc/{name}") for name in ("hostname", "hosts", "resolv.conf")))
+    ),
+    "own-metadata": image(layer(*APP, entry("metadata.yaml", "own"), entry("backup.yaml", "own"))),
     "mount-points": image(layer(*APP, symlink("dev", TRAP), symlink("proc", "/etc"), entry("sys", "a file"))),
     "content": image(layer(*APP, *(one for d in ("tmp", "run", "dev/shm") for one in (entry(d), entry(f"{d}/x", d))))),
     "traversal": image(
@@ -152,8 +172,10 @@ def inside(root: Path, path: str) -> Path:
     return at
 
 
-def of(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("root", names, indirect=True)
+def of(*names: str) -> Callable[[Test], Test]:
+    """Looks at what is in these images."""
+    each = pytest.mark.parametrize("root", names, indirect=True)
+    return lambda test: pytest.mark.any_lxd(each(test))
 
 
 @of(*(name for name in IMAGES if name not in ("whiteouts", "files")))
@@ -205,10 +227,37 @@ def test_etc_is_a_folder_and_what_it_led_to_is_there(root: Path) -> None:
     assert (root / "else").readlink() == Path("/etc")
 
 
-@of("etc-traps")
+@of("etc-traps", "etc-folders")
 def test_what_lxd_writes_is_no_link(root: Path) -> None:
     for name in ("hostname", "hosts", "resolv.conf"):
-        assert not (root / "etc" / name).is_symlink()
+        path = root / "etc" / name
+        assert not os.path.lexists(path) or stat.S_ISREG(path.lstat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["sbin-hidden", "etc-folders", "own-metadata"])
+def test_lxd_launches_what_is_in_the_place_of_its_files(
+    built: World, launch: Callable[..., Instance], name: str
+) -> None:
+    instance = launch(built, name)
+    instance.log_with("lxdocker: ")  # our init has run, whatever it thinks of the application
+    assert built.lxc("file", "pull", f"{instance.name}/etc/hostname", "-") == f"{instance.name}\n"
+    if name == "own-metadata":
+        assert built.lxc("file", "pull", f"{instance.name}/metadata.yaml", "-") == "own"
+
+
+@pytest.mark.any_lxd
+def test_what_some_lxd_would_not_launch_is_refused(world: World) -> None:
+    world.wants("link", image(layer(*APP, symlink("metadata.yaml", "/bin/app"))))
+    world.wants("folders", image(layer(*APP, entry("metadata.yaml"), entry("backup.yaml"), entry("backup.yaml/x", ""))))
+    done = world.sync(expect=1)
+    assert done.statuses == {"link": "failed", "folders": "failed"}
+    said = done.error("link").splitlines()
+    assert "/link@sha256:" in said[0]
+    assert said[0].endswith(" can't be launched by LXD")
+    assert said[1].startswith("/metadata.yaml is a link: LXD (5.0.9, ")
+    said = done.error("folders").splitlines()
+    assert [line.partition(":")[0] for line in said[1:3]] == ["/metadata.yaml is a folder", "/backup.yaml is a folder"]
+    assert "RUN rm -rf PATH" in said[-1]
 
 
 @of("content")
@@ -256,8 +305,54 @@ def test_no_time_is_the_clocks(root: Path) -> None:
             assert found.st_mtime in (CREATED, MADE, TOUCHED, 0), folder + b"/" + name
 
 
+@pytest.mark.any_lxd
 def test_all_of_it_again_is_the_same_to_the_last_byte(built: World) -> None:
     before = {name: built.lxc.aliases()[name] for name in IMAGES}
     names = ["plain", "traversal", "whiteouts", "files", "content"]
     done = built.sync("--force", *names)
     assert {name: done.fingerprint(name) for name in names} == {name: before[name] for name in names}
+
+
+def packed(made: Image, pack: Callable[[bytes], bytes], media_type: str, *, docker: bool = False) -> Image:
+    """The same image with its layers in another form, or under another name."""
+    layers = tuple(Blob(pack(gzip.decompress(blob.content)), media_type) for blob in made.layers)
+    kind = DOCKER_MANIFEST if docker else OCI_MANIFEST
+    config = Blob(made.config.content, DOCKER_CONFIG if docker else OCI_CONFIG)
+    document = {"config": config.descriptor, "layers": [blob.descriptor for blob in layers]}
+    manifest = {"schemaVersion": 2, "mediaType": kind, **document}
+    return Image(Blob(json.dumps(manifest).encode(), kind), config, layers)
+
+
+def zstd(content: bytes) -> bytes:
+    return subprocess.run(["zstd", "-qc"], input=content, capture_output=True, check=True).stdout
+
+
+@pytest.mark.any_lxd
+def test_layers_that_umoci_would_refuse_give_the_same_image(world: World) -> None:
+    """Also when they are in the cache: another spec names them, or they are built anew with nothing asked before."""
+    members = (*APP, entry("etc"), entry("etc/text", "x" * 100_000))
+    plain = OCI_LAYER.removesuffix("+gzip")
+    made = image(layer(*members))
+    world.wants("usual", made)
+    world.wants("zstd", packed(made, zstd, f"{plain}+zstd"))
+    world.wants("named-zstd", packed(made, gzip.compress, f"{plain}+zstd"))
+    world.wants("named-gzip", packed(made, bytes, OCI_LAYER))
+    for name, pack in (("docker-zstd", zstd), ("docker-named-zstd", gzip.compress)):
+        world.wants(name, packed(made, pack, DOCKER_LAYER.replace("gzip", "zstd"), docker=True))
+    world.wants("plain", packed(made, bytes, plain))
+    header = tarfile.TarInfo("pax_global_header")
+    header.type, comment = tarfile.XGLTYPE, b"16 comment=1234\n"
+    header.size = len(comment)
+    world.wants("global", image(header.tobuf() + comment.ljust(512, b"\0") + layer(*members)))
+    names = ["usual", "zstd", "named-zstd", "named-gzip", "plain", "global", "docker-zstd", "docker-named-zstd"]
+    assert world.sync().statuses == dict.fromkeys(names, "built")
+
+    def roots() -> set[bytes]:
+        return {world.rootfs(name).read_bytes() for name in names}
+
+    assert len(roots()) == 1
+    before = {name: world.lxc.aliases()[name] for name in names}
+    world.spec("again", world.ref("zstd"), disable_supervisor=True)
+    done = world.sync("--force")
+    assert {name: done.fingerprint(name) for name in names} == before
+    assert done.statuses["again"] == "built"

@@ -3,129 +3,41 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import bcrypt
 import pytest
 
-from lxdocker import certs
-from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Done, World, fetch
+from lxdocker.serve import certs
+from tests.lxd.hosts import Host, address, daemon
+from tests.lxd.rig import LXDOCKER, Lxc, World, fetch
 from tests.serve.rig import Served, serve
 from tests.waiting import wait_until
 
-LXD_UP = Path(__file__).parents[2] / "scripts/lxd-up"
 LOGIN = ("ann", "pa:ss/wörd@")
 
 
-class Host:
-    """An LXD daemon of its own, and the ``lxc`` of a user there who has no configuration yet."""
-
-    def __init__(self, folder: Path, lxd: Path) -> None:
-        self.lxd = lxd
-        self.config = folder / "lxc"
-        self._folder = folder
-        folder.mkdir()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self._folder),
-            "LXD_DIR": str(self.lxd),
-            "LXD_CONF": str(self.config),
-            "LC_ALL": "C.UTF-8",
-        }
-
-    def lxc(self, *arguments: str, expect: int = 0) -> str:
-        done = subprocess.run(
-            ["lxc", *arguments],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == expect, f"lxc {' '.join(arguments)}: {done.stdout}{done.stderr}"
-        return done.stdout if expect == 0 else done.stderr
-
-    def lxdocker(self, *arguments: str, stdin: str = "", expect: int = 0) -> Done:
-        done = subprocess.run(
-            [*LXDOCKER, *arguments],
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        assert done.returncode == expect, f"status {done.returncode}: {done.stdout}{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    def trust(self, remote: str, certificate: Path) -> None:
-        """The certificate step, by hand."""
-        folder = self.config / "servercerts"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{remote}.crt").write_bytes(certificate.read_bytes())
-
-    def join(self, remote: str, served: Served) -> None:
-        self.lxc("remote", "add", remote, served.url, "--protocol", "simplestreams")
-        self.trust(remote, served.certificate)
-
-    def remotes(self) -> dict[str, str]:
-        found: dict[str, Any] = json.loads(self.lxc("remote", "list", "--format", "json"))
-        return {name: one["Addr"] for name, one in found.items()}
-
-    def images(self) -> dict[str, list[str]]:
-        """Fingerprint -> aliases."""
-        found = json.loads(self.lxc("query", "/1.0/images?recursion=1"))
-        return {image["fingerprint"]: [alias["name"] for alias in image["aliases"]] for image in found}
-
-    def forget_indexes(self) -> None:
-        """What happens by itself an hour after the daemon has read an index."""
-        hours_ago = time.time() - 2 * 3600
-        for path in (self.lxd / "cache").glob("*/*.json"):
-            os.utime(path, (hours_ago, hours_ago))
-
-
 @pytest.fixture(scope="module")
-def daemon(parts: None) -> Iterator[Path]:
+def client(parts: None) -> Iterator[Path]:
     """The other host's LXD_DIR."""
-    own = Path(os.environ["LXD_DIR"])
-    folder = own.with_name(f"{own.name}-client")
-    try:
-        subprocess.run([LXD_UP, "--dir", folder], check=True, capture_output=True, timeout=COMMAND_SECONDS)
+    if "image_registries" in Lxc().query("/1.0")["api_extensions"]:
+        pytest.skip("this LXD downloads from image registries only: tests/lxd/test_registries.py")
+    with daemon("client") as folder:
         yield folder
-    finally:
-        subprocess.run([LXD_UP, "--down", "--dir", folder], check=True, capture_output=True, timeout=COMMAND_SECONDS)
 
 
 @pytest.fixture
-def host(daemon: Path, tmp_path: Path) -> Iterator[Host]:
-    found = Host(tmp_path / "host", daemon)
-    yield found
-    for instance in json.loads(found.lxc("list", "--format", "json")):
-        found.lxc("delete", "--force", instance["name"])
-    for fingerprint in found.images():
-        found.lxc("image", "delete", fingerprint)
-    found.forget_indexes()
-
-
-def address(host: Host, instance: str) -> str:
-    def probe() -> str | None:
-        state = json.loads(host.lxc("query", f"/1.0/instances/{instance}/state"))
-        addresses = (state["network"] or {}).get("eth0", {}).get("addresses", [])
-        return next((one["address"] for one in addresses if one["family"] == "inet"), None)
-
-    return str(wait_until(f"an address of {instance}", probe))
+def host(client: Path, tmp_path: Path) -> Iterator[Host]:
+    found = Host(tmp_path / "host", client)
+    try:
+        yield found
+    finally:
+        found.clear()
 
 
 # ---- joining by hand
@@ -199,7 +111,7 @@ def test_lxdocker_joins(published: World, served: Served, host: Host) -> None:
     fingerprint = certs.Certificate.parse(served.certificate.read_bytes()).fingerprint
     assert fingerprint in served.said
     done = host.lxdocker("remote", "add", served.url, "--fingerprint", fingerprint)
-    assert "is a remote of lxc now" in done.out
+    assert f"added remote lxdocker ({served.url}, " in done.out
     assert host.remotes()["lxdocker"] == served.url
     host.lxc("image", "copy", "lxdocker:nginx", "local:", "--quiet")
     done = host.lxdocker("remote", "add", served.url, "--yes", "--json")
@@ -209,6 +121,7 @@ def test_lxdocker_joins(published: World, served: Served, host: Host) -> None:
         "client": "lxc",
         "images": 1,
         "certificate": str(host.config / "servercerts/lxdocker.crt"),
+        "registry": False,
     }
     assert certs.Certificate.parse(served.certificate.read_bytes()).shown_fingerprint in done.err
 
@@ -223,17 +136,17 @@ def test_lxdocker_leaves_no_trace_of_what_failed(published: World, served: Serve
     (tmp_path / "empty").mkdir()
     with serve(tmp_path / "other", tmp_path / "empty") as empty, serve(tmp_path / "third", published.tree) as third:
         for arguments, expected in (
-            ((served.url, "other"), "there is nobody to ask"),
-            ((served.url, "other", "--fingerprint", wrong), "has another certificate"),
-            ((served.url, "other", "--fingerprint", "12"), "no SHA-256 fingerprint"),
-            ((served.url, "a:b", "--yes"), "can't be a remote's name"),
-            ((served.url, "local", "--yes"), "has a remote local already"),
-            ((third.url, "known", "--yes"), "has a remote known already"),
-            ((served.url, "other", "--yes", "--client", "incus"), "there is no incus"),
-            ((empty.url, "other", "--yes"), "no simplestreams server"),
-            (("https://127.0.0.1:1", "other", "--yes"), "can't be reached"),
-            (("http://127.0.0.1:1", "other", "--yes"), "no address of an image server"),
-            (("https://user:word@/", "other", "--yes"), "no address of an image server"),
+            ((served.url, "other"), "cannot ask for confirmation"),
+            ((served.url, "other", "--fingerprint", wrong), "does not match"),
+            ((served.url, "other", "--fingerprint", "12"), "not a SHA-256 fingerprint"),
+            ((served.url, "a:b", "--yes"), "cannot be a remote's name"),
+            ((served.url, "local", "--yes"), "already has a remote local"),
+            ((third.url, "known", "--yes"), "already has a remote known"),
+            ((served.url, "other", "--yes", "--client", "incus"), "no incus on this host"),
+            ((empty.url, "other", "--yes"), "not a simplestreams server"),
+            (("https://127.0.0.1:1", "other", "--yes"), "cannot connect to"),
+            (("http://127.0.0.1:1", "other", "--yes"), "not the URL of an image server"),
+            (("https://user:word@/", "other", "--yes"), "not the URL of an image server"),
         ):
             done = subprocess.run(
                 [*LXDOCKER, "remote", "add", *arguments],

@@ -54,6 +54,8 @@ def test_the_properties_say_what_the_image_is(world: World) -> None:
     assert properties["lxdocker.source"] == reference
     assert properties["oci.entrypoint"] == "/bin/app -x"
     assert properties["oci.ports"] == "80/tcp"
+    assert (properties["os"], properties["release"]) == ("app", "latest")
+    assert "variant" not in properties
 
 
 # ---- something new
@@ -73,6 +75,7 @@ def test_a_new_digest_under_the_same_tag(pair: World) -> None:
     assert pair.sync().statuses == SETTLED
 
 
+@pytest.mark.any_lxd
 def test_old_versions_stay_listed_up_to_a_limit_and_on_disk_for_a_while(world: World) -> None:
     world.settings["keep_versions"] = 2
     fingerprints = []
@@ -88,6 +91,7 @@ def test_old_versions_stay_listed_up_to_a_limit_and_on_disk_for_a_while(world: W
     assert world.published_fingerprints("app") == fingerprints[1:]
 
 
+@pytest.mark.any_lxd
 @pytest.mark.parametrize("change", [{"disable_supervisor": True}, {"properties": {"team": "blue"}}])
 def test_a_changed_spec_builds_again(pair: World, change: dict[str, object]) -> None:
     old = pair.lxc.aliases()["app"]
@@ -98,12 +102,14 @@ def test_a_changed_spec_builds_again(pair: World, change: dict[str, object]) -> 
     pair.holds("app", done.fingerprint("app"))
 
 
+@pytest.mark.any_lxd
 def test_another_tag_of_the_same_image_is_another_source(pair: World) -> None:
     pair.spec("app", pair.push("app", tiny("app"), tag="v2"))
     assert pair.sync().statuses == {"app": "built", "other": "unchanged"}
     assert pair.sync().statuses == SETTLED
 
 
+@pytest.mark.any_lxd
 def test_an_index_that_changes_around_the_same_image_costs_no_build(world: World) -> None:
     first, second, foreign = tiny("a", arch="amd64"), tiny("b"), image(layer(entry("x", "y")), arch="arm64")
     world.push("app", foreign, "arm")
@@ -123,6 +129,7 @@ def test_an_index_that_changes_around_the_same_image_costs_no_build(world: World
     assert world.sync().statuses == {"app": "built"}
 
 
+@pytest.mark.any_lxd
 def test_a_pinned_digest(world: World) -> None:
     first = tiny("one")
     world.push("app", first)
@@ -238,6 +245,7 @@ def test_a_removed_spec_takes_its_image_along(world: World, tmp_path: Path) -> N
     assert pair.sync().fingerprint("app") == app
 
 
+@pytest.mark.any_lxd
 def test_layers_that_another_image_needs_stay(world: World) -> None:
     base = layer(entry("base", "shared"))
     world.wants("app", image(base, layer(entry("x", "app"))))
@@ -250,6 +258,7 @@ def test_layers_that_another_image_needs_stay(world: World) -> None:
     assert shared in cached_layers()
 
 
+@pytest.mark.any_lxd
 def test_what_other_folders_made_stays(pair: World) -> None:
     """Two folders of specs into one project and one tree."""
     elsewhere = World(pair.folder / "elsewhere", pair.registry)
@@ -264,6 +273,101 @@ def test_what_other_folders_made_stays(pair: World) -> None:
     assert set(pair.published()) == {"app", "other", "third"}
 
 
+def test_an_image_is_one_folders_until_another_adopts_it(pair: World) -> None:
+    """Two folders of specs with the same name in it, one project and one tree."""
+    elsewhere = World(pair.folder / "elsewhere", pair.registry, namespace=pair.namespace)
+    where = ("--tree", str(pair.tree), "--project", pair.project)
+    pair.lxc("image", "alias", "create", "mine", pair.lxc.aliases()["app"])
+    before = pair.lxc.aliases()
+    try:
+        elsewhere.spec("app", elsewhere.push("app", tiny("elsewhere"), tag="v2"))
+        elsewhere.wants("third", tiny("third"))
+        for arguments in (("--force",), ("app",), ()):
+            done = elsewhere.sync(*where, *arguments, expect=1)
+            assert done.statuses["app"] == "failed"
+            for text in (str(pair.specs), str(elsewhere.specs), "lxdocker sync --adopt app"):
+                assert text in done.error("app")
+        assert pair.lxc.aliases() == {**before, "third": done.fingerprint("third")}
+        assert pair.lxc.images()[pair.lxc.aliases()["app"]]["properties"]["lxdocker.folder_path"] == str(pair.specs)
+        plan = elsewhere.run("sync", "--dry-run", "--json", *where, expect=1).document["plan"]
+        assert {one["name"]: one["action"] for one in plan} == {"app": "fail at", "third": "keep"}
+        rows = {row["name"]: row["state"] for row in elsewhere.run("status", "--json", *where).document["images"]}
+        assert "belongs to another folder" in rows["app"]
+        # Its own spec gone, the other one's image stays.
+        (elsewhere.specs / "app.yaml").rename(elsewhere.folder / "app.yaml")
+        assert elsewhere.run("prune", "--json", *where).statuses == {}
+        (elsewhere.folder / "app.yaml").rename(elsewhere.specs / "app.yaml")
+        assert pair.sync().statuses == SETTLED
+
+        taken = elsewhere.sync(*where, "--adopt", "app")
+        assert taken.statuses == {"app": "built", "third": "unchanged"}
+        assert {pair.lxc.aliases()[alias] for alias in ("app", "mine")} == {taken.fingerprint("app")}
+        # From now on it is the first that is refused, and that leaves it alone.
+        assert pair.sync(expect=1).statuses == {"app": "failed", "other": "unchanged"}
+        (pair.specs / "app.yaml").unlink()
+        assert pair.sync().statuses == {"other": "unchanged"}
+        assert pair.lxc.aliases()["app"] == taken.fingerprint("app")
+        assert len(pair.published_fingerprints("app")) == 2
+        # A folder that was moved.
+        elsewhere.specs.rename(elsewhere.folder / "moved")
+        moved = (*where, "--specs", str(elsewhere.folder / "moved"))
+        assert elsewhere.run("sync", "--json", *moved, expect=1).statuses == dict.fromkeys(["app", "third"], "failed")
+        assert elsewhere.run("sync", "--json", *moved, "--adopt", "*").statuses == {
+            "app": "updated",
+            "third": "updated",
+        }
+        assert elsewhere.run("sync", "--json", *moved).statuses == {"app": "unchanged", "third": "unchanged"}
+    finally:
+        elsewhere.close()
+        pair.lxc("image", "alias", "delete", "mine")
+
+
+@pytest.mark.any_lxd
+def test_a_spec_with_mistakes_stops_only_itself(pair: World) -> None:
+    before = pair.lxc.aliases()
+    (pair.specs / "app.yaml").write_text("[[")
+    pair.wants("third", tiny("third"))
+    untouched = pair.run("sync", "--strict", "--json", expect=2)
+    assert "app.yaml:" in untouched.err
+    assert pair.lxc.aliases() == before
+    done = pair.sync("third", expect=1)
+    assert done.statuses == {"third": "built", "app": "failed"}
+    assert "app.yaml" in done.error("app")
+    (pair.specs / "folder.yaml").mkdir()
+    (pair.specs / "other.yaml").unlink()
+    assert pair.sync("app", expect=1).statuses == {"app": "failed", "folder": "failed"}
+    words = pair.run("sync", "--dry-run", expect=1).out
+    assert "would fail on app: a mistake in app.yaml" in words
+    assert "would remove other" in words
+    rows = {row["name"]: row for row in pair.run("status", "--json").document["images"]}
+    assert rows["app"]["fingerprint"] == before["app"]
+    assert "app.yaml:" in rows["app"]["state"]
+    assert pair.run("prune", "--json", expect=1).statuses == {"other": "removed", "app": "failed", "folder": "failed"}
+    assert pair.sync(expect=1).statuses == {"third": "unchanged", "app": "failed", "folder": "failed"}
+    assert pair.lxc.aliases() == {"app": before["app"], "third": done.fingerprint("third")}
+    assert set(pair.published()) == {"app", "third"}
+    assert pair.run("validate", expect=2)
+
+
+@pytest.mark.any_lxd
+def test_images_do_not_pile_up_while_nothing_can_be_published(world: World) -> None:
+    """As in a tree that is full: each new image takes the place of the one before, here at least."""
+    world.wants("app", tiny("0"))
+    published = world.sync().fingerprint("app")
+    product = next(world.tree.glob("images/app/*"))
+    product.chmod(0o777)  # so that nothing is written in it
+    for text in ("1", "2", "3"):
+        world.push("app", tiny(text))
+        assert world.sync(expect=1).statuses == {"app": "failed"}
+        (fingerprint,) = world.lxc.images()
+        assert world.lxc.aliases() == {"app": fingerprint}
+        assert world.published_fingerprints("app") == [published]
+    product.chmod(0o755)
+    assert world.sync().statuses == {"app": "restored"}
+    assert world.published_fingerprints("app") == [published, fingerprint]
+
+
+@pytest.mark.any_lxd
 def test_an_emptied_folder_of_specs_removes_nothing(pair: World) -> None:
     before = pair.state()
     for spec in pair.specs.iterdir():
@@ -274,18 +378,20 @@ def test_an_emptied_folder_of_specs_removes_nothing(pair: World) -> None:
         assert "lxdocker prune --all" in refused
         assert pair.state() == before
     states = {row["name"]: row["state"] for row in pair.run("status", "--json").document["images"]}
-    assert states == dict.fromkeys(["app", "other"], "remove: no spec names it any more")
+    assert states == dict.fromkeys(["app", "other"], "remove: no spec names it")
     pair.specs.rmdir()
     assert pair.run("prune", "--all", "--json").statuses == {"app": "removed", "other": "removed"}
     assert pair.lxc.images() == {}
     assert pair.published() == {}
 
 
+@pytest.mark.any_lxd
 def test_an_empty_folder_of_specs_is_nothing_to_do(world: World) -> None:
     assert world.sync().statuses == {}
     assert world.published() == {}
 
 
+@pytest.mark.any_lxd
 def test_prune_removes_what_sync_would(pair: World) -> None:
     (pair.specs / "app.yaml").unlink()
     assert pair.run("prune", "--json").statuses == {"app": "removed"}
@@ -310,6 +416,7 @@ def test_building_again_gives_the_same_image(pair: World) -> None:
     }
 
 
+@pytest.mark.any_lxd
 def test_building_without_the_layer_cache_gives_the_same_image(pair: World) -> None:
     before = pair.lxc.aliases()["app"]
     Lxc(BUILDER_PROJECT)("storage", "volume", "delete", "default", "cache")
@@ -321,7 +428,7 @@ def test_building_without_the_layer_cache_gives_the_same_image(pair: World) -> N
 
 def test_what_is_lost_comes_back_without_a_build(pair: World) -> None:
     fingerprint = pair.lxc.aliases()["app"]
-    rebuilt = (": start a builder", ": fetch")
+    rebuilt = (": start builder", ": fetch")
 
     pair.lxc("image", "alias", "delete", "app")
     done = pair.sync()
@@ -353,6 +460,7 @@ def test_what_is_lost_comes_back_without_a_build(pair: World) -> None:
     assert pair.sync().statuses == SETTLED
 
 
+@pytest.mark.any_lxd
 def test_a_damaged_file_is_no_source_to_restore_from(pair: World) -> None:
     fingerprint = pair.lxc.aliases()["app"]
     damaged = pair.rootfs("app")
@@ -396,6 +504,7 @@ def test_two_lxdockers_that_build_one_name_at_once_get_their_own_image(world: Wo
         other.close()
 
 
+@pytest.mark.any_lxd
 def test_the_layers_of_what_a_tag_named_before_are_not_kept(pair: World) -> None:
     before, after = tiny("app 1"), tiny("app 2")
     layers = [{one.digest.removeprefix("sha256:") for one in made.layers} for made in (before, after)]
@@ -411,6 +520,7 @@ def test_the_layers_of_what_a_tag_named_before_are_not_kept(pair: World) -> None
 # ---- parts of it
 
 
+@pytest.mark.any_lxd
 def test_sync_of_one_name_does_only_that(pair: World) -> None:
     other = pair.lxc.aliases()["other"]
     pair.push("app", tiny("app 2"))
@@ -423,6 +533,7 @@ def test_sync_of_one_name_does_only_that(pair: World) -> None:
     assert third
 
 
+@pytest.mark.any_lxd
 def test_dry_run_says_what_it_would_do_and_does_nothing(pair: World) -> None:
     pair.push("app", tiny("app 2"))
     pair.wants("third", tiny("third"))
@@ -438,6 +549,7 @@ def test_dry_run_says_what_it_would_do_and_does_nothing(pair: World) -> None:
     assert pair.state() == before
 
 
+@pytest.mark.any_lxd
 def test_dry_run_makes_not_even_the_tree(world: World) -> None:
     world.wants("app", tiny())
     world.run("sync", "--dry-run")
@@ -461,6 +573,7 @@ def test_two_projects_and_trees_do_not_meet(pair: World, tmp_path: Path) -> None
     assert pair.sync().statuses == SETTLED
 
 
+@pytest.mark.any_lxd
 def test_status_tells_each_image_apart(pair: World) -> None:
     pair.push("app", tiny("app 2"))
     pair.wants("third", tiny("third"))
@@ -478,6 +591,7 @@ def test_status_tells_each_image_apart(pair: World) -> None:
 # ---- images on disk
 
 
+@pytest.mark.any_lxd
 def test_images_on_disk(world: World, registry: str) -> None:
     made = tiny("from disk")
     layout = write_layout(world.specs / "layout", [made], [(made.manifest, "v1")], [])

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from lxdocker import page
+from lxdocker.tree import page
 
 pytestmark = pytest.mark.browser
 

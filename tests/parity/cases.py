@@ -1,15 +1,18 @@
-"""The images of the parity suite: each is about one thing an application could see differently."""
+"""The images of the parity suite: each tests one aspect of an application's environment."""
 
-# What looks like a password here is none.
-# ruff: noqa: S105
+# False positives: nothing here is a password.
+# ruff: noqa: S105 - no password is one
 
 from __future__ import annotations
 
 import io
 import tarfile
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lxdocker.runtime.own_init import is_supervised
+from lxdocker.source.oci import OciConfig
 from tests.lxd.rig import entry, symlink
 
 Entry = tuple[tarfile.TarInfo, bytes]
@@ -88,10 +91,30 @@ class Case:
     arguments: tuple[str, ...] = ()  # for podman, after the image
     refused: str = ""  # neither runs it; what LXD's console has to say then
     of: str = ""  # the case whose image this one runs, if it has none of its own
+    declares: tuple[str, ...] = ()  # the image's VOLUME
+    volumes: tuple[str, ...] = ()  # where it has a volume, an empty one before this run
 
     @property
     def image(self) -> str:
         return self.of or self.name
+
+    @property
+    def supervised(self) -> bool:
+        """Whether lxdocker's PID 1 stays."""
+        config = OciConfig(entrypoint=self.entrypoint, cmd=self.cmd)
+        return is_supervised(config, self.spec.get("disable_supervisor", "auto"))
+
+    def sets(self, name: str) -> bool:
+        """Whether the image sets a variable."""
+        return any(variable.startswith(f"{name}=") for variable in self.env)
+
+    def has(self, path: str) -> bool:
+        """Whether the image has that file or folder itself."""
+        return any(f"/{file.path}" == path for file in self.files)
+
+    def named_volumes(self) -> dict[str, str]:
+        """Name -> path."""
+        return {f"p-{self.name}-{number}": path for number, path in enumerate(self.volumes)}
 
     def layer(self, probe: bytes, shell: bytes) -> bytes:
         buffer = io.BytesIO()
@@ -119,27 +142,29 @@ def _instance(name: str, about: str, config: dict[str, str], *podman: str, argum
 
 
 def _applet(name: str) -> Case:
-    """A program of the image that is called as one that the runtime's own busybox has."""
-    about = f"a program of the image's own called `{name}`, as busybox has one"
+    """A program of the image with the name of an applet of the runtime's busybox."""
+    about = f"the image's own program `{name}`, with the name of a busybox applet"
     return Case(f"applet-{name}", about, (*ETC, File("bin"), File(f"bin/{name}", PROBE)), entrypoint=(name, "5"))
 
 
 USERS = (
     _user("none", "", "no user"),
     _user("root-uid", "0:0", "`USER 0:0`"),
-    _user("name", "app", "a user by name, who is in groups of the image's /etc/group"),
-    _user("uid", "1000", "a user by number, who has an entry in /etc/passwd"),
-    _user("uid-gid", "1000:50", "user and group by number: no further groups then"),
+    _user("name", "app", "a user by name, with groups in the image's /etc/group"),
+    _user("uid", "1000", "a user by number, with an entry in /etc/passwd"),
+    _user("uid-gid", "1000:50", "user and group by number, and so no further groups"),
     _user("name-group", "app:staff", "user and group by name"),
     _user("uid-unknown", "4321", "a number without an entry in /etc/passwd"),
     _user("numeric-name", "2000", "a number that is also a user's name"),
-    _user("root-groups", "", "root in many groups, as Alpine has it", File("etc/group", ALPINE_GROUP)),
+    _user("root-groups", "", "root in many groups, as in Alpine", File("etc/group", ALPINE_GROUP)),
     _user("root-group", "root:staff", "root with another group"),
-    _user("root-home", "", "a root whose home in /etc/passwd is not /root",
+    _user("root-home", "", "root with a home other than /root in /etc/passwd",
           File("etc/passwd", PASSWD.replace(":/root:", ":/srv/root:"))),
     _user("home-image", "app", "a user, and HOME set by the image", env=("HOME=/custom",)),
-    _user("home-empty", "app", "a user, and HOME set to nothing by the image", env=("HOME=",)),
+    _user("home-empty", "app", "a user, and an empty HOME set by the image", env=("HOME=",)),
     _user("setuid", "app", "a setuid program run by a user", File("probe", PROBE, 0o4755)),
+    _user("group-only", ":staff", "a group without a user"),
+    _user("zeros", "01000", "a number with leading zeros"),
     _user("missing", "nobody-here", "a user that does not exist", refused="nobody-here"),
     _user("group-missing", "app:no-such-group", "a group that does not exist", refused="no-such-group"),
 )  # fmt: skip
@@ -147,21 +172,22 @@ USERS = (
 ENVIRONMENTS = (
     _env("quotes", "spaces and quotes in values", "S= one  two\t", "A='single'", 'B="double"',
          "C=it's \"both\"", "D=back\\slash\\"),
-    _env("dollar", "what a shell would expand in values", "A=$HOME", "B=$(id)", "C=`id`", "D=${X:-y}", "E=~", "F=*"),
+    _env("dollar", "characters in values that a shell would expand",
+         "A=$HOME", "B=$(id)", "C=`id`", "D=${X:-y}", "E=~", "F=*"),
     _env("newline", "newlines in values", "A=one\ntwo", "B=end\n", "C=\nstart", "D=\nPATH=/x\nHOME=/y", "E=\r\n"),
     _env("equals", "`=` in values", "A=b=c", "B==", "C==x=="),
     _env("empty", "empty values", "A=", "B="),
-    _env("unicode", "values beyond ASCII", "A=grün 日本 🙂", "GRÖSSE=1"),
-    _env("odd-names", "names no shell can export", "a.b=1", "x-y=two words", "1st=3", "é=4", "a b=5", "a.c="),
-    _env("odd-names-home", "such names, HOME set by the image, and a command found on PATH", "a.b=1", "HOME=/custom",
-         "PATH=/opt/bin", files=(*ETC, *TOOLS), entrypoint=("tool", "x")),
-    _env("shell-names", "names that mean something to a shell", "PWD=/x", "OLDPWD=/y", "SHLVL=7", "IFS=:", "PS1=a",
+    _env("unicode", "non-ASCII values", "A=grün 日本 🙂", "GRÖSSE=1"),
+    _env("odd-names", "names that no shell can export", "a.b=1", "x-y=two words", "1st=3", "é=4", "a b=5", "a.c="),
+    _env("odd-names-home", "names that no shell can export, HOME set by the image, and a command found on PATH",
+         "a.b=1", "HOME=/custom", "PATH=/opt/bin", files=(*ETC, *TOOLS), entrypoint=("tool", "x")),
+    _env("shell-names", "names with a meaning to a shell", "PWD=/x", "OLDPWD=/y", "SHLVL=7", "IFS=:", "PS1=a",
          "PS4=b", "OPTIND=3", "PPID=5", "LINENO=9", "RANDOM=3", "UID=8", "ENV=/x", "BASH_ENV=/x", "CDPATH=/etc",
          "MAIL=/m", "FUNCNAME=f", "HISTFILE=/h", "LD_PRELOAD=/none.so"),
-    _env("script-names", "names that the runtime's scripts use themselves", "bb=/x", "nl=n", "user=other", "status=9",
+    _env("script-names", "names used by the runtime's scripts", "bb=/x", "nl=n", "user=other", "status=9",
          "app=1", "name=n", "line=l", "rest=r", "working_dir=/x", "supervise=no", "stop_signal=KILL", "program=/x",
          "argv0=/y", "odd_environment=yes", "instance_names=PATH", "started=1", "image_has_path=no"),
-    _env("path", "a PATH of the image's own", "PATH=/opt/bin:/bin"),
+    _env("path", "PATH set by the image", "PATH=/opt/bin:/bin"),
     _env("path-empty", "an empty PATH", "PATH="),
     _env("hostname", "HOSTNAME set by the image", "HOSTNAME=from-image"),
     _env("terminal", "TERM and container set by the image", "TERM=dumb", "container=mine"),
@@ -176,14 +202,15 @@ COMMANDS = (
           files=(*BASE, *SHELLS, File("entry.sh", '#!/bin/sh\nset -e\numask 027\nexec "$@"\n', 0o755))),
     _argv("empty", "empty arguments", "", "x", "", ""),
     _argv("newline", "newlines in arguments", "one\ntwo", "\n", "end\n"),
-    _argv("quotes", "quotes and letters beyond ASCII in arguments", "grün 日本 🙂", "it's", '"x"', "a\\b", "\\", "'"),
-    _argv("glob", "what a shell would expand in arguments", "*", "?", "[a-z]*", "~", "$HOME", "$(id)", "`id`", "{a,b}"),
+    _argv("quotes", "quotes and non-ASCII characters in arguments", "grün 日本 🙂", "it's", '"x"', "a\\b", "\\", "'"),
+    _argv("glob", "characters in arguments that a shell would expand",
+          "*", "?", "[a-z]*", "~", "$HOME", "$(id)", "`id`", "{a,b}"),
     _argv("dashes", "arguments that look like options", "-c", "--", "-", "-e", "-n", "--help"),
     Case("path-found", "a command found on the default PATH", (*ETC, File("usr"), File("usr/local"),
          File("usr/local/bin"), File("usr/local/bin/tool", PROBE)), entrypoint=("tool", "x")),
-    Case("path-order", "a command found on the image's PATH, in its order", (*ETC, *TOOLS), entrypoint=("tool",),
+    Case("path-order", "a command found on the image's PATH, in order", (*ETC, *TOOLS), entrypoint=("tool",),
          env=("PATH=/nowhere:/opt/bin:/usr/bin",)),
-    Case("path-skips", "a PATH on which a file that is no program and a folder come first",
+    Case("path-skips", "a PATH that lists a non-executable file and a folder first",
          (*ETC, File("a"), File("a/tool", "no program"), File("b"), File("b/tool"), File("c"), File("c/tool", PROBE)),
          entrypoint=("tool",), env=("PATH=/a:/b:/c",)),
     Case("program-link", "a command that is a link", (*BASE, File("usr"), File("usr/bin"),
@@ -194,23 +221,23 @@ COMMANDS = (
     *(_applet(name) for name in ("sh", "env", "sleep", "test")),
     Case("program-missing", "a command that does not exist", entrypoint=("no-such-program",),
          refused="no-such-program"),
-    Case("program-no-program", "a command that is not executable", (*BASE, File("data", "text")),
+    Case("program-no-program", "a file that is not executable", (*BASE, File("data", "text")),
          entrypoint=("/data",), refused="/data"),
 )  # fmt: skip
 
 FOLDERS = (
-    Case("workdir-missing", "a working directory that is not there", workdir="/data"),
-    Case("workdir-nested", "a working directory some levels below what is there", workdir="/srv/a b/c"),
-    Case("workdir-owned", "a working directory that is the user's", (*BASE, File("srv", uid=1000, gid=1000)),
+    Case("workdir-missing", "a missing working directory", workdir="/data"),
+    Case("workdir-nested", "a missing working directory several levels deep", workdir="/srv/a b/c"),
+    Case("workdir-owned", "a working directory that belongs to the user", (*BASE, File("srv", uid=1000, gid=1000)),
          user="app", workdir="/srv"),
-    Case("workdir-missing-user", "a working directory that is not there, and a user", user="app",
+    Case("workdir-missing-user", "a missing working directory, and a user", user="app",
          workdir="/data/app"),
     Case("workdir-link", "a working directory that is a link", (*BASE, File("releases"), File("releases/1"),
          File("current", "->/releases/1")), workdir="/current"),
-    Case("workdir-tmp", "a working directory of the image's below /tmp, with its program in it",
+    Case("workdir-tmp", "a working directory below /tmp that contains the program",
          (*ETC, File("tmp", mode=0o1777), File("tmp/app", mode=0o750, uid=1000, gid=50),
           File("tmp/app/probe", PROBE)), user="app:staff", entrypoint=("./probe",), workdir="/tmp/app"),
-    Case("workdir-run", "a working directory of the image's below /run", (*BASE, File("run"),
+    Case("workdir-run", "a working directory below /run", (*BASE, File("run"),
          File("run/app", uid=1000, gid=1000)), user="app", workdir="/run/app"),
 )  # fmt: skip
 
@@ -221,50 +248,83 @@ MERGED = (
 
 ROOTS = (
     Case("root-bare", "a static program and nothing else: no shell, no /etc, no /tmp", (File("probe", PROBE),)),
-    Case("root-bare-user", "a static program and nothing else, run by a number", (File("probe", PROBE),), user="1000"),
-    Case("root-no-tmp", "no /tmp, and a working directory there", (*BASE,), workdir="/tmp"),
+    Case("root-bare-user", "a static program and nothing else, and a user by number", (File("probe", PROBE),),
+         user="1000"),
+    Case("root-no-tmp", "no /tmp, and /tmp as working directory", (*BASE,), workdir="/tmp"),
     Case("root-merged-usr", "a merged /usr", (*ETC, *MERGED, File("usr/bin/tool", PROBE)), entrypoint=("/bin/tool",)),
     Case("root-alpine", "busybox as shell and as /sbin/init", (*BASE, File("bin"), File("bin/busybox", SHELL),
          File("bin/sh", "->/bin/busybox"), File("sbin"), File("sbin/init", "->/bin/busybox")),
          entrypoint=("/bin/sh", "-c", "exec /probe a")),
-    Case("root-own-init", "an /sbin/init of the image's own as its command",
-         (*ETC, File("sbin"), File("sbin/init", PROBE)), entrypoint=("/sbin/init", "x")),
-    Case("root-init-first", "an /sbin/init of the image's own that is to be the first process",
-         (*ETC, File("sbin"), File("sbin/init", PROBE)), entrypoint=("/sbin/init",), spec={"disable_supervisor": True}),
-    Case("first-process", "a command that is to be the first process", cmd=("a b", ""),
+    Case("root-own-init", "the image's own /sbin/init as its command, supervised",
+         (*ETC, File("sbin"), File("sbin/init", PROBE)), entrypoint=("/sbin/init", "x"),
+         spec={"disable_supervisor": False}),
+    Case("root-init-first", "the image's own /sbin/init as its command and first process",
+         (*ETC, File("sbin"), File("sbin/init", PROBE)), entrypoint=("/sbin/init",)),
+    Case("first-process", "a command that becomes the first process", cmd=("a b", ""),
          spec={"disable_supervisor": True}),
-    Case("first-process-user", "a user's command that is to be the first process", user="app",
+    Case("first-process-terminal", "TERM set by an image whose command becomes the first process", env=("TERM=dumb",),
+         spec={"disable_supervisor": True}),
+    Case("first-process-user", "a command that becomes the first process, and a user", user="app",
          env=("A=b c", "a.b=1"), spec={"disable_supervisor": True}),
 )  # fmt: skip
 
-# What an instance's configuration and an env file change; all of them instances of the first one's image.
+# Changes by an instance's configuration and an env file; all are instances of the first one's image.
 INSTANCES = (
     Case("instance-plain", "nothing replaced",
          (*BASE, *TOOLS, File("other", PROBE),
           File("env", "# comment\nA=plain\nB='quoted'\nC=$HOME `id`\nD=a=b\n\nE=\n")),
          cmd=("default",), env=("A=image", "B=image", "C=image", "a.b=image", "c.d=image", "PATH=/opt/bin:/usr/bin")),
-    _instance("instance-env", "variables replaced, one by nothing",
+    _instance("instance-env", "variables replaced, one by an empty value",
               {"environment.B": "instance value", "environment.D": "new one", "raw.lxc": "lxc.environment = C="},
               "--env", "B=instance value", "--env", "D=new one", "--env", "C="),
     _instance("instance-path", "PATH and HOME replaced",
               {"environment.PATH": "/srv/bin:/bin", "environment.HOME": "/elsewhere"},
               "--env", "PATH=/srv/bin:/bin", "--env", "HOME=/elsewhere"),
-    _instance("instance-odd-names", "a variable replaced whose name no shell can export",
+    _instance("instance-odd-names", "a replaced variable whose name no shell can export",
               {"environment.a.b": "instance value", "environment.x-y": "new one"},
               "--env", "a.b=instance value", "--env", "x-y=new one"),
-    _instance("instance-env-file", "an env file, which is data and not code",
+    _instance("instance-env-file", "an env file, read as data and not as code",
               {"environment.LXDOCKER_ENVFILE": "/env"}, "--env", "LXDOCKER_ENVFILE=/env", "--env", "A=plain",
               "--env", "B='quoted'", "--env", "C=$HOME `id`", "--env", "D=a=b", "--env", "E="),
-    _instance("instance-entrypoint", "the entrypoint replaced, and with it the image's cmd dropped",
+    _instance("instance-entrypoint", "the entrypoint replaced, which drops the image's cmd",
               {"user.lxdocker.entrypoint": '["/other", "a b", ""]'}, "--entrypoint", '["/other", "a b", ""]'),
     _instance("instance-cmd", "the cmd replaced", {"user.lxdocker.cmd": '["new one", "$HOME", ""]'},
               arguments=("new one", "$HOME", "")),
     _instance("instance-both", "entrypoint and cmd replaced",
               {"user.lxdocker.entrypoint": '["/other", "-x"]', "user.lxdocker.cmd": '["it\'s", "\\"\\n"]'},
               "--entrypoint", '["/other", "-x"]', arguments=("it's", '"\n')),
-    _instance("instance-command-path", "a command that is found on the instance's PATH",
+    _instance("instance-command-path", "a command found on the instance's PATH",
               {"user.lxdocker.entrypoint": '["tool"]', "environment.PATH": "/usr/bin"},
               "--entrypoint", '["tool"]', "--env", "PATH=/usr/bin"),
 )  # fmt: skip
 
-CASES = (*USERS, *ENVIRONMENTS, *COMMANDS, *FOLDERS, *ROOTS, *INSTANCES)
+# An image's VOLUME: with nothing attached there, and with empty volumes.
+DECLARED = Case("volume-declared", "folders declared as volumes by the image, one of them missing",
+                (*BASE, File("data", mode=0o2750, uid=1000, gid=50), File("data/set id", "x", 0o4755),
+                 File("data/link", "->../etc"), File("tmp", mode=0o1777), File("tmp/kept", mode=0o700, uid=1000),
+                 File("tmp/kept/file", "x", 0o640, 1000, 44)),
+                user="app", workdir="/data", declares=("/data", "/tmp/kept", "/new/place"))  # fmt: skip
+
+
+def _with_volumes(case: Case) -> Case:
+    """An image run with an empty volume at each of its VOLUMEs and innermost folders."""
+    folders = {f"/{file.path}" for file in case.files if file.content is None}
+    inner = {path for path in folders if not any(other.startswith(f"{path}/") for other in folders)}
+    # LXD writes into the one, and finds PID 1 in the other.
+    volumes = tuple(sorted(inner.union(case.declares) - {"/etc", "/sbin", "/usr/sbin"}))
+    name = case.name.removeprefix("volume-")
+    about = f"the image of {case.name}, with empty volumes at {', '.join(volumes)}"
+    return replace(case, name=f"volumes-{name}", about=about, of=case.name, volumes=volumes)
+
+
+def _volumes() -> Iterator[Case]:
+    """All images with such folders, each kind of root once."""
+    found: set[object] = set()
+    for case in (*ENVIRONMENTS, *COMMANDS, *FOLDERS, *ROOTS, *INSTANCES, DECLARED):
+        made = _with_volumes(case)
+        if made.volumes and not case.of and not case.refused and (case.files, made.volumes) not in found:
+            found.add((case.files, made.volumes))
+            yield made
+
+
+CASES = (*USERS, *ENVIRONMENTS, *COMMANDS, *FOLDERS, *ROOTS, *INSTANCES, DECLARED, *_volumes())

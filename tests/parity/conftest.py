@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import summary
-from tests.lxd.rig import World
+from tests.lxd.rig import Lxc, World
 from tests.parity import images, run, table
 from tests.parity.cases import CASES, Case
 from tests.parity.compare import Difference
@@ -57,7 +57,8 @@ def observations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         with ThreadPoolExecutor(2) as pool:
             docker = pool.submit(_run_by_podman, podman, cases, layout)
             _sync(world, [case for case in CASES if case.name in sources], registry)
-            lxd = pool.map(lambda case: run.launch(case, world.lxc), cases)
+            interface = Lxc().query("/1.0/profiles/default")["devices"]["eth0"]
+            lxd = pool.map(lambda case: run.launch(case, world.lxc, interface), cases)
             yield _pairs(cases, docker, lxd)
     finally:
         podman.close()

@@ -95,6 +95,7 @@ def make(folder: Path, cases: Sequence[Case]) -> Layout:
 def _config(case: Case) -> list[str]:
     return [
         *([f"--config.user={case.user}"] if case.user else []),
+        *(f"--config.volume={path}" for path in case.declares),
         *(f"--config.env={variable}" for variable in case.env),
         *(f"--config.entrypoint={word}" for word in case.entrypoint),
         *(f"--config.cmd={word}" for word in case.cmd),

@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.parity.cases import CASES, Case
 from tests.parity.compare import CHECKS, KNOWN, Difference, Known, expected, known
-from tests.parity.run import LIMITS
+from tests.parity.run import CAPABILITIES, LIMITS, MEMORY, SYSCTLS
 
 INTRODUCTION = f"""\
 # What an application sees: LXD and Docker compared
 
-An application that ships as a Docker image should find in its LXD instance what it would have found under Docker. The
-suite in `tests/parity` proves it: it makes small images with umoci, each about one thing, runs each of them with
-podman and runc, which do what Docker does, and as an LXD instance that lxdocker made of it, and compares what a small
-static program in the image sees. This page is made by `python -m tests.parity.table`, and the suite fails where it is
-not what comes out.
+An application that ships as a Docker image should see the same environment in an LXD instance as under Docker. The
+suite in `tests/parity` verifies this. It builds small images with umoci, each of which tests one aspect, and runs each
+image twice: with podman and runc, which behave like Docker, and as an LXD instance created by lxdocker. A small static
+program in the image reports its environment, and the suite compares the two reports. `python -m tests.parity.table`
+generates this page, and the suite fails if the page is out of date.
 
-Both sides are run without a network, under the same host name, and with the limits
-{", ".join(f"{name} {value}" for name, value in LIMITS.items())}.
+Both sides have the same host name, {MEMORY >> 20} MiB of memory and the limits
+{", ".join(f"{name} {value}" for name, value in LIMITS.items())}. Each has an interface with an address: LXD's is on its
+bridge and uses DHCP, podman's is one end of a pair. Options give podman the defaults of Docker's
+daemon: the sysctls {" and ".join(f"`{value}`" for value in SYSCTLS)},
+Docker's {len(CAPABILITIES)} capabilities, 64 MiB for `/dev/shm`, and neither `TERM` nor `container` in the
+environment. If the application is PID 1 of its instance, which gives it the console, podman runs with `--tty`.
 """
 
 
 def document() -> str:
-    """docs/parity.md: what is expected, which is what the tests see to."""
+    """docs/parity.md: the expected results, which the tests enforce."""
     compared = [f"| {name} | {what} |" for name, what in CHECKS.items()]
     rows = []
     for case in CASES:
@@ -46,20 +50,20 @@ def document() -> str:
             INTRODUCTION,
             "## What is compared",
             "",
-            "| check | what |",
+            "| check | compared values |",
             "|---|---|",
             *compared,
             "",
             "## Known differences",
             "",
-            "There are no others.",
+            "This list is complete.",
             "",
             *differences,
             "",
             "## Image and check",
             "",
-            "`=`: the same. A number: the same but for that known difference. Empty: nothing to compare, since both",
-            "refuse to run the image.",
+            "`=`: the same. A number: the same except for that known difference. Empty: nothing to compare, since both",
+            "sides refuse to run the image, or there are no volumes.",
             "",
             f"| image | {' | '.join(CHECKS)} |",
             f"|---|{'---|' * len(CHECKS)}",
@@ -67,7 +71,7 @@ def document() -> str:
             "",
             "## The images",
             "",
-            "| image | what it is about |",
+            "| image | tested aspect |",
             "|---|---|",
             *(f"| {case.name} | {case.about} |" for case in CASES),
         ]
@@ -75,16 +79,23 @@ def document() -> str:
 
 
 def lines(results: Mapping[str, Sequence[Difference]]) -> Iterator[str]:
-    """The table for a terminal, of the cases that were run: name -> what differed."""
+    """The table for a terminal, of the cases that were run: name -> differences."""
     width = max(len(name) for name in results)
+    cases = [case for case in CASES if case.name in results]
+    cells = {case.name: [_outcome(case, check, results[case.name]) for check in CHECKS] for case in cases}
+    widths = [max(3, 1 + max(map(len, column))) for column in zip(*cells.values(), strict=True)]
+
+    def row(name: str, words: Iterable[str]) -> str:
+        return (
+            f"{name:<{width}}" + "".join(f"{word:>{size}}" for word, size in zip(words, widths, strict=True))
+        ).rstrip()
+
     for depth in range(max(map(len, CHECKS))):  # the names of the checks, written downwards
-        yield " " * width + "".join(f"  {check[depth : depth + 1] or ' '}" for check in CHECKS).rstrip()
-    for case in CASES:
-        if case.name in results:
-            cells = "".join(f"{_outcome(case, check, results[case.name]):>3}" for check in CHECKS)
-            yield f"{case.name:<{width}}{cells}".rstrip()
+        yield row("", (check[depth : depth + 1] for check in CHECKS))
+    for name, outcomes in cells.items():
+        yield row(name, outcomes)
     yield ""
-    yield "=: the same; a number: a known difference; !: another one. docs/parity.md explains them."
+    yield "=: the same; a number: a known difference; !: a new difference. See docs/parity.md."
 
 
 def _outcome(case: Case, check: str, differences: Sequence[Difference]) -> str:
@@ -99,7 +110,7 @@ def _mark(differences: Sequence[Known], separator: str = ", ") -> str:
 
 
 def _value(value: Any) -> str:
-    return "not there" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    return "absent" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def _where(difference: Known) -> str:

@@ -15,6 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs/parity.md"
 
 
 @pytest.mark.lxd
+@pytest.mark.any_lxd
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_sees_the_same(case: Case, observations: dict[str, Pair], results: dict[str, list[Difference]]) -> None:
     seen = observations[case.name]
@@ -52,13 +53,31 @@ def test_a_report_has_every_check() -> None:
         "argv": ["/probe"], "environ": ["A=\u00c3\u00a9=", "B", "HOME=/root", "A=2"], "program": "/probe",
         "uid": [1, 2, 3], "gid": [4, 5, 6], "groups": [7, 5, 7], "cwd": "/srv", "cwd_owner": [1, 2, 0o1777],
         "umask": 0o22, "nofile": [1, 2], "nproc": [1, 2], "core": [0, 0], "terminals": [0, 0, 1], "has_terminal": 0,
-        "pid": 1, "pgid": 1, "sid": 1, "stdin_read": 0,
+        "pid": 1, "pgid": 1, "sid": 1, "stdin_read": 0, "window": [0, 0],
+        "stdio": [[0o20666, 0, 0], [0o10600, 1, 0], [0o10600, 1, 0]],
+        "by_name": {"/dev/stdout": 0, "/dev/stderr": 13}, "arrived": ["/dev/stdout"], "nice": 0, "dumpable": 1,
+        "securebits": 0, "lines": {
+            "/etc/hostname": "x", "/proc/self/oom_score_adj": "0", "/proc/self/setgroups": "allow",
+            "/sys/fs/cgroup/memory.max": "", "/sys/fs/cgroup/memory/memory.limit_in_bytes": "7", "/proc/sys/a": "1",
+        },
+        **{f"Cap{kind}": "00000000a80425ff" for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")}, "NoNewPrivs": "0",
+        "Seccomp": "2", "ports": {"80/tcp": 13}, "ping": {"raw socket": 1}, "hostname": "x", "address": "10.0.0.2",
+        "own_name": ["10.0.0.2", "::1"], "localhost": ["127.0.0.1"], "name_server": 1, "sysctl_writable": 1,
+        "dev": {"null": [0o20666, 0, 0, 1, 3, ""], "fd": [0o120777, 0, 0, 0, 0, "/proc/self/fd"]},
+        "mounts": {"/dev/shm": [0x01021994, 6, 65536]}, "files": {"/": [0o40755, 0, 0, 0, 0, ""], "/tmp": None},
     }  # fmt: skip
     found = checks(report)
     assert list(found) == list(CHECKS)
     assert found["environment"] == {"A": "é=", "B": "", "A (again)": "2"}
     assert found["ignored"] == {"signals": [1, 2, 3]}
     assert found["groups"] == {"beside its own": [7], "its own among them": True}
+    assert found["output"]["stdout"] == "prw------- 1:0"
+    assert found["by name"] == {"/dev/stdout": "works", "/dev/stderr": "EACCES", "arrived": ["/dev/stdout"]}
+    assert found["privilege"]["bounding: Docker's"] == "a80425fb"
+    assert found["privilege"]["bounding: others"] is True
+    assert found["names"]["own name"] == ["its address", "::1"]
+    assert (found["devices"]["null"], found["devices"]["owners"]) == ("crw-rw-rw- 1:3", ["0:0"])
+    assert found["mounts"] == {"/dev/shm": "tmpfs nosuid nodev", "/dev/shm: for 64 MiB": True}
     assert compare(report, report) == []
     assert compare(report, {**report, "umask": 0o77}) == [Difference("umask", "umask", "0022", "0077")]
     assert compare(report, None) == [Difference("starts", "starts", True, False)]

@@ -23,12 +23,14 @@ from typing import Any
 
 import pytest
 
-from lxdocker import artifact, deltas
-from lxdocker.publish import Tree
-from lxdocker.published import Published
-from lxdocker.simplestreams import IMAGES_PATH
+from lxdocker.image import artifact
+from lxdocker.tree import deltas, retention
+from lxdocker.tree.simplestreams import IMAGES_PATH
+from lxdocker.tree.tree import Tree
+from lxdocker.tree.version import Published
 from lxdocker.values import Arch
-from tests.examples import provenance, resolved, spec
+from tests import examples
+from tests.examples import digest, provenance, resolved, spec
 from tests.lxd.rig import LXDOCKER, Lxc
 from tests.waiting import wait_until
 
@@ -73,7 +75,7 @@ class Server:
         return [path.rsplit("/", 1)[1] for path in re.findall(r"images/\S+?\.(?:xz|squashfs|vcdiff)\b", self.said)]
 
     def get(self, path: str) -> bytes:
-        context = ssl.create_default_context(cafile=str(self.certificate))
+        context = ssl.create_default_context(cafile=str(self.certificate.with_name("authority.crt")))
         with urllib.request.urlopen(f"{self.url}/{path}", context=context, timeout=10) as answer:
             content: bytes = answer.read()
             return content
@@ -128,9 +130,15 @@ def server(tree: Tree, tmp_path: Path) -> Iterator[Server]:
         made.close()
 
 
+def _needs_remotes() -> None:
+    if "image_registries" in Lxc().query("/1.0")["api_extensions"]:
+        pytest.skip("this LXD downloads from image registries only: tests/lxd/test_registries.py")
+
+
 @pytest.fixture
 def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setenv("LXD_CONF", str(tmp_path / "client"))
+    _needs_remotes()
     made = Client(tmp_path / "client", server)
     try:
         yield made
@@ -181,6 +189,37 @@ def lxdocker(*command: str) -> Any:
     return json.loads(done.stdout)
 
 
+def test_what_a_client_lists(tree: Tree, server: Server, client: Client) -> None:
+    """Each version, in words that tell it from the others; and aliases lead to the newest."""
+    version = "oci.label.org.opencontainers.image.version"
+    moved = provenance(spec(image="ghcr.io/owner/app:2"))  # so that one of the architectures has another release
+    with tree.lock(print, NEVER):
+        old = examples.publish(tree, content="old", properties={version: "1.27.2"})
+        new = examples.publish(tree, moved, content="new")
+        arm = examples.publish(tree, content="arm", arch=Arch.AARCH64, properties={version: "1.27.3"})
+        own = examples.publish(tree, provenance(spec("db")), "db", properties={"description": "Our database"})
+    images = json.loads(client.lxc("image", "list", f"{client.remote}:", "--format", "json"))
+    index = digest("index").short
+    # LXD since 6.8 says less.
+    assert {
+        image["fingerprint"]: re.sub(r" (amd64|arm64)| \(\d{8}_\d{4}\)", "", described(image)) for image in images
+    } == {
+        old.fingerprint.value: "web ghcr.io/owner/app:2 (1.27.2)",
+        new.fingerprint.value: f"web ghcr.io/owner/app:2 ({index})",
+        arm.fingerprint.value: "web docker.io/library/nginx:1 (1.27.3)",
+        own.fingerprint.value: f"db Our database ({index})",
+    }
+    for name, one in [("web", new), ("web/amd64", new), ("web/arm64", arm), ("db", own)]:
+        assert f"Fingerprint: {one.fingerprint}" in client.lxc("image", "info", f"{client.remote}:{name}")
+    found = json.loads(client.lxc("image", "list", f"{client.remote}:", "os=web", "release=2", "--format", "json"))
+    assert {image["fingerprint"] for image in found} == {old.fingerprint.value, new.fingerprint.value}
+
+
+def described(image: dict[str, Any]) -> str:
+    text: str = image["properties"]["description"]
+    return text
+
+
 def test_a_client_follows_a_new_version_a_rollback_and_its_end(tree: Tree, server: Server, client: Client) -> None:
     first = publish(tree, "1")
     assert client.follow("web") == first.fingerprint.value
@@ -211,11 +250,12 @@ def test_a_client_applies_a_delta(tree: Tree, server: Server, client: Client) ->
     assert server.asked().count("rootfs.squashfs") == 1
     # Its base has left the index, and with it the delta: the next client gets the whole file.
     with tree.lock(print, NEVER):
-        tree.retire(1)
+        retention.retire(tree, 1)
     assert "vcdiff" not in (tree.root / IMAGES_PATH).read_text()
 
 
 def test_a_client_has_the_same_image_from_a_mirror(tree: Tree, server: Server, tmp_path: Path) -> None:
+    _needs_remotes()
     publish(tree, "1")
     version = publish(tree, "2")
     certificate = ssl.PEM_cert_to_DER_cert(server.certificate.read_text())

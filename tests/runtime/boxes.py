@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
 import subprocess
+import tarfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,6 +24,11 @@ from tests.waiting import wait_until
 
 BUSYBOX = Path("/bin/busybox")
 APP_UID = 1000
+END = "end-of-file"
+# A session begins with a ping. If all that a command says, and its end, are there before `lxc exec` has answered that,
+# the answer fails, and it drops the rest unread.
+LINGER = '"$@"; status=$?; /busybox-lxd usleep 400000; exit $status'
+CAPABILITY = b"\x01\0\0\x02\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0".decode("latin-1")  # cap_net_bind_service
 SECOND = 1_000_000_000  # Docker's durations are in nanoseconds
 
 # ---- images
@@ -61,7 +69,7 @@ class Wanted:
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
-QUICK = {"Interval": 0.3, "Timeout": 1, "StartPeriod": 0.1, "Retries": 2}
+QUICK = {"Interval": 0.3, "Timeout": 1, "StartPeriod": 0.1, "StartInterval": 0.3, "Retries": 2}
 IMAGES = {
     "box": Wanted(box()),
     "settled": Wanted(
@@ -76,6 +84,56 @@ IMAGES = {
     # Volumes with data that Docker would keep, by all names that lead to /run, and one that the image does not have.
     "volumes": Wanted(
         box(symlink("var/run", "/run"), Volumes={"/var/run/state": {}, "/tmp/keep/": {}, "/data/db": {}}),
+    ),
+    # All that can be copied into a volume.
+    "filling": Wanted(
+        box(
+            entry("data", uid=APP_UID, gid=50, mode=0o2770, mtime=1_500_000_000),
+            entry("data/file", "x" * 100_000, uid=APP_UID, gid=APP_UID, mode=0o640, mtime=1_500_000_001),
+            entry("data/.hidden", "", mode=0, mtime=1_500_000_002),
+            entry("data/set id", "x", uid=7, gid=8, mode=0o6755),
+            entry(
+                "data/same",
+                b"",
+                type=tarfile.LNKTYPE,
+                linkname="data/file",
+                uid=APP_UID,
+                gid=APP_UID,
+                mode=0o640,
+                mtime=1_500_000_001,
+            ),
+            symlink("data/link", "/nowhere"),
+            entry("data/to-etc", b"", type=tarfile.SYMTYPE, linkname="../etc", uid=3, gid=4, mtime=1_400_000_000),
+            entry("data/fifo", b"", type=tarfile.FIFOTYPE, uid=5, mode=0o620),
+            entry("data/deep", mode=0o1777, mtime=1_300_000_000),
+            entry("data/deep/er", uid=9, mode=0o500, mtime=1_200_000_000),
+            entry("data/deep/er/é\n'b", "x", mtime=0),
+            entry("data/noted", "x", pax_headers={"SCHILY.xattr.user.note": "a note\n"}),
+            entry("data/noted-folder", pax_headers={"SCHILY.xattr.user.note": "x"}),
+            entry("data/capable", "x", mode=0o755, pax_headers={"SCHILY.xattr.security.capability": CAPABILITY}),
+            entry("opt/app", gid=20, mode=0o711),
+            entry("opt/app/file", "of the image"),
+            entry("opt/app/nested", gid=21, mode=0o750),
+            entry("opt/app/nested/file", "of the image, too"),
+            symlink("var/run", "/run"),
+            entry("empty", uid=11, gid=12, mode=0o700),
+            Volumes={"/data": {}},
+        ),
+    ),
+    # Device nodes, as what is made for chroot has; and a root folder of its own.
+    "jail": Wanted(
+        image(
+            layer(
+                entry("./", mode=0o700, uid=APP_UID),
+                entry("bin"),
+                entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
+                entry("jail/dev/null", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666),
+                entry("jail/dev/urandom", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=9, mode=0o444, gid=7),
+                entry("jail/dev/sda", b"", type=tarfile.BLKTYPE, devmajor=8, devminor=0, mode=0o660),
+            ),
+            Cmd=["/bin/busybox", "sh", "-c", "echo x >/jail/dev/null && echo written; exec /bin/busybox sleep 100000"],
+            User=str(APP_UID),
+        ),
     ),
     # Empty folders, which are not root's alone.
     "empty": Wanted(
@@ -92,6 +150,31 @@ IMAGES = {
     ),
     "slow-start": Wanted(box(**healthcheck("CMD", "/bin/cat", "/dev/shm/fine", **{**QUICK, "StartPeriod": 60}))),
     "unchecked": Wanted(box(**healthcheck("NONE"))),
+    # An image's own shell for its checks, and no /bin/sh.
+    "own-shell": Wanted(
+        box(
+            entry("bin/.wh.sh", b""),
+            entry("opt"),
+            symlink("opt/sh", "/bin/busybox"),
+            **healthcheck("CMD-SHELL", "echo by $0", **QUICK),
+            Shell=["/opt/sh", "-eu", "-c"],
+        )
+    ),
+    # Checked every minute, but every 0.3 s for as long as it is starting.
+    "eager": Wanted(
+        box(**healthcheck("CMD", "/bin/cat", "/dev/shm/fine", Interval=60, StartPeriod=60, StartInterval=0.3))
+    ),
+    "chatty": Wanted(box(**healthcheck("CMD-SHELL", "setsid yes left behind & yes | head -c 3000000", **QUICK))),
+    "user": Wanted(box(User="app", Env=["GREETING=hello world", "PATH=/opt/bin:/bin"], WorkingDir="/srv")),
+    "first": Wanted(box(User="app"), {"disable_supervisor": True}),
+    # Known by its entrypoint, as s6-overlay is.
+    "own-init": Wanted(
+        box(entry("init", "#!/bin/sh\necho init is $$\nexec sleep 1000000\n", mode=0o755), Entrypoint=["/init"])
+    ),
+    "own-init-supervised": Wanted(
+        box(entry("init", "#!/bin/sh\necho init is $$\n", mode=0o755), Entrypoint=["/init"]),
+        {"disable_supervisor": False},
+    ),
     "nobody": Wanted(box(User="ghost")),
     "no-program": Wanted(box(Entrypoint=["/opt/missing", "x"])),
     "linked-resolver": Wanted(box(symlink("etc/resolv.conf", "../run/resolve/stub.conf"))),
@@ -120,7 +203,7 @@ class Box(Instance):
         start: bool = True,
     ) -> None:
         self._lxc = lxc
-        self._said = self._newest = ""
+        self._said = self._console = b""
         self.name = f"t-{uuid.uuid4().hex[:8]}"
         body = {
             "name": self.name,
@@ -133,6 +216,22 @@ class Box(Instance):
         if start:
             self.start()
 
+    @classmethod
+    def imported(cls, other: Box, archive: str, name: str) -> Box:
+        """What ``lxc export`` made of another."""
+        made = copy.copy(other)
+        other._lxc("import", archive, name)
+        made._called(name)
+        return made
+
+    def rename(self, name: str) -> None:
+        self("rename", name)
+        self._called(name)
+
+    def _called(self, name: str) -> None:
+        self.name = name
+        self._said = self._console = b""  # the console's file has the name, too
+
     def __call__(self, *arguments: str, timeout: float = 60) -> str:
         """``lxc VERB NAME ARGUMENT…``"""
         return self._lxc(arguments[0], self.name, *arguments[1:], timeout=timeout)
@@ -144,10 +243,6 @@ class Box(Instance):
 
     def device(self, *arguments: str) -> None:
         self._lxc("config", "device", arguments[0], self.name, *arguments[1:])
-
-    @property
-    def status(self) -> str:
-        return str(self.state()["status"])
 
     @property
     def pid(self) -> int:
@@ -184,13 +279,17 @@ class Box(Instance):
 
         def probe() -> bool:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-            assert done.returncode == 0 or "busy" in done.stderr, done.stderr
-            return done.returncode == 0
+            gone = done.returncode == 0 or "not found" in done.stderr  # by its test
+            assert gone or "busy" in done.stderr, done.stderr
+            return gone
 
         wait_until(f"the end of {self.name}", probe)
 
     def exec(self, *command: str) -> tuple[int, str]:
-        """Exit status and output of a command in the instance."""
+        """Exit status and output of a command in the instance, which ends a moment before the session does."""
+        return self._exec("/busybox-lxd", "sh", "-c", LINGER, "sh", *command)
+
+    def _exec(self, *command: str) -> tuple[int, str]:
         done = subprocess.run(
             ["lxc", "--project", self._lxc.project, "exec", self.name, "--", *command],
             capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
@@ -199,26 +298,16 @@ class Box(Instance):
 
     def runs(self, script: str) -> bool:
         """Whether a script with LXD's busybox in the instance succeeds."""
-        return self.exec("/busybox-lxd", "sh", "-c", script)[0] == 0
+        return self._exec("/busybox-lxd", "sh", "-c", script)[0] == 0
 
     def file(self, path: str) -> str:
-        return self.shell(f"cat '{path}'")
+        """A file's content, whole: `lxc exec` may lose what a short command says, on a busy host."""
 
-    def log(self) -> str:
-        """All that it has said on its console so far, over all its runs.
+        def probe() -> str | None:
+            said = self.shell(f"cat '{path}' && echo {END}")
+            return said if said.endswith(f"{END}\n") else None
 
-        What a running instance has said, LXD tells once: then its buffer is empty, which is an error to it. Of one that
-        has stopped it has the rest in a file, and tells it again and again.
-        """
-        done = subprocess.run(
-            ["lxc", "--project", self._lxc.project, "console", self.name, "--show-log"],
-            capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        text = done.stdout.decode(errors="replace").replace("\r", "").partition("Console log:\n\n")[2]
-        if text and not (text == self._newest and self.status == "Stopped"):
-            self._newest = text
-            self._said += text.removesuffix("\n")
-        return self._said
+        return str(wait_until(f"the content of {path}", probe)).removesuffix(f"{END}\n")
 
     def host_status(self, pid: int | None = None) -> dict[str, str]:
         """/proc/PID/status, read from outside."""
@@ -257,6 +346,29 @@ class Box(Instance):
             if self.host_status(int(child))["NSpid"].split()[-1] == inside:
                 return int(child)
         raise AssertionError(f"no process {inside}")
+
+
+class Volumes:
+    """Custom volumes in the pool of the tests."""
+
+    def __init__(self, lxc: Lxc) -> None:
+        self._lxc = lxc
+        self.names: list[str] = []
+
+    def make(self, path: str, **more: str) -> dict[str, str]:
+        """A fresh one, as the device that attaches it."""
+        name = f"v{len(self.names)}"
+        self._lxc("storage", "volume", "create", "default", name)
+        self.names.append(name)
+        return {"type": "disk", "pool": "default", "source": name, "path": path, **more}
+
+    def folder(self, device: Mapping[str, str]) -> Path:
+        """Where the host has it."""
+        return Path(os.environ["LXD_DIR"], "storage-pools/default/custom", f"{self._lxc.project}_{device['source']}")
+
+    def close(self) -> None:
+        for name in self.names:
+            self._lxc("storage", "volume", "delete", "default", name)
 
 
 def lines(log: str, pattern: str) -> list[str]:

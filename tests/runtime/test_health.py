@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.lxd.rig import World
 from tests.runtime.boxes import Box, lines
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.any_lxd  # what goes on inside an instance
 Launch = Callable[..., Box]
 
 
@@ -64,7 +67,7 @@ def test_a_check_that_hangs_has_failed_and_the_application_is_started_again(laun
     one.log_with("(restart 2)")
     assert len(lines(one.log(), "^run")) >= 2
     # What the checks had started is gone with them.
-    assert len(lines(one.shell("ps"), "sleep 7654")) <= 1
+    assert len(lines(one.shell("ps"), " sleep 7654$")) <= 1  # of a check at this moment
     one.stop()
 
 
@@ -79,6 +82,25 @@ def test_the_instance_may_have_it_left_alone(launch: Launch) -> None:
 def test_no_health_check(launch: Launch) -> None:
     for image in ("unchecked", "box"):
         assert health(launch(image)) == (3, ["none"])
+
+
+def test_a_check_by_the_image_s_own_shell(launch: Launch) -> None:
+    assert until(launch("own-shell"), "healthy")[1][-1] == "by /opt/sh"
+
+
+def test_checks_are_more_frequent_while_it_may_still_be_starting(launch: Launch) -> None:
+    one = launch("eager", script="sleep 1; echo up >/dev/shm/fine; exec sleep 100000")
+    until(one, "healthy")
+
+
+def test_what_a_check_prints_is_bounded_and_what_it_leaves_holds_up_nothing(launch: Launch) -> None:
+    one = launch("chatty")
+    status, said = until(one, "healthy")
+    assert status == 0
+    assert 4000 < len("\n".join(said)) < 4300
+    used = int(one.shell("df -k /dev | awk 'NR == 2 { print $3 }'"))
+    assert used < 100
+    wait_until("the end of what the checks left", lambda: len(lines(one.shell("ps"), "[y]es left behind")) <= 2)
 
 
 def test_the_image_says_how_it_is_checked(boxes: World) -> None:

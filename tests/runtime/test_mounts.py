@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.any_lxd
 def test_what_the_image_has_shows_on_the_fresh_tmpfs(launch: Launch) -> None:
     one = launch().ready()
     assert set(one.tmpfs()) == {"/dev/shm", "/tmp", "/run"}
@@ -51,20 +52,22 @@ def test_what_the_image_has_shows_on_the_fresh_tmpfs(launch: Launch) -> None:
     assert not one.runs("[ -e /dev/shm/new ]")
 
 
+@pytest.mark.any_lxd
 def test_an_empty_folder_keeps_its_owner_and_mode(launch: Launch) -> None:
     one = launch("empty").ready()
     assert {"/tmp", "/run"} <= set(one.tmpfs())
     assert owners(one, "/run", "/tmp") == ["app:app 770 /run", "root:app 1770 /tmp"]
 
 
+@pytest.mark.any_lxd
 def test_off_sizes_and_more_from_the_spec(launch: Launch) -> None:
-    one = launch("settled", script="exec sleep 100000").ready()
+    one = launch("settled", script="exec sleep 100000", config={"limits.memory": "64MiB"}).ready()
     found = one.tmpfs()
     assert set(found) == {"/dev/shm", "/run", "/var/cache", "/var/cache/app"}
     assert "size=3072k" in found["/dev/shm"]
     assert "size=2048k" in found["/run"]
     assert "size=1024k" in found["/var/cache"]
-    assert "size=" not in found["/var/cache/app"]
+    assert "size=32768k" in found["/var/cache/app"]
     assert one.file("/tmp/kept") == "from the image"
     assert owners(one, "/run/app", "/var/cache/app") == ["app:app 750 /run/app", "root:root 1777 /var/cache/app"]
     assert one.runs("dd if=/dev/zero of=/dev/shm/x bs=1M count=2")
@@ -76,6 +79,7 @@ def test_off_sizes_and_more_from_the_spec(launch: Launch) -> None:
     assert one.file("/tmp/new") == "still here\n"
 
 
+@pytest.mark.any_lxd
 def test_volumes_are_hidden_by_no_tmpfs_and_keep_their_data(launch: Launch) -> None:
     one = launch("volumes").ready()
     assert set(one.tmpfs()) == {"/dev/shm"}
@@ -107,6 +111,7 @@ def test_a_disk_attached_later_is_visible(launch: Launch, folder: Path) -> None:
     assert one.file("/tmp/late/mine") == "attached"
 
 
+@pytest.mark.any_lxd
 def test_a_full_tmp_does_not_break_the_rest(launch: Launch) -> None:
     one = launch("settled", script="trap 'echo ended well; exit 0' TERM; echo up; while :; do sleep 0.1; done",
                  config={"user.lxdocker.restart": "always"})  # fmt: skip
@@ -121,6 +126,54 @@ def test_a_full_tmp_does_not_break_the_rest(launch: Launch) -> None:
     assert "ended well" in one.log()
 
 
+def test_what_fills_a_tmpfs_hurts_nobody_else(launch: Launch) -> None:
+    one = launch(config={"limits.memory": "64MiB"}).ready()
+    app = one.app_pid()
+    for folder in ("/tmp", "/run", "/dev/shm"):
+        done, said = one.exec("/busybox-lxd", "dd", "if=/dev/zero", f"of={folder}/full", "bs=64k", "count=3200")
+        assert (done, "No space left on device" in said) == (1, True), said
+    assert one.app_pid() == app
+
+
+def test_what_docker_mounts_is_there(launch: Launch) -> None:
+    """Also where the host has control groups of version 1, which LXD leaves to the instance's init."""
+    one = launch(config={"limits.memory": "64MiB"}).ready()
+    assert one.runs(
+        "[ $(stat -f -c %T /dev/mqueue) = UNKNOWN ] && mkdir /dev/mqueue/x; grep -q ' /dev/mqueue mqueue ' /proc/mounts"
+    )
+    limits = "memory.max memory/memory.limit_in_bytes"
+    assert one.shell(f"cd /sys/fs/cgroup; cat {limits} 2>/dev/null; true").split() == [str(64 << 20)]
+    assert one.file("/etc/mtab") == one.file("/proc/mounts")
+
+
+def test_sysctls_are_dockers_or_what_the_instance_says(launch: Launch) -> None:
+    names = "net/ipv4/ip_forward net/ipv4/ip_unprivileged_port_start net/ipv4/ping_group_range"
+    one = launch().ready()
+    highest = one.shell("awk '{ print $1 + $3 - 1 }' /proc/self/gid_map | sort -n | tail -n 1").strip()
+    assert one.shell(f"cd /proc/sys; cat {names}").split() == ["0", "0", "0", highest]
+    command = "/lxd-gosu", "1000", "/busybox-lxd", "timeout", "0.2", "nc", "-l", "-p", "80"
+    assert one.exec(*command)[0] in {124, 143}
+    one = launch(config={
+        "linux.sysctl.net.ipv4.ip_forward": "1",
+        "linux.sysctl.net.ipv4.ping_group_range": "5 6",
+        "raw.lxc": "lxc.sysctl.net.ipv4.ip_unprivileged_port_start = 1024",
+    }).ready()  # fmt: skip
+    assert one.shell(f"cd /proc/sys; cat {names}").split() == ["1", "1024", "5", "6"]
+
+
+def test_device_nodes_of_the_image(launch: Launch) -> None:
+    one = launch("jail")
+    log = one.log_with("written")
+    assert "lxdocker: /jail/dev/sda is an empty file here: the image has device 8:0 there" in log
+    assert one.shell("cd /jail/dev; stat -c '%F %t:%T %a %u:%g %n' *").splitlines() == [
+        "character special file 1:3 666 0:0 null", "regular empty file 0:0 660 0:0 sda",
+        "character special file 1:9 444 0:7 urandom",
+    ]  # fmt: skip
+    assert one.shell("stat -c '%a %u:%g' /") == "755 0:0\n"
+    assert one.runs("[ $(head -c 99 /jail/dev/urandom | wc -c) = 99 ] && [ ! -s /jail/dev/null ]")
+
+
+@pytest.mark.any_lxd
 def test_a_read_only_root(launch: Launch) -> None:
     """What the application writes must be below a tmpfs or a disk; all of the runtime works without."""
     root = {"root": {"type": "disk", "path": "/", "pool": "default", "readonly": "true"}}

@@ -14,9 +14,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPMessage, HTTPSConnection
+from ipaddress import ip_address
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from lxdocker.serve.certs import Pair
 from tests.waiting import wait_until
 
 VERSION = "images/demo/x86_64/20260101_0000"
@@ -32,7 +39,7 @@ for name, value in json.loads(sys.argv.pop(1)).items():
     module = importlib.import_module("lxdocker.serve." + module)
     assert hasattr(module, constant), name
     setattr(module, constant, value)
-from lxdocker.cli import main
+from lxdocker.cli.main import main
 main()
 """
 
@@ -58,6 +65,37 @@ def make_tree(folder: Path, *, rootfs: int = 300_000) -> Path:
     return tree
 
 
+def own_pair(
+    folder: Path,
+    name: str = "own",
+    password: bytes | None = None,
+    *,
+    begins: timedelta = timedelta(hours=-1),
+    ends: timedelta = timedelta(days=2),
+) -> Pair:
+    """A certificate that a user made, self-signed, for 127.0.0.1."""
+    folder.mkdir(exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + begins)
+        .not_valid_after(now + ends)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
+    pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    pair.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection))
+    return pair
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back."""
@@ -74,6 +112,7 @@ class Served:
         self.process = process
         self.port = port
         self.certificate = certificate
+        self.authority = certificate.with_name("authority.crt")  # none where the certificate is the user's own
         self._said = said
         self._log = log
 
@@ -94,8 +133,9 @@ class Served:
     # -- requests
 
     def context(self) -> ssl.SSLContext:
-        """Trusts this server's certificate and no other."""
-        context = ssl.create_default_context(cafile=str(self.certificate))
+        """Trusts this server and no other."""
+        trusted = self.authority if self.authority.exists() else self.certificate
+        context = ssl.create_default_context(cafile=str(trusted))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
 
@@ -191,7 +231,8 @@ def serve(
     tls = tls or folder / "tls"
     said, log = folder / "said", folder / "log"
     where = ["--tree", str(tree), "--tls-dir", str(tls), "--listen", "127.0.0.1:0"]
-    environment = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
+    kept = ("PATH", "PYTHONPATH", "COVERAGE_PROCESS_CONFIG")  # by the last one coverage measures the server, too
+    environment = {key: os.environ[key] for key in kept if key in os.environ}
     with said.open("w") as out, log.open("w") as err:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", _LAUNCH, json.dumps(dict(limits or {})), "serve", *where, *options],

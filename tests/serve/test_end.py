@@ -28,7 +28,7 @@ def test_running_downloads_finish(tmp_path: Path) -> None:
             answer = slow.getresponse()
             received = answer.read(1000)
             served.process.send_signal(signal.SIGTERM)
-            wait_until("the notice", lambda: "for 1 running requests" in served.log)
+            wait_until("the notice", lambda: "for 1 requests" in served.log)
             with pytest.raises(OSError):  # noqa: PT011 - nobody listens any more
                 socket.create_connection(("127.0.0.1", served.port), 5).close()
             assert silent.recv(1) == b""
@@ -117,7 +117,7 @@ def test_told_twice_it_ends_at_once(tmp_path: Path) -> None:
         stuck.request("GET", ROOTFS)
         stuck.getresponse().read(1000)
         served.process.send_signal(signal.SIGTERM)
-        wait_until("the notice", lambda: "running requests" in served.log)
+        wait_until("the notice", lambda: "stopping; waiting" in served.log)
         began = time.monotonic()
         assert served.stop() == 0
         assert time.monotonic() - began < 5

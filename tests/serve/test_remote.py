@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lxdocker import remote
 from lxdocker.errors import LxdockerError, UsageError
-from lxdocker.remote import Address, Client
+from lxdocker.follow import remote
+from lxdocker.follow.remote import Address
 from tests.serve.rig import Served, serve
 
 
@@ -37,7 +37,7 @@ def test_addresses(text: str, url: str, full: str | None) -> None:
     ],
 )
 def test_addresses_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="no address of an image server") as caught:
+    with pytest.raises(UsageError, match="not the URL of an image server") as caught:
         Address.parse(text)
     assert "word" not in str(caught.value)
 
@@ -45,47 +45,6 @@ def test_addresses_that_are_none(text: str) -> None:
 @pytest.mark.parametrize("text", ["ab" * 32, ":".join(["AB"] * 32), "AB" * 32])
 def test_fingerprints(text: str) -> None:
     assert remote.parse_fingerprint(text) == "ab" * 32
-
-
-def program(folder: Path, name: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_text("#!/bin/sh\n")
-    path.chmod(0o755)
-    return path
-
-
-def test_the_client_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = {"HOME": "/home/ann"}
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(UsageError, match="neither lxc nor incus"):
-        Client.find(None, home)
-    program(tmp_path / "bin", "lxc")
-    assert Client.find(None, home).folder == Path("/home/ann/.config/lxc")
-    assert Client.find("lxc", {**home, "LXD_CONF": "/srv/conf"}).folder == Path("/srv/conf")
-    with pytest.raises(UsageError, match="no incus"):
-        Client.find("incus", home)
-    program(tmp_path / "bin", "incus")
-    with pytest.raises(UsageError, match="both lxc and incus"):
-        Client.find(None, home)
-    assert Client.find("incus", home).folder == Path("/home/ann/.config/incus")
-    assert Client.find("incus", {**home, "LXD_CONF": "/x", "INCUS_CONF": "/srv/i"}).folder == Path("/srv/i")
-
-
-def test_the_snap_has_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "snap/bin", "lxc")
-    monkeypatch.setenv("PATH", str(tmp_path / "snap/bin"))
-    assert Client.find(None, {"HOME": "/home/ann"}).folder == Path("/home/ann/snap/lxd/common/config")
-
-
-def test_what_a_client_says_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path, "lxc").write_text("#!/bin/sh\necho it broke >&2; exit 3\n")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(LxdockerError, match="lxc remote list --format json failed: it broke"):
-        Client.find("lxc", {}).address_of("x")
-    program(tmp_path, "lxc").write_text("#!/bin/sh\necho '[1]'\n")
-    with pytest.raises(LxdockerError, match="no list of remotes"):
-        Client.find("lxc", {}).address_of("x")
 
 
 def test_looking_at_a_server(served: Served) -> None:
@@ -99,7 +58,7 @@ def test_looking_at_a_server(served: Served) -> None:
 def test_a_certificate_that_changes_between_two_looks_is_not_taken(served: Served, tmp_path: Path, tree: Path) -> None:
     with serve(tmp_path, tree) as other:
         certificate = remote.look_at(Address.parse(other.url)).certificate
-    with pytest.raises(LxdockerError, match="gave no answer"):
+    with pytest.raises(LxdockerError, match="no answer from"):
         remote.check_index(Address.parse(served.url), certificate)
 
 
@@ -107,5 +66,5 @@ def test_a_server_without_images(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     with serve(tmp_path, tmp_path / "tree") as served:
         address = Address.parse(served.url)
-        with pytest.raises(LxdockerError, match="no simplestreams server"):
+        with pytest.raises(LxdockerError, match="is not a simplestreams server"):
             remote.check_index(address, remote.look_at(address).certificate)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lxdocker.config.yamlfile import Document, check
 from lxdocker.values import (
     Arch,
     ArchiveKind,
@@ -12,8 +13,11 @@ from lxdocker.values import (
     Fingerprint,
     ImageName,
     RegistryRef,
+    is_loopback,
+    parse_alias,
     parse_image_ref,
     parse_registry_host,
+    same_registry,
 )
 
 HEX = "0123456789abcdef" * 4
@@ -44,7 +48,7 @@ def registry_ref(text: str) -> RegistryRef:
         ("127.0.0.1:5000/a/b/c:t", "127.0.0.1:5000/a/b/c:t"),
         ("[::1]:5000/a", "[::1]:5000/a:latest"),
         ("host:65535/a", "host:65535/a:latest"),
-        ("UPPER/a", "UPPER/a:latest"),  # a host: no Hub user has capitals
+        ("Upper/a", "UPPER/a:latest"),  # a host: no Hub user has capitals
         ("a__b/c-.d".replace("-.", "--"), "docker.io/a__b/c--d:latest"),
         (f"host:5000/name@{DIGEST}", f"host:5000/name@{DIGEST}"),
         (f"nginx:1.27@{DIGEST}", f"docker.io/library/nginx@{DIGEST}"),
@@ -140,6 +144,68 @@ def test_loopback_and_port_of_a_registry(registry: str, is_loopback: bool, port:
     assert (ref.is_loopback, ref.port) == (is_loopback, port)
 
 
+@pytest.mark.parametrize(
+    ("text", "registry"),
+    [
+        ("Registry.Example:5000", "registry.example:5000"),
+        ("registry.example.:5000", "registry.example:5000"),
+        ("GHCR.io", "ghcr.io"),
+        ("LocalHost:05000", "localhost:5000"),
+        ("[2001:DB8:0::1]:5000", "[2001:db8::1]:5000"),
+        ("Index.Docker.io", "docker.io"),
+        ("docker.io", "docker.io"),
+        ("Upper", "upper"),
+        ("upper.", "upper"),
+    ],
+)
+def test_a_registry_has_one_name(text: str, registry: str) -> None:
+    assert parse_registry_host(text) == registry
+    assert parse_registry_host(registry) == registry
+    ref = registry_ref(f"{text}/a:t")
+    assert ref.registry == registry
+    assert registry_ref(str(ref)) == ref  # to Docker and skopeo, a user's name at Docker Hub has no capitals
+
+
+@pytest.mark.parametrize("text", ["[::g]", "[:::]", "[1.2.3.4]", "a..", "."])
+def test_what_is_no_host(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a registry host"):
+        parse_registry_host(text)
+
+
+def test_a_port_that_goes_without_saying() -> None:
+    assert same_registry("a.example") == ("a.example", "a.example:443")
+    assert same_registry("a.example:443") == ("a.example:443", "a.example")
+    assert same_registry("[::1]:443") == ("[::1]:443", "[::1]")
+    assert same_registry("a.example:5000") == ("a.example:5000",)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *((host, True) for host in ("127.9.9.9", "[::1]", "::ffff:127.0.0.1", "LOCALHOST.")),
+        *((host, False) for host in ("127.0.0.999", "localhost.example", "10.0.0.1", "::2", "")),
+    ],
+)
+def test_loopback_by_name(host: str, expected: bool) -> None:
+    assert is_loopback(host) == expected
+
+
+ALIASES = ["nginx/stable", "_x", "web", "w" * 64, "a/b/_c", "9", "deadbeefcaf", "deadbeefcafe/x", "x" * 200, "a.b-c_d"]
+NO_ALIASES = ["", "/a", "a/", "a//b", "../x", ".", "a/../b", "a/.b", "-a", "a,b", "a b", "a\n", "é", "x" * 201]
+NO_ALIASES += ["deadbeefcafe", "DEADBEEFCAFE", HEX, "a%2fb", "a?b", "a#b", "a:b", "a\0"]
+
+
+@pytest.mark.parametrize("text", [*ALIASES, *NO_ALIASES])
+def test_aliases_are_the_same_in_a_spec_and_anywhere_else(text: str) -> None:
+    mistakes = check(Document("", {"image": "nginx", "aliases": [text]}), "image.schema.json")
+    assert (not mistakes) == (text in ALIASES)
+    if text in ALIASES:
+        assert parse_alias(text) == text
+    else:
+        with pytest.raises(ValueError, match="can't be an alias"):
+            parse_alias(text)
+
+
 def test_a_reference_by_digest_keeps_the_repository() -> None:
     assert str(registry_ref("host:1/a/b:t").at(Digest.parse(DIGEST))) == f"host:1/a/b@{DIGEST}"
 
@@ -174,6 +240,7 @@ def test_names_that_lxd_or_a_path_could_not_carry(text: str) -> None:
 
 def test_digests_and_fingerprints() -> None:
     assert Digest.parse(DIGEST).hex == HEX
+    assert Digest.parse(DIGEST).short == "sha256:0123456789ab"
     assert Fingerprint.parse(HEX).short == HEX[:12]
     for text in (HEX, f"sha512:{HEX}", f"{DIGEST}0", f"{DIGEST}\n", DIGEST.upper()):
         with pytest.raises(ValueError, match="is not a digest"):

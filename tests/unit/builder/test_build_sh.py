@@ -4,34 +4,45 @@ which step failed.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
-import subprocess
+import shlex
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lxdocker import artifact
+from lxdocker import log
 from lxdocker.builder import instance, recipe
 from lxdocker.builder.instance import KILLED, STEP
-from lxdocker.builder.recipe import FAILED_STEPS, NOT_CONNECTED, UNPACKING_FAILED, DamagedCache, Recipe
-from lxdocker.command import OutOfTimeError, Result
+from lxdocker.builder.recipe import (
+    DAMAGED,
+    FAILED_STEPS,
+    NOT_CONNECTED,
+    NOT_LAUNCHABLE,
+    UNPACKING_FAILED,
+    BuildRequest,
+    DamagedCache,
+)
+from lxdocker.config.spec import Behaviour
 from lxdocker.errors import BuildError
-from lxdocker.oci import OciConfig
-from lxdocker.spec import Behaviour
+from lxdocker.http.route import NOWHERE, Route
+from lxdocker.image import artifact
+from lxdocker.lxd.command import OutOfTimeError, Result
+from lxdocker.source.oci import OciConfig
 from lxdocker.values import Arch, Digest, ImageName, RegistryRef
 from tests.chroots import Root, needs_namespaces
 
 pytestmark = needs_namespaces
 
-RECIPE = Recipe(
+REQUEST = BuildRequest(
     name=ImageName("app"),
     source=RegistryRef("registry.example", "app", "1", None),
     config=OciConfig(cmd=("/app",), created=1_700_000_000),
@@ -41,15 +52,15 @@ RECIPE = Recipe(
     properties=(),
     compression_level=7,
     timeout=60,
-    verify_tls=True,
+    route=NOWHERE,
     authfile='{"auths": {}}',
     layers=("aa", "bb"),
-    certificates=None,
-    gzip_layers=False,
-    environment={},
+    size=None,
+    stall_timeout=60,
+    size_limit=None,
     in_memory=False,
 )
-MANIFEST = "cc" * 32
+MANIFEST = hashlib.sha256(b"{}\n").hexdigest()
 # skopeo's arguments end in `oci:WORK:TAG`.
 SKOPEO = f"""
 for target; do :; done
@@ -77,7 +88,7 @@ echo "$*" >/packed-by
 
 FETCHED = f"phase fetch\nmanifest sha256:{MANIFEST}\n"
 WHOLE = f"{FETCHED}phase unpack\nphase pack\nsquashfs 8\ncontent\n"
-STEPS = "\f\f\f\f"  # on stderr, where nothing is amiss
+STEPS = "\f\f\f\f\f"  # on stderr, where nothing is amiss
 
 
 class Builder(instance.Builder):
@@ -90,6 +101,9 @@ class Builder(instance.Builder):
     def way(self) -> str:
         return "lease"
 
+    def by_hand(self, argv: Sequence[str]) -> str:
+        return log.shell(["lxc", "exec", self.name, "--", *argv])
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
@@ -98,7 +112,19 @@ def root(tmp_path: Path) -> Root:
         (made / folder).mkdir()
     made.write("/etc/resolv.conf", "nameserver 10.0.0.1\n")
     made.write("/usr/bin/gosu")
+    made.install("perl")
     return made
+
+
+@dataclass(frozen=True)
+class Built:
+    """How a build ended."""
+
+    returncode: int
+    stdout: str  # without the commands
+    stderr: str
+    args: Sequence[str]
+    told: Sequence[str]  # the commands, as it told them
 
 
 def build(
@@ -109,14 +135,17 @@ def build(
     *,
     damaged: DamagedCache | None = None,
     in_memory: bool = False,
-    environment: dict[str, str] | None = None,
+    route: Route = NOWHERE,
     after: str = "",
-) -> subprocess.CompletedProcess[str]:
+) -> Built:
     for name, script in (("skopeo", skopeo), ("umoci", umoci), ("mksquashfs", mksquashfs)):
         root.write(f"/usr/bin/{name}", f"#!/bin/busybox sh\nset -e\n{script}", 0o755)
-    wanted = replace(RECIPE, in_memory=in_memory, environment=environment or {})
+    wanted = replace(REQUEST, in_memory=in_memory, route=route)
     argv = recipe._build_argv(Builder(), wanted, damaged)
-    return root.run(*argv, stdin=recipe._given(wanted), after=after)
+    done = root.run(*argv, stdin=recipe.given(wanted), after=after)
+    lines = done.stdout.splitlines(keepends=True)
+    told = [line for line in lines if line.startswith(("run ", "ran ", "failed "))]
+    return Built(done.returncode, "".join(line for line in lines if line not in told), done.stderr, argv, told)
 
 
 def test_what_it_tells_and_gives(root: Root) -> None:
@@ -128,6 +157,55 @@ def test_what_it_tells_and_gives(root: Root) -> None:
     assert list((root / "cache/work").iterdir()) == []
 
 
+def test_it_tells_the_commands_that_it_runs(root: Root) -> None:
+    """And what these run: pasted into a shell of the builder, they do the same once more."""
+    done = build(root)
+    commands = [(word, shlex.split(rest)) for word, _, rest in (line.rstrip("\n").partition(" ") for line in done.told)]
+    assert [word for word, _ in commands] == ["run", "run", "ran", "run", "run", "run"]
+    fetch, unpack, umoci, inject, check, pack = (argv for _, argv in commands)
+    assert fetch[2:4] == ["/run/build/fetch.sh", "app"]
+    assert fetch[fetch.index("skopeo") :] == list(done.args[done.args.index("skopeo") :])
+    assert unpack[2] == "/run/build/unpack.sh"
+    assert umoci == [
+        *("/bin/busybox", "env", "GOGC=400"),
+        *("umoci", "--log=warn", "raw", "unpack", "--image", "/run/layout:image", "/build/rootfs"),
+    ]
+    assert inject[-3:] == ["/run/build/inject.sh", "/build/rootfs", "1700000000"]
+    assert check[2] == "/run/build/check.sh"
+    assert pack[0] == "mksquashfs"
+    assert " ".join(pack[1:]) == (root / "packed-by").read_text().strip()
+
+
+@pytest.mark.parametrize("words", ["echo no such file >&2; exit 1", "kill -9 $$"])
+def test_where_umoci_fails_it_is_told_as_what_failed(root: Root, words: str) -> None:
+    """Although others were tried in its place since."""
+    done = build(root, umoci=words)
+    commands = [shlex.split(line) for line in done.told]
+    assert commands[-1][:5] == ["failed", "/bin/busybox", "env", "GOGC=400", "umoci"]
+    assert [command[3] for command in commands if command[0] == "ran" and command[2] == "sh"] == ["/run/build/mend.sh"]
+
+
+def test_the_commands_told_make_the_same_when_they_are_pasted_into_a_shell(root: Root) -> None:
+    first = build(root, skopeo=SKOPEO.replace("[ -s /dev", "[ -n '' ] || [ -s /dev"))
+    assert first.returncode == 0
+    (root / "packed-by").unlink()
+    (root / "build/rootfs.squashfs").unlink()
+    pasted = "\n".join(line.removeprefix("run ").strip() for line in first.told if line.startswith("run "))
+    auth = "/bin/busybox mkdir -p /dev/lxdocker-secrets; echo x >/dev/lxdocker-secrets/auth.json"
+    again = root.run("/bin/busybox", "sh", "-ec", f"{auth}\n{pasted}")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (root / "build/rootfs.squashfs").read_text() == "content\n"
+
+
+@pytest.mark.parametrize(
+    "word", ["", "a b", "it's", "''", "a'", "$HOME", 'say "x"', "\\n", "naïve", "*", "a=b,c:/d@e%f+g-h_i"]
+)
+def test_words_are_quoted_as_a_shell_reads_them(root: Root, word: str) -> None:
+    root.write("/quoted.sh", recipe.QUOTED.read_bytes())
+    done = root.run("/bin/busybox", "sh", "-euc", '. /quoted.sh; quoted "$@"', "sh", word, "next")
+    assert shlex.split(done.stdout) == [word, "next"]
+
+
 def test_proxies_are_for_fetching_alone_and_in_no_argument(root: Root) -> None:
     """Their addresses may have a login in them."""
     seen = '[ "$https_proxy" = "http://user:pass@proxy:1" ]\n'
@@ -137,7 +215,7 @@ def test_proxies_are_for_fetching_alone_and_in_no_argument(root: Root) -> None:
         seen + SKOPEO,
         unseen + UMOCI,
         unseen + MKSQUASHFS,
-        environment={"https_proxy": "http://user:pass@proxy:1"},
+        route=Route(proxies={"https_proxy": "http://user:pass@proxy:1"}),
     )
     assert (done.returncode, done.stderr) == (0, STEPS)
     assert "user:pass" not in "".join(done.args)
@@ -146,7 +224,7 @@ def test_proxies_are_for_fetching_alone_and_in_no_argument(root: Root) -> None:
 def test_it_tells_how_much_has_come(root: Root) -> None:
     root.write("/cache/blobs/sha256/aa", b"x" * 100)
     done = build(root, SKOPEO + "echo 12345 >/cache/blobs/sha256/bb\nsleep 2.5")
-    assert re.match(r"phase fetch\n(fetched 106\n)+manifest sha256:c+\nphase unpack\n", done.stdout)
+    assert re.match(r"phase fetch\n(fetched 106\n)+manifest sha256:[0-9a-f]+\nphase unpack\n", done.stdout)
     assert done.returncode == 0
 
 
@@ -175,6 +253,13 @@ def test_which_step_failed(root: Root, step: str, words: str) -> None:
     assert not (root / "dev/lxdocker-secrets").exists()
 
 
+def test_an_image_that_lxd_would_refuse_is_not_packed(root: Root) -> None:
+    done = build(root, umoci=UMOCI + '/bin/busybox ln -s /etc/motd "$target/metadata.yaml"\n')
+    assert done.returncode == NOT_LAUNCHABLE
+    assert "/metadata.yaml is a link" in done.stderr.rpartition(STEP)[2]
+    assert not (root / "packed-by").exists()
+
+
 def test_no_way_to_the_image(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "NETWORK_SECONDS", 0)
     (root / "etc/resolv.conf").unlink()
@@ -185,14 +270,17 @@ def test_no_way_to_the_image(root: Root, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_only_what_damaged_the_last_try_is_fetched_again(root: Root) -> None:
     root.write("/cache/blobs/sha256/dd", b"of another image")
-    layer = f"/cache/blobs/sha256/{'ee' * 32}"
-    manifest = json.dumps({"layers": [{"digest": f"sha256:{'ee' * 32}"}]})
-    skopeo = SKOPEO + f"[ -e {layer} ] || echo fetched >>/fetched\necho '{manifest}' >/cache/blobs/sha256/{MANIFEST}\n"
-    skopeo += f"echo layer >{layer}\n"
+    content = b"layer\n"
+    layer = hashlib.sha256(content).hexdigest()
+    manifest = json.dumps({"layers": [{"digest": f"sha256:{layer}"}]}) + "\n"
+    digest = hashlib.sha256(manifest.encode()).hexdigest()
+    blob = f"/cache/blobs/sha256/{layer}"
+    skopeo = f"[ -e {blob} ] || echo fetched >>/fetched\n" + SKOPEO.replace("{}", manifest.strip())
+    skopeo = skopeo.replace(MANIFEST, digest) + f"echo layer >{blob}\n"
     assert build(root, skopeo, umoci="exit 1").returncode == UNPACKING_FAILED
     assert build(root, skopeo).returncode == 0
     assert (root / "fetched").read_text() == "fetched\n"
-    damaged = DamagedCache(Digest(f"sha256:{MANIFEST}"))
+    damaged = DamagedCache(Digest(f"sha256:{digest}"))
     assert build(root, skopeo, UMOCI.replace("mkdir", "mkdir -p"), damaged=damaged).returncode == 0
     assert (root / "fetched").read_text() == "fetched\nfetched\n"
     assert (root / "cache/blobs/sha256/dd").exists()
@@ -211,16 +299,24 @@ fi
 """
     done = build(root, skopeo, crash + UMOCI)
     assert done.returncode == status
-    assert ("goroutine" in done.stderr) == (status != 0)
+    assert (done.stderr == STEPS) == (status == 0)
     assert (root / "fetched").read_text() == "x\n"
     assert (root / "tried").read_text() == "x\n" * 4
 
 
 def test_what_an_earlier_step_said_is_no_reason_for_a_later_failure(root: Root) -> None:
-    done = build(root, SKOPEO + "echo 'retrying: connection refused' >&2\n", umoci="echo lchown >&2; exit 1")
+    done = build(
+        root, SKOPEO + "echo 'retrying: connection refused' >&2\n", umoci="echo lchown x: invalid argument >&2; exit 1"
+    )
     error = instance.explain("unpacking", Result(done.returncode, "", done.stderr))
-    assert error.details == "lchown"
+    assert error.details == "lchown x: invalid argument"
     assert "/etc/subuid" in error.resolution
+
+
+def test_only_owners_beyond_the_map_are_explained_as_such(root: Root) -> None:
+    done = build(root, umoci="echo lchown x: operation not permitted >&2; exit 1")
+    error = instance.explain("unpacking", Result(done.returncode, "", done.stderr))
+    assert "/etc/subuid" not in error.resolution
 
 
 def test_a_login_that_was_not_used_goes_too(root: Root) -> None:
@@ -241,7 +337,7 @@ def test_what_fits_is_unpacked_in_memory(
     root: Root, monkeypatch: pytest.MonkeyPatch, available: int, expected: bool
 ) -> None:
     monkeypatch.setattr(recipe, "MEMORY_KIB", available)
-    for layer in RECIPE.layers:
+    for layer in REQUEST.layers:
         root.write(f"/cache/blobs/sha256/{layer}", b"x" * 1000)
     done = build(root, in_memory=True, after=LOOK)
     assert (done.returncode, done.stdout, done.stderr) == (0, WHOLE, STEPS)
@@ -251,7 +347,7 @@ def test_what_fits_is_unpacked_in_memory(
 
 def test_what_does_not_fit_after_all_is_unpacked_on_disk(root: Root) -> None:
     """And of the first try nothing is heard, which would pass for the reason of a later failure."""
-    for layer in RECIPE.layers:
+    for layer in REQUEST.layers:
         root.write(f"/cache/blobs/sha256/{layer}", b"x" * 1000)
     full = "if /bin/busybox grep -q ' /build tmpfs ' /proc/mounts; then echo no space left >&2; exit 1; fi\n"
     done = build(root, umoci=full + UMOCI, in_memory=True, after=LOOK)
@@ -262,12 +358,22 @@ def test_what_does_not_fit_after_all_is_unpacked_on_disk(root: Root) -> None:
 # ---- what it needs
 
 
-def test_only_root_can_read_what_it_is_given(tmp_path: Path) -> None:
-    certificates = tmp_path / "certs"
-    certificates.mkdir()
-    for name in ("ca.crt", "client.cert", "client.key", "README"):
-        (certificates / name).write_text(name)
-    given = recipe._given(replace(RECIPE, certificates=certificates))
+def test_names_and_authorities_are_those_of_its_host(root: Root) -> None:
+    """And nobody else is trusted, whom the builder image may know."""
+    look = """
+    [ "$(/bin/busybox cat "$SSL_CERT_FILE")" = "the authorities" ]
+    [ "${SSL_CERT_DIR-}" ] && [ ! -e "$SSL_CERT_DIR" ]
+    [ "$(/bin/busybox awk '$2 == "registry.example" { print $1 }' /etc/hosts)" = 127.0.0.1 ]
+    [ "$(/bin/busybox grep -c localhost /etc/hosts)" = 2 ]
+    """
+    route = Route(authorities=b"the authorities", names=(("127.0.0.1", "registry.example"),))
+    done = build(root, look + SKOPEO, '[ -z "${SSL_CERT_FILE-}" ]\n' + UMOCI, route=route)
+    assert (done.returncode, done.stderr) == (0, STEPS)
+
+
+def test_only_root_can_read_what_it_is_given() -> None:
+    files = dict.fromkeys(("ca.crt", "client.cert", "client.key"), b"x")
+    given = recipe.given(replace(REQUEST, route=Route(certificates=files)))
     with tarfile.open(fileobj=io.BytesIO(given)) as archive:
         members = {member.name: member for member in archive}
     secrets = PurePath("dev/lxdocker-secrets")
@@ -287,7 +393,7 @@ class Heard:
         self.phases: list[str] = []
         self.counts: list[int] = []
         self.steps = 0
-        self.telling = recipe._Telling(RECIPE.source, self.phases.append, self.counts.append)
+        self.telling = recipe._Telling(REQUEST.source, self.phases.append, self.counts.append)
         self.content = b"".join(self.telling.squashfs(iter(pieces), self._step))
 
     def _step(self) -> None:
@@ -296,15 +402,16 @@ class Heard:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_lines_and_the_squashfs_come_apart_wherever_the_pieces_end(size: int) -> None:
-    stream = b"phase fetch\nfetched 17\nfetched 20\n" + f"manifest sha256:{MANIFEST}\n".encode()
+    stream = b"phase fetch\nfetched 17\nfetched 20\n" + f"manifest sha256:{MANIFEST}\nlost 3\n".encode()
     stream += b"phase unpack\nsquashfs 13\nhsqs\nphase x\n"
     heard = Heard(*[stream[start : start + size] for start in range(0, len(stream), size)])
     assert heard.content == b"hsqs\nphase x\n"
-    assert heard.phases == ["fetch", "unpack", "read out"]
+    assert heard.phases == ["fetch", "unpack", "export"]
     assert heard.counts == [17, 3]
     assert heard.steps == 3
     assert heard.telling.size == 13
     assert heard.telling.manifest == Digest(f"sha256:{MANIFEST}")
+    assert heard.telling.lost == 3
 
 
 def test_a_builder_gets_no_time_for_saying_the_same_again_nor_words_of_its_own() -> None:
@@ -313,6 +420,44 @@ def test_a_builder_gets_no_time_for_saying_the_same_again_nor_words_of_its_own()
     assert heard.steps == 1
     assert sum(heard.counts) == 0
     assert heard.telling.manifest is None
+
+
+def test_commands_are_logged_as_this_host_s_shell_reads_them(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a builder says, it can't end the words of one."""
+    with caplog.at_level("INFO", "lxdocker"):
+        heard = Heard(b"run skopeo copy 'a b'\nran umoci ';reboot' $(reboot)\nrun 'never ending\n")
+    assert caplog.messages == ["++ skopeo copy 'a b'", "+++ umoci ';reboot' '$(reboot)'"]
+    assert heard.telling.command == ["umoci", ";reboot", "$(reboot)"]
+    assert heard.steps == 0
+
+
+def test_the_command_whose_words_are_the_reason_is_the_failing_one(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "lxdocker"):
+        heard = Heard(b"run sh unpack.sh\nran umoci\nran sh mend.sh\nfailed umoci\n")
+    assert heard.telling.command == ["umoci"]
+    assert caplog.messages == ["++ sh unpack.sh", "+++ umoci", "+++ sh mend.sh"]
+
+
+def test_not_every_command_of_a_builder_that_says_too_much_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "lxdocker"):
+        Heard(b"run x\n" * 1000)
+    assert len(caplog.messages) == recipe.MOST_COMMANDS
+
+
+def test_a_long_command_is_told_whole() -> None:
+    heard = Heard(b"run " + b"x" * 5000, b"x" * 5000 + b"\nphase fetch\n")
+    assert heard.telling.command == ["x" * 10000]
+    with pytest.raises(BuildError, match="building registry"):
+        Heard(b"run " + b"x" * 10000, b"x" * 10000)
+
+
+def test_the_failing_command_is_told(tmp_path: Path) -> None:
+    said = FETCHED_ONLY + b"run sh unpack.sh\nran umoci raw unpack\n"
+    for status, details in ((UNPACKING_FAILED, "bad"), (DAMAGED, "bad"), (NOT_LAUNCHABLE, "bad")):
+        builder = Scripted(Result(status, "", "\fbad\n"), said.replace(b"manifest", b"man"))
+        with pytest.raises(BuildError) as caught:
+            build_in(tmp_path, builder)
+        assert caught.value.details == f"{details}\ncommand: umoci raw unpack"
 
 
 def test_a_build_that_fails_gives_no_squashfs() -> None:
@@ -347,13 +492,12 @@ class Scripted(Builder):
 
 
 FETCHED_ONLY = FETCHED.encode() + b"phase unpack\n"
-CRASH = "\fpanic\ngoroutine 1 [running]:\n"
 
 
 def build_in(tmp_path: Path, *builders: Scripted) -> artifact.Artifact:
     waiting = list(builders)
     return recipe.build_image(
-        lambda: nullcontext(waiting.pop(0)), RECIPE, tmp_path, lambda text: None, lambda amount: None
+        lambda: nullcontext(waiting.pop(0)), REQUEST, tmp_path, lambda text: None, lambda amount: None
     )
 
 
@@ -367,7 +511,7 @@ def cleaned(builder: Scripted) -> bool:
         (b"", "building"),
         (b"phase fetch\n", "fetching"),
         (FETCHED_ONLY, "unpacking"),
-        (WHOLE[:-1].encode(), "reading out"),
+        (WHOLE[:-1].encode(), "exporting"),
     ],
 )
 def test_a_step_that_takes_too_long_is_named(tmp_path: Path, said: bytes, doing: str) -> None:
@@ -399,6 +543,16 @@ def test_the_first_error_counts_whatever_comes_of_cleaning_up(tmp_path: Path) ->
         build_in(tmp_path, Gone(Result(72), b"phase fetch\n"))
 
 
+def test_why_lxd_could_not_launch_it_is_said_with_what_to_do(tmp_path: Path) -> None:
+    refused = Scripted(Result(NOT_LAUNCHABLE, "", "\fnoise\n\f/a is a link: why\n/b is a folder: why\n"), FETCHED_ONLY)
+    with pytest.raises(BuildError) as caught:
+        build_in(tmp_path, refused)
+    assert caught.value.brief == "registry.example/app:1 can't be launched by LXD"
+    assert caught.value.details == "/a is a link: why\n/b is a folder: why"
+    assert "RUN rm -rf PATH" in caught.value.resolution
+    assert cleaned(refused)
+
+
 def test_a_full_disk_is_no_damage_whatever_its_words(tmp_path: Path) -> None:
     builder = Scripted(Result(UNPACKING_FAILED, "", "\fwrite hash/digest: no space left on device\n"), FETCHED_ONLY)
     with pytest.raises(BuildError) as caught:
@@ -406,9 +560,8 @@ def test_a_full_disk_is_no_damage_whatever_its_words(tmp_path: Path) -> None:
     assert "pool is full" in caught.value.resolution
 
 
-@pytest.mark.parametrize("words", [CRASH, "\fdigest mismatch\n"])
-def test_damage_is_fetched_again_once_in_another_builder(tmp_path: Path, words: str) -> None:
-    broken = Scripted(Result(UNPACKING_FAILED, "", words), FETCHED_ONLY)
+def test_damage_is_fetched_again_once_in_another_builder(tmp_path: Path) -> None:
+    broken = Scripted(Result(DAMAGED, "", "\fa blob is not what its digest says\n"), FETCHED_ONLY)
     good = Scripted(Result(0), WHOLE.encode())
     assert build_in(tmp_path, broken, good).rootfs_size == 8
     assert f"sha256:{MANIFEST}" not in broken.ran[0]
@@ -420,10 +573,21 @@ def test_damage_is_fetched_again_once_in_another_builder(tmp_path: Path, words: 
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(UNPACKING_FAILED, "\fdigest mismatch\n\flchown\n"), (72, "\fdigest mismatch\n")]
+    ("said", "setting"),
+    [
+        ("unpacked, the image takes more than 1044 MiB", "image_size_limit"),
+        ("nothing has come from the registry for 60 s", "stall_timeout"),
+        ("more has come than the image should have: over 64 MiB in one piece", "image_size_limit"),
+    ],
 )
-def test_other_failures_are_not_tried_again(tmp_path: Path, status: int, words: str) -> None:
-    broken = Scripted(Result(status, "", words), FETCHED_ONLY)
+def test_a_limit_is_named_with_its_setting(said: str, setting: str) -> None:
+    assert setting in instance.explain("fetching", Result(72, "", f"\f{said}\n")).resolution
+
+
+@pytest.mark.parametrize("status", [UNPACKING_FAILED, 72])
+def test_other_failures_are_not_tried_again(tmp_path: Path, status: int) -> None:
+    """Whatever their words."""
+    broken = Scripted(Result(status, "", "\fdigest mismatch\n"), FETCHED_ONLY)
     with pytest.raises(BuildError):
         build_in(tmp_path, broken)
     assert cleaned(broken)
@@ -437,7 +601,7 @@ def test_a_disk_of_this_host_that_is_full_leaves_neither_login_nor_what_was_fetc
 
 
 def test_less_than_was_announced_is_not_taken(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="reading out"):
+    with pytest.raises(BuildError, match="exporting"):
         build_in(tmp_path, Scripted(Result(0), WHOLE.encode()[:-1]))
-    with pytest.raises(BuildError, match="reading out"):
+    with pytest.raises(BuildError, match="exporting"):
         build_in(tmp_path, Scripted(Result(0), FETCHED_ONLY))

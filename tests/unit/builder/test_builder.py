@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
-import tarfile
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from lxdocker.builder import image, instance, recipe
+from lxdocker.builder import image, instance
 from lxdocker.builder.placement import Placement
-from lxdocker.command import Result
 from lxdocker.errors import BuildError, HostError
-from lxdocker.lxd import StoredImage
-from lxdocker.values import RegistryRef, parse_image_ref
+from lxdocker.lxd.api import StoredImage
+from lxdocker.lxd.command import Result
 from tests.chroots import needs_namespaces
 from tests.examples import fingerprint
 
@@ -30,8 +26,8 @@ from tests.examples import fingerprint
     [
         ("write /build/rootfs/x: no space left on device", "the builder's storage pool is full"),
         ("Disk quota exceeded", "the builder's storage pool is full"),
-        ("unpack: layer digest mismatch: sha256:…", "the image is damaged where it comes from"),
-        ("unexpected EOF", "the image is damaged where it comes from"),
+        ("unpack: layer digest mismatch: sha256:…", "the image is damaged at its source"),
+        ("unexpected EOF", "the image is damaged at its source"),
         ("dial tcp 10.0.0.1:443: connect: connection refused", "could not reach the registry"),
         ("lookup registry.example: no such host", "could not reach the registry"),
         ("unauthorized: authentication required", "skopeo login"),
@@ -141,24 +137,9 @@ def test_programs_may_be_called_anything(tmp_path: Path) -> None:
 # ---- devices
 
 
-def registry(text: str) -> RegistryRef:
-    ref = parse_image_ref(text, Path("/"))
-    assert isinstance(ref, RegistryRef)
-    return ref
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("localhost/a", "tcp:127.0.0.1:443"),
-        ("localhost:5000/a", "tcp:127.0.0.1:5000"),
-        ("127.0.0.2:80/a", "tcp:127.0.0.2:80"),
-        ("[::1]:5000/a", "tcp:[::1]:5000"),
-        ("[::1]/a", "tcp:[::1]:443"),
-    ],
-)
-def test_a_registry_on_this_host_is_at_the_same_address_in_the_builder(text: str, address: str) -> None:
-    assert instance._loopback_device(registry(text)) == {
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.2", "tcp:127.0.0.2:80"), ("::1", "tcp:[::1]:80")])
+def test_a_place_on_this_host_is_at_the_same_address_in_the_builder(host: str, address: str) -> None:
+    assert instance._loopback_device((host, 80)) == {
         "type": "proxy",
         "bind": "instance",
         "listen": address,
@@ -211,7 +192,7 @@ def test_a_builder_image_is_read_from_its_properties() -> None:
     )
     assert found is not None
     assert found.built_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert (found.base, found.recipe, found.size) == ("server debian/13", "abc", 12_000_000)
+    assert (found.base, found.scripts_hash, found.size) == ("server debian/13", "abc", 12_000_000)
     assert found.versions == {"skopeo": "1.18.0"}
 
 
@@ -230,7 +211,7 @@ def test_an_image_that_lacks_its_records_is_no_builder(properties: dict[str, str
 @pytest.mark.parametrize(("age", "stale"), [(29.9, False), (31, True)])
 def test_a_builder_image_becomes_stale(age: float, stale: bool) -> None:
     made = image.BuilderImage(
-        fingerprint("b"), datetime.now(UTC) - timedelta(days=age), "base", image.recipe_hash(), {}, 1
+        fingerprint("b"), datetime.now(UTC) - timedelta(days=age), "base", image.scripts_hash(), {}, 1
     )
     assert (made.stale_reason(30) is not None) == stale
 
@@ -240,56 +221,3 @@ def test_versions_come_from_a_container_and_are_not_trusted() -> None:
         "skopeo=1.18.0+ds1-1\numoci=0.4.7\nevil=$(reboot)\nempty=\nno line\nlong=" + "x" * 200 + "\nbusybox=v1.37.0\n"
     )
     assert image._parse_versions(text) == {"skopeo": "1.18.0+ds1-1", "umoci": "0.4.7", "busybox": "v1.37.0"}
-
-
-# ---- images on this host's disk
-
-
-def make_layout(folder: Path) -> Path:
-    (folder / "blobs/sha256").mkdir(parents=True)
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    (folder / "index.json").write_text("{}")
-    (folder / "blobs/sha256/aa").write_bytes(os.urandom(3_000_000))
-    return folder
-
-
-def unpacked(stream: Iterator[bytes]) -> dict[str, bytes]:
-    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
-        return {member.name: source.read() for member in tar if member.isfile() and (source := tar.extractfile(member))}
-
-
-def test_a_layout_goes_to_the_builder_whole_and_nothing_else_of_its_folder(tmp_path: Path) -> None:
-    layout = make_layout(tmp_path / "layout")
-    (layout / "secret.txt").write_text("not part of it")
-    found = unpacked(recipe._layout_as_tar(layout))
-    assert found == {name: (layout / name).read_bytes() for name in ("oci-layout", "index.json", "blobs/sha256/aa")}
-
-
-def test_blobs_may_be_linked_to_from_a_shared_folder(tmp_path: Path) -> None:
-    layout = make_layout(tmp_path / "layout")
-    (layout / "blobs").rename(tmp_path / "shared")
-    (layout / "blobs").symlink_to("../shared")
-    assert "blobs/sha256/aa" in unpacked(recipe._layout_as_tar(layout))
-
-
-@pytest.mark.parametrize("missing", ["oci-layout", "index.json", "blobs"])
-def test_a_folder_that_is_no_layout_is_told_from_one(tmp_path: Path, missing: str) -> None:
-    layout = make_layout(tmp_path / "layout")
-    (layout / missing).rename(tmp_path / "away")
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    with pytest.raises(FileNotFoundError, match=f"has no {missing}: it is no OCI layout"):
-        list(recipe._layout_as_tar(layout))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_a_blob_that_can_t_be_read_ends_the_stream_with_its_error(tmp_path: Path) -> None:
-    layout = make_layout(tmp_path / "layout")
-    (layout / "blobs/sha256/bb").symlink_to("nowhere")
-    with pytest.raises(BuildError, match="reading the layout"):
-        list(recipe._layout_as_tar(layout))
-
-
-def test_whoever_reads_a_layout_may_stop_in_the_middle(tmp_path: Path) -> None:
-    stream = recipe._layout_as_tar(make_layout(tmp_path / "layout"))
-    assert next(stream)
-    stream.close()  # type: ignore[attr-defined]  # a generator

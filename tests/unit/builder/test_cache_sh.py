@@ -38,9 +38,9 @@ class Cache:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def copy(self, name: str, script: str) -> subprocess.CompletedProcess[str]:
+    def copy(self, name: str, script: str, stall: int = 0, most: int = 0) -> subprocess.CompletedProcess[str]:
         """Runs fetch.sh with a shell script in skopeo's place."""
-        fetch = ("/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", name, WORK, "/secrets")
+        fetch = ("/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", name, WORK, "/secrets", str(stall), str(most))
         return self.root.run(*fetch, "/bin/busybox", "sh", "-c", script)
 
     def blob(self, content: bytes) -> str:
@@ -135,6 +135,94 @@ def test_what_is_no_folder_of_the_cache_becomes_one(cache: Cache, folder: str) -
     assert (done.returncode, done.stderr) == (0, "")
     assert cache.blobs == {"y"}
     assert cache.names == {"web"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "copying system image: reading blob sha256:aa: unexpected HTTP status: 503 Service Unavailable",
+        "happened during read: unexpected EOF",
+        "read tcp 10.0.0.2:4711->10.0.0.1:443: read: connection reset by peer",
+        "received unexpected HTTP status: 502 Bad Gateway",
+        "Get https://registry.example/v2/: net/http: TLS handshake timeout",
+    ],
+)
+def test_what_may_be_over_the_next_moment_is_tried_again_with_what_has_come(cache: Cache, words: str) -> None:
+    first = "echo x >>/tries; echo 1 >blobs/sha256/one; echo part >oci-put-blob1"
+    rest = "[ ! -e oci-put-blob1 ]; cat blobs/sha256/one; printf sha256:one >/run/digest; echo >oci-layout"
+    script = f"set -e; cd {WORK}; if [ -e /tries ]; then {rest}; else {first}; echo '{words}' >&2; exit 1; fi"
+    done = cache.copy("web", script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", f"{words}\n\f")
+    assert cache.entries("cache/work") == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "reading manifest latest in registry.example/app: manifest unknown",
+        "unauthorized: authentication required",
+        "received unexpected HTTP status: 403 Forbidden",
+        "fetching blob: received unexpected HTTP status: 404 Not Found",
+        "Digest did not match, expected sha256:aa503, got sha256:bb",
+        "x509: certificate signed by unknown authority",
+        "write oci-put-blob1: no space left on device",
+    ],
+)
+def test_what_will_not_be_over_is_no_cause_to_try_again(cache: Cache, words: str) -> None:
+    done = cache.copy("web", f"echo x >>/tries; echo '{words}' >&2; exit 3")
+    assert (done.returncode, done.stderr) == (3, f"{words}\n")
+    assert (cache.root / "tries").read_text() == "x\n"
+
+
+def test_a_registry_that_stays_broken_is_given_up_in_its_last_words(cache: Cache) -> None:
+    script = 'echo x >>/tries; echo "$(wc -l </tries): unexpected HTTP status: 500" >&2; exit 1'
+    done = cache.copy("web", script)
+    assert done.returncode == 1
+    assert done.stderr.split("\f")[-1] == "4: unexpected HTTP status: 500\n"
+
+
+def test_a_registry_that_stops_in_the_middle_is_given_up(cache: Cache) -> None:
+    """Silence is counted from when something has come last; the one who was waited for is gone."""
+    slow = f"cd {WORK}; for i in 1 2 3 4; do echo x >>oci-put-blob1; sleep 1; done; echo done >>/steps"
+    done = cache.copy("web", f"{slow}; exec sleep 1000", stall=3)
+    assert (done.returncode, done.stderr) == (1, "nothing has come from the registry for 3 s\n")
+    assert (cache.root / "steps").read_text() == "done\n"
+    assert cache.entries("cache/work") == set()
+
+
+def test_a_blob_without_end_is_given_up(cache: Cache) -> None:
+    done = cache.copy("web", f"exec yes >{WORK}/oci-put-blob1", most=1 << 20)
+    assert done.returncode == 1
+    assert done.stderr == "more has come than the image should have: over 1 MiB in one piece\n"
+    assert cache.entries("cache/work") == set()
+
+
+# Four builders at once, each with a /run of its own, on a volume that is as $1 says; again and again.
+AT_ONCE = """
+seeded=$1
+for round in $(seq 15); do
+	rm -rf /cache/*
+	eval "$seeded"
+	for builder in 1 2 3 4; do
+		unshare -m sh -c '
+			mount -t tmpfs run /run
+			exec sh /fetch.sh "web$1" "/cache/work/$1" /secrets 0 0 sh -c "
+				cd /cache/work/$1; echo x >blobs/sha256/$1; echo >oci-layout; echo sha256:$1 >/run/digest"
+		' sh "$builder" &
+	done
+	for builder in 1 2 3 4; do wait "%$builder" || exit 1; done
+done
+"""
+
+
+@pytest.mark.parametrize(
+    "seeded", ["", "ln -s /nowhere /cache/blobs", "mkdir -p /cache/work/old; touch -d @1 /cache/work/old"]
+)
+def test_builders_that_begin_at_once_do_not_hurt_each_other(cache: Cache, seeded: str) -> None:
+    """What one has just made is not what another clears away."""
+    cache.root.write("/fetch.sh", FETCH.read_bytes())
+    done = cache.root.sh(AT_ONCE, seeded, "/fetch.sh")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_no_blob_makes_room_for_one(cache: Cache) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lxdocker.builder.image import COLLECT, _parse_versions
 from tests.chroots import BUSYBOX, SECONDS, Root, needs_namespaces
 
-TOOLS = ("skopeo", "umoci", "mksquashfs", "gosu")
+TOOLS = ("skopeo", "umoci", "mksquashfs", "zstd", "perl", "gosu", "getfattr", "setfattr")
 pytestmark = [
     needs_namespaces,
     pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"this host has not all of {', '.join(TOOLS)}"),
@@ -59,7 +59,7 @@ def test_only_the_image_and_its_versions_are_left(collected: Path) -> None:
 
 def test_versions_are_told(collected: Path) -> None:
     versions = _parse_versions((collected / "versions").read_text())
-    assert set(versions) == {*TOOLS, "busybox", "busybox_sha256"}
+    assert set(versions) == {*TOOLS[:-2], "attr", "busybox", "busybox_sha256"}
     assert all(any(letter.isdigit() for letter in version) for version in versions.values())
 
 
@@ -69,6 +69,8 @@ def test_versions_are_told(collected: Path) -> None:
         ["skopeo", "--version"],
         ["umoci", "--version"],
         ["mksquashfs", "-version"],
+        ["zstd", "--version"],
+        ["perl", "-e", "print 1"],
         ["gosu", "--version"],
         ["/bin/busybox", "true"],
         ["sh", "-c", "echo well"],
@@ -81,6 +83,14 @@ def test_every_tool_runs_there_by_itself(root: Path, command: list[str]) -> None
     # mksquashfs tells its version with status 1 in some releases.
     assert done.returncode == 0 or command[0] == "mksquashfs", done.stderr
     assert "error while loading" not in done.stderr
+
+
+@pytest.mark.parametrize("program", ["getfattr", "setfattr"])
+def test_what_copies_attributes_needs_nothing_beside_it(root: Path, tmp_path: Path, program: str) -> None:
+    other = Root.make(tmp_path / "other")
+    shutil.copytree(root / "usr/lib/attributes", other / "copied")
+    done = other.run("/copied/ld.so", "--library-path", "/copied", f"/copied/{program}", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_mksquashfs_packs_there(root: Path) -> None:

@@ -73,6 +73,13 @@ def test_a_port_where_something_listens_soon(root: Root, address: str) -> None:
     assert ran(root, connected(root, "port:1388", seconds=10, outside=listener(address, 0.3)))
 
 
+@pytest.mark.parametrize("way", ["lease,port:1388", "port:1388,lease"])
+def test_all_parts_of_a_way_are_waited_for(root: Root, way: str) -> None:
+    assert not ran(root, connected(root, way, seconds=1, outside=listener("127.0.0.1")))
+    later = "/bin/busybox usleep 300000; echo nameserver >/etc/resolv.conf"
+    assert ran(root, connected(root, way, seconds=10, inside=later, outside=listener("127.0.0.1")))
+
+
 @pytest.mark.parametrize("port", ["1389", "138", "388"])
 def test_another_port_is_none(root: Root, port: str) -> None:
     assert not ran(root, connected(root, f"port:{port}", seconds=1, outside=listener("127.0.0.1")))

@@ -9,13 +9,17 @@ import pty
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
 
-from lxdocker.console import Console, OutputError, error_document, human_size, printable
-from lxdocker.errors import LxdockerError
+from lxdocker.cli.console import Console, OutputError, error_document
+from lxdocker.errors import LxdockerError, UsageError
+from lxdocker.log import Log, command, shell
+from lxdocker.progress import human_size
+from lxdocker.text import printable
 from lxdocker.values import ImageName
 
 WEB, DB = ImageName("web"), ImageName("db")
@@ -71,6 +75,20 @@ def test_json_holds_every_word_and_no_control_character(captured: Captured) -> N
 
 
 # ---- lines
+
+
+def test_bytes_are_a_result_but_not_for_a_terminal(tmp_path: Path) -> None:
+    content = bytes(range(256))
+    with (tmp_path / "out").open("w") as out:
+        Console(out, io.StringIO()).write(content)
+    assert (tmp_path / "out").read_bytes() == content
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails as well
+    with pytest.raises(OutputError):
+        Console(full, io.StringIO()).write(content)
+    with suppress(OSError):
+        full.close()
+    with terminal() as (stream, _), pytest.raises(UsageError, match="refusing to write to a terminal"):
+        Console(stream, io.StringIO()).write(content)
 
 
 def test_results_and_remarks_go_separate_ways(captured: Captured) -> None:
@@ -263,6 +281,21 @@ def test_remarks_stand_above_the_live_lines_whole_and_as_they_are() -> None:
     assert text.index(remark) < text.rindex("built")
     # Only what rich itself uses to redraw.
     assert set(re.findall(r"\x1b\[[0-9;?]*([A-Za-z])", shown[0])) <= set("mAKhl")
+
+
+@pytest.mark.usefixtures("usual_terminal")
+def test_the_log_stands_above_the_live_lines_as_it_can_be_pasted() -> None:
+    argv = ["sh", "-c", "echo '[red]' :smile: $HOME", "x" * 100]
+    with terminal(columns=40) as (stream, shown):
+        console = Console(io.StringIO(), stream)
+        with Log(console.note, {}) as opened, console.progress() as progress:
+            opened.be_verbose(1)
+            progress.phase(WEB, "fetch")
+            command(argv)
+            progress.done(WEB, "built")
+    text = without_control(shown[0])
+    assert f"+ {shell(argv)}\n" in text
+    assert text.index("+ sh -c") < text.rindex("built")
 
 
 @pytest.mark.usefixtures("usual_terminal")

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from lxdocker import report
-from lxdocker.builder.image import BuilderImage, recipe_hash
-from lxdocker.console import Console
+from lxdocker.builder.image import BuilderImage, scripts_hash
+from lxdocker.cli import report
+from lxdocker.cli.console import Console
 from lxdocker.errors import ImageMissingError, LxdockerError
-from lxdocker.outcome import Outcome, Report, Status
-from lxdocker.plan import Build, Fail, Holdings, Keep, PerSpec, Remove, Restore, Touch
-from lxdocker.store import StoreView
+from lxdocker.lxd.store import StoreView
+from lxdocker.sync.holdings import Holdings
+from lxdocker.sync.outcome import Outcome, Report, Status
+from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Remove, Republish, Touch
 from lxdocker.values import ImageName
-from tests.examples import SETTINGS, fingerprint, provenance, published, resolved, spec, stored
+from tests.examples import SETTINGS, fingerprint, provenance, published, resolved, spec, stored, wanted
 
 Show = Callable[[Console, bool], None]
 NAMES = {name: ImageName(name) for name in ("a", "b", "c", "d", "e", "f")}
@@ -46,9 +47,9 @@ OUTCOMES = (
     Outcome(NAMES["a"], Status.BUILT, "new", fingerprint("a"), seconds=1.23456),
     Outcome(NAMES["b"], Status.FAILED, ERROR.brief, error=ERROR),
     Outcome(NAMES["c"], Status.UNCHANGED, "up to date", fingerprint("c")),
-    Outcome(NAMES["d"], Status.RESTORED, "missing in the local store", fingerprint("d")),
-    Outcome(NAMES["e"], Status.UPDATED, "aliases to set right: www", fingerprint("e")),
-    Outcome(NAMES["f"], Status.REMOVED, "no spec names it any more"),
+    Outcome(NAMES["d"], Status.RESTORED, "missing from the local store", fingerprint("d")),
+    Outcome(NAMES["e"], Status.UPDATED, "aliases to correct: www", fingerprint("e")),
+    Outcome(NAMES["f"], Status.REMOVED, "no spec names it"),
 )
 RESULT = Report(OUTCOMES, ("deleted a 20260102_0304 from the tree",), ("builder-1",))
 
@@ -61,14 +62,14 @@ def test_a_sync_in_words() -> None:
     assert as_text(show_sync(RESULT)) == [
         "deleted a 20260102_0304 from the tree",
         f"built     a  {fingerprint('a').short}  (new)",
-        f"restored  d  {fingerprint('d').short}  (missing in the local store)",
-        f"updated   e  {fingerprint('e').short}  (aliases to set right: www)",
-        "removed   f  (no spec names it any more)",
+        f"restored  d  {fingerprint('d').short}  (missing from the local store)",
+        f"updated   e  {fingerprint('e').short}  (aliases to correct: www)",
+        "removed   f  (no spec names it)",
         "failed    b: pulling nope failed",
         "            line one",
         "            line two",
         "            -> correct the name",
-        "kept builder-1: lxc exec --project lxdocker builder-1 -- /bin/sh (the next sync removes it)",
+        "kept builder-1: lxc exec --project lxdocker builder-1 -- /bin/sh (removed by the next sync)",
         "1 built, 1 restored, 1 updated, 1 unchanged, 1 removed, 1 failed",
     ]
 
@@ -113,11 +114,11 @@ SPECS = {name: spec(name, f"{name}:1") for name in NAMES}
 STORED = {name: stored(provenance(SPECS[name]), content=name, aliases=(name,)) for name in NAMES}
 TREE = {name: published(Path("/tree"), provenance(SPECS[name]), name) for name in NAMES}
 ACTIONS: list[PerSpec] = [
-    Build(SPECS["a"], resolved(), "new"),
-    Keep(SPECS["b"], STORED["b"]),
-    Restore(SPECS["c"], STORED["c"], None),
-    Touch(SPECS["d"], STORED["d"], TREE["d"], provenance(), (), "published aliases to set right"),
-    Fail(SPECS["e"], ImageMissingError("no image e:1", "the registry has none")),
+    Build(wanted(SPECS["a"]), "new"),
+    Keep(wanted(SPECS["b"]), STORED["b"]),
+    Republish(wanted(SPECS["c"]), STORED["c"]),
+    Touch(wanted(SPECS["d"]), STORED["d"], TREE["d"], provenance(), (), "published aliases to correct"),
+    Fail(SPECS["e"], "docker.io/library/e:1", ImageMissingError("no image e:1", "the registry has none")),
 ]
 REMOVALS = [Remove(NAMES["f"], (), (TREE["f"],))]
 HOLDINGS = Holdings(
@@ -132,10 +133,10 @@ def show_plan(actions: list[PerSpec], removals: list[Remove]) -> Show:
 def test_a_plan_in_words() -> None:
     assert as_text(show_plan(ACTIONS, REMOVALS)) == [
         "would build a: new",
-        "would restore c: missing in the published tree",
-        "would update d: published aliases to set right",
-        "would fail at e: no image e:1: the registry has none",
-        "would remove f: no spec names it any more",
+        "would restore c: missing from the published tree",
+        "would update d: published aliases to correct",
+        "would fail on e: no image e:1: the registry has none",
+        "would remove f: no spec names it",
         "1 up to date, 5 to do",
     ]
 
@@ -172,10 +173,10 @@ def test_a_status_table() -> None:
     made = ["2026-01-02", "03:04"]
     held = {name: [f"docker.io/library/{name}:1", digest, fingerprint(name).short, *made] for name in NAMES}
     assert rows[2] == ["b", *held["b"], "up to date"]
-    assert rows[3] == ["c", *held["c"], "restore: missing in the published tree"]
-    assert rows[4] == ["d", *held["d"], "update: published aliases to set right"]
-    assert lines[5].endswith("fail at: no image e:1: the registry has none")
-    assert rows[6] == ["f", *held["f"], "remove: no spec names it any more"]
+    assert rows[3] == ["c", *held["c"], "restore: missing from the published tree"]
+    assert rows[4] == ["d", *held["d"], "update: published aliases to correct"]
+    assert lines[5].endswith("failed: no image e:1: the registry has none")
+    assert rows[6] == ["f", *held["f"], "remove: no spec names it"]
     assert len(rows) == 7
 
 
@@ -204,7 +205,7 @@ def test_a_status_as_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, "0 specs are valid"), (1, "1 spec is valid"), (2, "2 specs are valid")]
+    ("count", "expected"), [(0, "no specs found"), (1, "1 spec is valid"), (2, "2 specs are valid")]
 )
 def test_valid_specs(count: int, expected: str) -> None:
     found = list(SPECS.values())[:count]
@@ -225,7 +226,7 @@ BUILDER = BuilderImage(
     fingerprint=fingerprint("builder"),
     built_at=datetime.now(UTC).replace(microsecond=0),
     base="https://images.example debian/13",
-    recipe=recipe_hash(),
+    scripts_hash=scripts_hash(),
     versions={"skopeo": "1.18.0", "busybox_sha256": "f" * 64},
     size=12_300_000,
 )
@@ -264,9 +265,9 @@ def test_a_builder_as_json() -> None:
             replace(BUILDER, built_at=BUILDER.built_at - timedelta(days=31)),
             "it is 31 days old, older than builder_max_age_days (30)",
         ),
-        (replace(BUILDER, recipe="other"), "another version of lxdocker made it"),
+        (replace(BUILDER, scripts_hash="other"), "another version of lxdocker made it"),
     ],
-    ids=["old", "other recipe"],
+    ids=["old", "other scripts"],
 )
 def test_a_stale_builder_says_why(image: BuilderImage, reason: str) -> None:
     assert as_text(show_builder(image))[-1].split(None, 1) == ["state", f"stale: {reason}"]

@@ -12,18 +12,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from lxdocker import yamlfile
+from lxdocker.config import yamlfile
+from lxdocker.config.spec import SCHEMA, Behaviour, ImageSpec, load_files, load_specs, read_specs, select
 from lxdocker.errors import SpecError, UsageError
-from lxdocker.spec import SCHEMA, Behaviour, ImageSpec, load_files, load_specs, select
 from lxdocker.values import ImageName, parse_image_ref
+from tests.forked import NOBODY, in_child
 
-CORPUS = Path(__file__).parents[1] / "data/specs"
+CORPUS = Path(__file__).parents[2] / "data/specs"
 VALID = sorted(path for path in (CORPUS / "valid").iterdir() if path.suffix != ".json")
 INVALID = sorted(path for path in CORPUS.glob("invalid/*/*") if path.is_file() and path.suffix != ".expected")
 FOLDERS = sorted((CORPUS / "invalid/folders").iterdir())
@@ -40,10 +42,20 @@ def mistakes(load: object, *arguments: object) -> str:
     return caught.value.details
 
 
-def test_the_corpus_is_there() -> None:
-    assert len(VALID) >= 10
+def test_the_corpus_has_every_key() -> None:
+    """Somewhere among the valid specs each key has a value, and somewhere each has one that is refused."""
+    keys = set(yamlfile.schema(SCHEMA)["properties"])
+    assert {key for path in VALID for key in yaml.safe_load(path.read_text("utf-8-sig"))} == keys
+    complaints = "".join(Path(f"{path}.expected").read_text() for path in INVALID)
+    assert set(re.findall(r"^[^:\n]+:\d+: (\w+)", complaints, re.MULTILINE)) >= keys
+
+
+def test_the_corpus_is_complete() -> None:
+    """Nothing lies there that is not tried, and nothing is tried without something to compare with."""
     assert {path.parent.name for path in INVALID} == {"yaml", "schema", "loader"}
-    assert len(FOLDERS) >= 5
+    expected = {Path(f"{path}.json") for path in VALID} | {Path(f"{path}.expected") for path in INVALID}
+    assert expected == {*(CORPUS / "valid").glob("*.json"), *CORPUS.glob("invalid/*/*.expected")}
+    assert all((folder / "expected").is_file() for folder in FOLDERS)
 
 
 @pytest.mark.parametrize("path", VALID, ids=names(VALID))
@@ -71,6 +83,11 @@ def test_an_invalid_spec_is_refused_with_every_mistake(path: Path, monkeypatch: 
     monkeypatch.chdir(path.parent)
     found = mistakes(load_files, [Path(path.name)])
     assert found + "\n" == Path(f"{path}.expected").read_text()
+
+
+def test_the_name_of_an_image_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mistakes(load_files, [Path("nginx")]) == "nginx: expected a readable file, found: No such file or directory"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=names(FOLDERS))
@@ -165,6 +182,60 @@ def test_one_error_counts_the_mistakes_of_all_files(tmp_path: Path) -> None:
         load_specs(tmp_path)
 
 
+def test_a_broken_file_stops_only_itself(tmp_path: Path) -> None:
+    texts = {
+        "good": "image: nginx\naliases: [fine]\n",
+        "syntax": "[[",
+        "key": "imgae: nginx\n",
+        "first": "image: nginx\naliases: [mine, shared]\n",
+        "second": "image: nginx\naliases: [shared]\n",
+        "third": "image: nginx\naliases: [shared]\n",
+        "claims": "image: nginx\naliases: [good]\n",
+        "not a name": "image: nginx\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "double.yaml").write_text("image: nginx\n")
+    (tmp_path / "double.yml").write_text("image: nginx\n")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "dangling.yaml").symlink_to("nowhere")
+    found = read_specs(tmp_path)
+    assert [spec.name.value for spec in found.specs] == ["good"]
+    broken = {one.label: one for one in found.broken}
+    names = {"syntax", "key", "first", "second", "third", "claims", "double", "folder", "dangling"}
+    assert broken.keys() == {*names, "not a name.yaml"}
+    assert {one.name.value for one in found.broken if one.name} == names
+    assert len([one for one in found.broken if one.label == "double"]) == 2
+    assert broken["first"].error.details == (
+        "first.yaml:2: aliases[1]: expected an alias no other image has, found 'shared', an alias in second.yaml:2\n"
+        "first.yaml:2: aliases[1]: expected an alias no other image has, found 'shared', an alias in third.yaml:2"
+    )
+    assert broken["folder"].error.brief == "a mistake in folder.yaml"
+    # As they are, or not at all.
+    with pytest.raises(SpecError):
+        load_specs(tmp_path)
+    assert select(found.specs, ["good", "syntax"], found.broken) == found.specs
+    with pytest.raises(UsageError):
+        select(found.specs, ["good", "nothing"], found.broken)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_file_that_this_user_may_not_read_stops_only_itself(tmp_path: Path) -> None:
+    for name in ("good", "closed"):
+        (tmp_path / f"{name}.yaml").write_text("image: nginx\n")
+    (tmp_path / "closed.yaml").chmod(0o600)
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+
+    def work() -> tuple[list[str], list[str]]:
+        found = read_specs(tmp_path)
+        return [one.name.value for one in found.specs], [one.error.details for one in found.broken]
+
+    names, details = in_child(work, uid=NOBODY)
+    assert names == ["good"]
+    assert details == ["closed.yaml: expected a readable file, found: Permission denied"]
+
+
 def test_files_are_called_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("one", "two"):
@@ -191,21 +262,21 @@ def test_specs_are_selected_in_their_own_order() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("ngnix", "there is no 'ngnix.yaml' in /specs; did you mean 'nginx'?"),
-        ("NGINX", "there is no 'NGINX.yaml' in /specs; did you mean 'nginx'?"),
-        ("nginx.yaml", "there is no 'nginx.yaml.yaml' in /specs; did you mean 'nginx'?"),
-        ("web", "there is no 'web.yaml' in /specs; it is an alias of nginx"),
-        ("postgres", "there is no 'postgres.yaml' in /specs"),
+        ("ngnix", "no 'ngnix.yaml' in /specs; did you mean 'nginx'?"),
+        ("NGINX", "no 'NGINX.yaml' in /specs; did you mean 'nginx'?"),
+        ("nginx.yaml", "no 'nginx.yaml.yaml' in /specs; did you mean 'nginx'?"),
+        ("web", "no 'web.yaml' in /specs; it is an alias of nginx"),
+        ("postgres", "no 'postgres.yaml' in /specs"),
     ],
 )
 def test_an_unknown_name_is_a_mistake_of_usage(name: str, why: str) -> None:
     with pytest.raises(UsageError) as caught:
         select((make_spec("caddy"), make_spec("nginx", "web")), ["caddy", name])
-    assert caught.value.brief == f"no spec of that name: '{name}'"
+    assert caught.value.brief == f"no such spec: '{name}'"
     assert caught.value.details == why
-    assert caught.value.resolution == "the names are: caddy, nginx"
+    assert caught.value.resolution == "available specs: caddy, nginx"
 
 
 def test_without_any_specs_no_name_is_known() -> None:
-    with pytest.raises(UsageError, match=r"there is no 'a\.yaml' at all"):
+    with pytest.raises(UsageError, match=r"no 'a\.yaml' at all"):
         select((), ["a"])

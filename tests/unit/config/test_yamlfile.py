@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from lxdocker import resources, yamlfile
+from lxdocker.config import resources, yamlfile
 from lxdocker.errors import LxdockerError
 
 SCHEMAS = ("image.schema.json", "config.schema.json")
@@ -69,6 +69,12 @@ def subschemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_has_a_name_of_its_own(name: str) -> None:
+    """By which tools tell schemas apart, wherever the file is."""
+    assert yamlfile.schema(name)["$id"] == f"urn:lxdocker:schema:{name.removesuffix('.schema.json')}"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
 def test_a_schema_describes_each_key_with_examples_that_fit(name: str) -> None:
     schema = yamlfile.schema(name)
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -106,7 +112,7 @@ def test_mistakes_are_sorted_as_one_reads() -> None:
 def test_resources_are_in_the_package_or_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "lxdocker"
     monkeypatch.setattr(resources, "_PACKAGE", package)
-    with pytest.raises(LxdockerError, match=r"schema/x\.json is missing"):
+    with pytest.raises(LxdockerError, match=r"missing file of lxdocker: schema/x\.json"):
         resources.resource("schema", "x.json")
     (tmp_path / "schema").mkdir()
     (tmp_path / "schema/x.json").touch()

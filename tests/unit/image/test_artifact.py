@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lxdocker import artifact
+from lxdocker.image import artifact
 
 
 def sha256(content: bytes) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lxdocker import provenance as module
-from lxdocker.provenance import Provenance, folder_id, inputs_hash, source_label
-from lxdocker.resolve import ResolvedImage
+from lxdocker.config.spec import Behaviour, ImageSpec
+from lxdocker.image import provenance as module
+from lxdocker.image.provenance import Provenance, folder_id, inputs_hash, source_label
 from lxdocker.runtime import render
-from lxdocker.spec import ImageSpec
+from lxdocker.source.resolve import ResolvedImage
 from lxdocker.values import Arch, ArchiveKind, DiskRef, parse_image_ref
 from tests.examples import digest, provenance, resolved, spec
 
@@ -51,10 +52,47 @@ def test_what_is_sealed_into_the_image_does_not_change_with_time_or_place() -> N
     assert MADE.sealed_properties()["lxdocker.inputs"] == MADE.inputs
 
 
+def test_what_an_image_says_of_itself_leads_to_what_it_was_made_from() -> None:
+    """Wherever it was copied to, and whoever has lost the rest."""
+    assert MADE.sealed_properties() == {
+        "lxdocker.name": "web",
+        "lxdocker.source": "docker.io/library/nginx:1",
+        "lxdocker.manifest_digest": resolved().manifest_digest.value,
+        "lxdocker.config_digest": resolved().config_digest.value,
+        "lxdocker.inputs": MADE.inputs,
+    }
+
+
 def test_a_new_index_with_the_same_image_changes_only_what_the_tag_names() -> None:
     seen = MADE.seen_as(digest("new index"), "folder")
     assert seen == replace(MADE, source_digest=digest("new index"), folder="folder")
     assert seen.resolved == ResolvedImage(digest("new index"), MADE.manifest_digest, MADE.config_digest, None)
+
+
+# ---- what lists say of it
+
+
+@pytest.mark.parametrize(
+    ("image", "title", "repository", "release"),
+    [
+        ("nginx", "docker.io/library/nginx:latest", "nginx", "latest"),
+        ("ghcr.io/owner/name:1.2-alpine", "ghcr.io/owner/name:1.2-alpine", "name", "1.2-alpine"),
+        ("host:5000/app", "host:5000/app:latest", "app", "latest"),
+        (f"host:5000/app@{digest('index')}", "host:5000/app", "app", digest("index").short),
+        ("oci:./layout:1", "oci:layout:1", "layout", "1"),
+        ("oci:./layout", "oci:layout", "layout", "current"),
+        ("docker-archive:/a/app.tar", "docker-archive:app.tar", "app.tar", "current"),
+    ],
+)
+def test_what_lists_say_of_a_source(image: str, title: str, repository: str, release: str) -> None:
+    made = provenance(spec(image=image))
+    assert (made.title, made.repository, made.release) == (title, repository, release)
+
+
+@pytest.mark.parametrize("source", ["", ":", "/", "x", "/:", "oci:", "@"])
+def test_whatever_a_source_is_there_is_a_release(source: str) -> None:
+    """It may come from another server's tree."""
+    assert replace(MADE, source=source).release
 
 
 # ---- when an image is made again
@@ -63,7 +101,26 @@ def test_a_new_index_with_the_same_image_changes_only_what_the_tag_names() -> No
 def hash_of(
     of: ImageSpec | None = None, at: ResolvedImage | None = None, arch: Arch = Arch.X86_64, level: int = 3
 ) -> str:
-    return inputs_hash(of or spec(), at or resolved(), arch, level)
+    of = of or spec()
+    return inputs_hash(of, source_label(of.image), at or resolved(), arch, level)
+
+
+def behaving(**how: Any) -> ImageSpec:
+    return replace(spec(), behaviour=replace(Behaviour(), **how))
+
+
+@pytest.mark.parametrize("field", fields(Behaviour), ids=lambda field: field.name)
+def test_however_an_image_is_to_run_makes_it_another(field: Field[Any]) -> None:
+    other = {
+        "restart": "always",
+        "restart_unhealthy": True,
+        "stop_grace": 31,
+        "prelaunch": "required",
+        "tmpfs": (("/cache", "on"),),
+        "fill_volumes": False,
+        "umask": "0027",
+    }
+    assert hash_of(behaving(**{field.name: other[field.name]})) != hash_of()
 
 
 @pytest.mark.parametrize(

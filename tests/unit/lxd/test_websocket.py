@@ -16,7 +16,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from lxdocker.errors import LxdError
-from lxdocker.websocket import MOST_IN_A_MESSAGE, Websocket
+from lxdocker.lxd.websocket import MOST_IN_A_MESSAGE, Websocket
 
 Answer = Callable[[socket.socket, ServerProtocol], None]
 END = (Opcode.TEXT, b"")

@@ -2,82 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import re
-import shutil
 import subprocess
-import tarfile
 import urllib.parse
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lxdocker.oci import OciConfig
-from lxdocker.runtime import render
-from lxdocker.spec import Behaviour
-from tests.chroots import Root, needs_namespaces
+from lxdocker.config.spec import Behaviour
+from lxdocker.source.oci import OciConfig
+from tests.chroots import needs_namespaces
+from tests.instance import PREPARED, SOURCE, Instance, needs_gosu, supervised
 
 pytestmark = needs_namespaces
 Done = subprocess.CompletedProcess[str]
-needs_gosu = pytest.mark.skipif(shutil.which("gosu") is None, reason="this host has no gosu")
 
 HOSTILE = [
     *("", " ", "a b", "'", '"', "\\", "\\n", "$HOME", "$(touch /canary)", "`touch /canary`"),
     *("x\ny", "*", "-n", "é🐳"),
 ]
-SOURCE = "LXDOCKER_SOURCE_ONLY=1\n. /sbin/init\n"
-# Prints words so that they can be told apart again.
-WORDS = """words() { for word; do "$_bb" printf '%s\\0' "$word"; done; }\n"""
+BECOME = PREPARED + "with_command become"
 # A program that prints what it was started with: its arguments after the name, then its environment.
 SHOW = "#!/busybox-lxd sh\n/busybox-lxd printf '%s\\0' \"$@\"; echo ---; /busybox-lxd cat /proc/$$/environ\n"
-
-
-class Instance:
-    """An image's root with the runtime in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.root = Root.make(path)
-        self.configure(OciConfig())
-        for name in ("etc", "sbin", "root"):
-            (self.root / name).mkdir(exist_ok=True)
-        self.root.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
-        self.root.write("/etc/group", "root:x:0:\napp:x:1000:\nextra:x:2000:app\n")
-        if gosu := shutil.which("gosu"):
-            shutil.copy(gosu, self.root / "lxd-gosu")
-
-    def configure(self, config: OciConfig, behaviour: Behaviour | None = None) -> None:
-        """Puts in what a build would."""
-        runtime = render.runtime_tar(config, behaviour or Behaviour())
-        with tarfile.open(fileobj=io.BytesIO(runtime)) as tar:
-            tar.extractall(self.root.path, filter="tar")
-        (self.root / "sbin").mkdir(exist_ok=True)
-        (self.root / "init").rename(self.root / "sbin/init")
-
-    def sh(
-        self, script: str, *arguments: str, env: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Runs a script in which all of init's verbs are known; it is PID 1, and ``env`` the instance's."""
-        done = self.root.run(
-            *("/busybox-lxd", "sh", "-c", SOURCE + WORDS + script, "sh", *arguments),
-            env=env,
-            before="for one in console tty; do : >dev/$one; mount --bind /dev/null dev/$one; done",
-        )
-        assert not (self.root / "canary").exists(), "something was run that is data"
-        return done
-
-    def out(self, script: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
-        done = self.sh(script, *arguments, env=env)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Instance:
-    return Instance(tmp_path / "root")
 
 
 def records(text: str) -> list[str]:
@@ -119,33 +68,44 @@ def test_sourced_for_tests_it_does_nothing(instance: Instance) -> None:
 )
 def test_a_command_is_found_as_execvp_finds_it(instance: Instance, command: str, path: str, found: str) -> None:
     for name in ("/b/tool", "/a/both", "/b/both", "/b/plain", "/tool", "/b/two words"):
-        instance.root.write(name, "", 0o755)
+        instance.root.write(name, "#!/bin/sh", 0o755)
     instance.root.write("/a/plain", "", 0o644)
     (instance.root / "a/folder").mkdir()
-    assert instance.out('cd /; PATH=$2; find_program "$1" || :', command, path) == found
+    script = 'cd /; quote "PATH=$2"; _environment=$_quoted; find_program "$1"; printf %s "$_program"'
+    assert instance.out(script, command, path) == found
 
 
-def test_without_a_path_the_usual_folders_are_searched(instance: Instance) -> None:
-    instance.root.write("/usr/bin/tool", "", 0o755)
-    assert instance.out("unset PATH; find_program tool") == "/usr/bin/tool"
+@pytest.mark.parametrize(
+    ("command", "status", "why"),
+    [
+        ("missing", 127, "no such program in the image (working directory /, PATH /a:/b)"),
+        ("plain", 127, "no such program in the image (working directory /, PATH /a:/b; /a/plain is not executable)"),
+        ("/missing", 127, "no such program in the image (working directory /)"),
+        ("/dangling", 127, "it is a link that leads nowhere"),
+        ("/a", 126, "it is a folder"),
+        ("/a/plain", 126, "it is not executable"),
+        ("/a/text", 126, "it is neither a program for this machine nor a script with a #! line"),
+        ("text", 126, "it is neither a program for this machine nor a script with a #! line"),
+        ("/pipe", 126, "it is no regular file"),
+    ],
+)
+def test_why_a_command_can_t_be_run(instance: Instance, command: str, status: int, why: str) -> None:
+    """With Docker's statuses."""
+    instance.configure(OciConfig(cmd=(command,), env=(("PATH", "/a:/b"),)))
+    instance.root.write("/a/plain", "#!/bin/sh", 0o644)
+    instance.root.write("/a/text", "echo this is no program", 0o755)
+    (instance.root / "dangling").symlink_to("/nowhere")
+    os.mkfifo(instance.root / "pipe")
+    done = instance.sh("cd /; " + BECOME)
+    assert (done.returncode, done.stdout) == (status, f"lxdocker: can't run '{command}': {why}\n")
 
 
 # ---- environment
 
 
-@pytest.mark.parametrize("name", ["A", "_", "a1", "PATH_2"])
-def test_names_that_a_shell_can_hold(instance: Instance, name: str) -> None:
-    assert instance.sh('is_shell_name "$1"', name).returncode == 0
-
-
-@pytest.mark.parametrize("name", ["", "1a", "a.b", "a-b", "a b", "é", "a=b", "$x", "a\nb"])
-def test_names_that_it_can_t_hold(instance: Instance, name: str) -> None:
-    assert instance.sh('is_shell_name "$1"', name).returncode == 1
-
-
 def environment_of(instance: Instance, **of_instance: str) -> dict[str, str]:
-    """What a command would get, as far as the shell holds it."""
-    script = '. /lxd-image; set_environment; exec "$_bb" env -u PWD -u SHLVL -u OLDPWD "$_bb" cat /proc/self/environ'
+    """What a command gets."""
+    script = PREPARED + 'eval ""\\$_bb" env -i $_environment "\\$_bb" cat /proc/self/environ"'
     return dict(record.split("=", 1) for record in records(instance.out(script, env=of_instance)))
 
 
@@ -175,7 +135,8 @@ def test_what_docker_would_set_is_set(instance: Instance) -> None:
     found = environment_of(instance)
     assert found["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert found["HOSTNAME"]
-    assert "HOME" not in found  # which follows the user
+    assert found["HOME"] == "/root"
+    assert environment_of(instance, HOME="")["HOME"] == "/root"
     assert (
         environment_of(instance, HOSTNAME="mine", HOME="/mine").items() >= {"HOSTNAME": "mine", "HOME": "/mine"}.items()
     )
@@ -185,13 +146,14 @@ def test_what_docker_would_set_is_set(instance: Instance) -> None:
 
 
 def envfile(instance: Instance, content: str, **of_instance: str) -> tuple[dict[str, str], str]:
-    """The variables that come of a file, and what is said."""
+    """The variables that come of a file, beside those that are there without it, and what is said."""
     instance.root.write("/envfile", content)
     script = (
-        "_instance_names=$(names_of_instance); read_envfile /envfile; echo ---; "
-        'exec "$_bb" env -u PWD -u SHLVL -u OLDPWD -u PATH "$_bb" cat /proc/self/environ'
+        PREPARED + "add_envfile; echo ---; "
+        'eval ""\\$_bb" env -i $_environment "\\$_bb" env -u PATH -u HOSTNAME -u HOME -u LXDOCKER_ENVFILE '
+        '"\\$_bb" cat /proc/self/environ"'
     )
-    said, _, variables = instance.out(script, env=of_instance).partition("---\n")
+    said, _, variables = instance.out(script, env={"LXDOCKER_ENVFILE": "/envfile", **of_instance}).partition("---\n")
     return dict(record.split("=", 1) for record in records(variables)), said
 
 
@@ -211,17 +173,65 @@ def test_an_env_file_does_not_replace_what_the_instance_says(instance: Instance)
 
 
 def test_names_that_can_t_be_are_named(instance: Instance) -> None:
-    found, said = envfile(instance, "a.b=1\n$(touch /canary)=2\nGOOD=3\n")
-    assert found == {"GOOD": "3"}
+    """As under Docker a name is any word."""
+    found, said = envfile(instance, "a b=1\n=2\nGOOD=3\na.b=4\n$(touch /canary)=5\n")
+    assert found == {"GOOD": "3", "a.b": "4"}
     assert said.splitlines() == [
-        "lxdocker: LXDOCKER_ENVFILE /envfile: 'a.b' is not a name that it may set; left out",
-        "lxdocker: LXDOCKER_ENVFILE /envfile: '$(touch /canary)' is not a name that it may set; left out",
+        f"lxdocker: LXDOCKER_ENVFILE /envfile: '{name}' is not a name it may set; ignored"
+        for name in ("a b", "", "$(touch /canary)")
     ]
 
 
 def test_an_env_file_that_is_missing_is_named(instance: Instance) -> None:
-    said = instance.out("_instance_names=; read_envfile /nowhere")
-    assert said == "lxdocker: LXDOCKER_ENVFILE /nowhere can't be read; going on without it\n"
+    said = instance.out(PREPARED + "add_envfile", env={"LXDOCKER_ENVFILE": "/nowhere"})
+    assert said == "lxdocker: LXDOCKER_ENVFILE /nowhere can't be read; continuing without it\n"
+
+
+# The runtime's own variables, and what its shell would obey.
+OURS = ["_bb", "_lib", "_user", "_uid", "_program", "_session", "_environment", "_supervise", "_output", "_log", "IFS"]
+
+
+@pytest.mark.parametrize("source", ["image", "file", "instance"])
+def test_the_application_s_variables_are_not_the_runtime_s(instance: Instance, source: str) -> None:
+    """Whoever owns the file, or the image, runs nothing as root by it, and the application still gets them."""
+    instance.root.write("/evil", "#!/busybox-lxd sh\n: >/canary\n", 0o755)
+    values = dict.fromkeys(OURS, "/evil")
+    if source == "image":
+        instance.configure(OciConfig(env=tuple(values.items()), user="app", cmd=("/bin/show",)))
+    else:
+        instance.configure(OciConfig(user="app", cmd=("/bin/show",)))
+    instance.root.write("/bin/show", SHOW + "\n/busybox-lxd id -u\n", 0o755)
+    given = values if source == "instance" else {}
+    if source == "file":
+        instance.root.write("/data/env", "".join(f"{name}={value}\n" for name, value in values.items()))
+        os.chown(instance.root / "data", 1000, 1000)
+        os.chown(instance.root / "data/env", 1000, 1000)
+        given = {"LXDOCKER_ENVFILE": "/data/env"}
+    script = PREPARED + "add_envfile; with_command become"
+    said = instance.out(script, env=given).partition("---\n")[2]
+    variables, _, uid = said.rpartition("\0")
+    assert uid == "1000\n"
+    assert values.items() <= dict(one.split("=", 1) for one in variables.split("\0")).items()
+
+
+@needs_gosu
+def test_an_env_file_of_the_users_reveals_nothing_of_root_s(instance: Instance) -> None:
+    instance.configure(OciConfig(user="app"))
+    instance.root.write("/etc/secret", "SECRET=1\n", 0o600)
+    data = instance.root.write("/data/env", "FINE=1\n", 0o600).parent
+    os.chown(data / "env", 1000, 1000)
+    os.chown(data, 1000, 1000)
+    script = PREPARED + 'add_envfile; echo "$_of_file"'
+    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == " 'FINE=1'\n"
+    # What only root can have put there, root may read.
+    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/etc/secret"}) == " 'SECRET=1'\n"
+    (data / "env").unlink()
+    (data / "env").symlink_to("/etc/secret")
+    said = "lxdocker: LXDOCKER_ENVFILE /data/env can't be read; continuing without it\n\n"
+    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == said
+    (data / "env").unlink()
+    os.mkfifo(data / "env")
+    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == said
 
 
 # ---- settings of the instance
@@ -229,7 +239,7 @@ def test_an_env_file_that_is_missing_is_named(instance: Instance) -> None:
 
 def write_settings(instance: Instance, **values: str) -> None:
     """As LXD writes them from the template: url-encoded."""
-    text = "".join(f"{name}={urllib.parse.quote(value)}\n" for name, value in values.items())
+    text = "".join(f"user.lxdocker.{name}={urllib.parse.quote(value)}\n" for name, value in values.items())
     instance.root.write("/lxd-instance", text)
 
 
@@ -292,6 +302,9 @@ def test_what_is_no_list_of_words_is_refused(instance: Instance, text: str) -> N
         ("restart", "on-failure:3"),
         ("prelaunch", "required"),
         ("restart_unhealthy", "true"),
+        ("fill_volumes", "false"),
+        ("umask", "0027"),
+        ("umask", "077"),
         ("dns", "1.1.1.1 search a.b"),
     ],
 )
@@ -309,6 +322,12 @@ def test_a_setting_of_the_instances_comes_before_the_images(instance: Instance, 
         ("restart", "on-failure:x"),
         ("prelaunch", "yes"),
         ("restart_unhealthy", "1'; touch /canary; '"),
+        ("fill_volumes", "no"),
+        ("umask", "27"),
+        ("umask", "0028"),
+        ("umask", "00022"),
+        ("umask", "u=rwx"),
+        ("umask", "0022$(touch /canary)"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(instance: Instance, name: str, value: str) -> None:
@@ -334,20 +353,50 @@ def test_settings_that_are_empty_or_missing_change_nothing(instance: Instance) -
     assert records(instance.out(script + "; true")) == ["no", "30"]
 
 
+def test_a_setting_that_does_not_exist_is_named(instance: Instance) -> None:
+    write_settings(instance, restrat="always", bb="/evil", restart="always")
+    assert instance.out('. /lxd-image; read_instance_settings /lxd-instance; words "$_restart" "$_bb"') == (
+        "lxdocker: user.lxdocker.restrat is not a setting that this image knows; ignored\n"
+        "lxdocker: user.lxdocker.bb is not a setting that this image knows; ignored\n"
+        "always\0/busybox-lxd\0"
+    )
+
+
 # ---- users
 
 
-@pytest.mark.parametrize("user", ["root", "app", "app:extra", "0", "1000:1000", "4711"])
+@pytest.mark.parametrize("user", ["root", "app", "app:extra", "0", "1000:1000", "4711", ":extra"])
 def test_users_that_can_be(instance: Instance, user: str) -> None:
-    assert instance.sh("_user=$1; check_user; echo well", user).stdout == "well\n"
+    assert instance.sh("_user=$1; find_user; echo well", user).stdout == "well\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "found"),
+    [
+        ("app", "1000 /home/app"),
+        ("1000:7", "1000 /home/app"),
+        ("4711", "4711 /"),
+        ("2000", "2000 /"),
+        ("0", "0 /root"),
+        (":7", "0 /root"),
+        ("01000", "1000 /home/app"),
+        ("00", "0 /root"),
+    ],
+)
+def test_whom_a_user_is(instance: Instance, user: str, found: str) -> None:
+    """As Docker looks: by the first line with that name; a number is never a name."""
+    instance.root.write(
+        "/etc/passwd", "root:x:0:0::/root:\n2000:x:77:77::/odd:\napp:x:1000:1000::/home/app:\nz:x:2000:1:::\n"
+    )
+    assert instance.out('_user=$1; find_user; echo "$_uid $_home"', user) == f"{found}\n"
 
 
 @pytest.mark.parametrize("user", ["nobody", "ap", "app ", "r.*t", "-x", "$(touch /canary)"])
 def test_users_that_are_not_there_are_named(instance: Instance, user: str) -> None:
-    done = instance.sh("_user=$1; check_user; echo well", user)
+    done = instance.sh("_user=$1; find_user; echo well", user)
     assert (done.returncode, done.stdout) == (
         125,
-        f"lxdocker: the image runs as user '{user}', which is not in its /etc/passwd\n",
+        f"lxdocker: user '{user}' is not in the image's /etc/passwd\n",
     )
 
 
@@ -363,7 +412,7 @@ def test_the_command_gets_exactly_its_arguments_and_environment(
     env = {**{f"V{number}": value for number, value in enumerate(HOSTILE)}, **odd}
     instance.configure(OciConfig(cmd=("show", *HOSTILE), env=tuple(env.items())))
     instance.root.write("/bin/show", SHOW, 0o755)
-    script = ". /lxd-image; set_environment; with_command become"
+    script = BECOME
     words, _, variables = instance.out(script, env={"HOME": home} if home else {}).partition("---\n")
     assert records(words) == HOSTILE
     found = dict(record.split("=", 1) for record in records(variables))
@@ -381,17 +430,50 @@ def test_the_command_runs_as_the_images_user(instance: Instance, user: str, iden
     instance.configure(OciConfig(user=user, cmd=("/bin/identity",)))
     id_ = "/busybox-lxd id"
     instance.root.write("/bin/identity", f"#!/busybox-lxd sh\necho $({id_} -u) $({id_} -g) $({id_} -G)\n", 0o755)
-    assert instance.out(". /lxd-image; set_environment; with_command become").split() == identity.split()
+    assert instance.out(BECOME).split() == identity.split()
+
+
+# What a shell and a file that it makes say of the umask.
+MASK = "#!/busybox-lxd sh\numask\n: >/made-$1; /busybox-lxd stat -c %a /made-$1\n"
+
+
+@needs_gosu
+@pytest.mark.parametrize(
+    ("of_image", "of_instance", "found"),
+    [
+        (Behaviour(), "", ["0022", "644"]),
+        (Behaviour(umask="0027"), "", ["0027", "640"]),
+        (Behaviour(umask="0027"), "002", ["0002", "664"]),
+    ],
+)
+def test_the_command_starts_with_its_umask_whatever_pid_1_has(
+    instance: Instance, of_image: Behaviour, of_instance: str, found: list[str]
+) -> None:
+    """And so does what /lxd-exec runs beside it, which knows only what was saved of the instance's settings."""
+    instance.configure(OciConfig(cmd=("/bin/mask", "app")), of_image)
+    instance.root.write("/bin/mask", MASK, 0o755)
+    write_settings(instance, umask=of_instance)
+    prepared = "umask 077; " + PREPARED + "read_instance_settings /lxd-instance; "
+    assert instance.out(prepared + "with_command become").split() == found
+    assert instance.out(prepared + "save_environment; /lxd-exec /bin/mask exec").split() == found
+
+
+@needs_gosu
+def test_the_umask_is_the_applications_alone(instance: Instance) -> None:
+    """What PID 1 makes, such as its log, does not depend on it; nor does the next start."""
+    program = "umask; /busybox-lxd stat -c '%a %n' /.lxd-log/current; exit 1"
+    said = supervised(instance, program, Behaviour(umask="0777", restart="on-failure:1"))[1]
+    assert [line for line in said if not line.startswith("lxdocker:")] == ["0777", "644 /.lxd-log/current"] * 2
 
 
 def test_no_command_is_named(instance: Instance) -> None:
-    done = instance.sh(". /lxd-image; set_environment; with_command become")
-    assert (done.returncode, done.stdout) == (127, "lxdocker: the image names no command to run\n")
+    done = instance.sh(BECOME)
+    assert (done.returncode, done.stdout) == (127, "lxdocker: the image specifies no command to run\n")
 
 
 def test_a_command_that_is_not_there_is_named(instance: Instance) -> None:
     instance.configure(OciConfig(cmd=("missing", "x"), env=(("PATH", "/opt"),)))
-    done = instance.sh("cd /etc; . /lxd-image; set_environment; with_command become")
+    done = instance.sh("cd /etc; " + BECOME)
     assert done.returncode == 127
     assert done.stdout == (
         "lxdocker: can't run 'missing': no such program in the image (working directory /etc, PATH /opt)\n"
@@ -403,7 +485,7 @@ def test_a_command_that_is_not_there_is_named(instance: Instance) -> None:
 def test_a_program_called_like_one_of_busyboxs_is_the_images(instance: Instance, name: str) -> None:
     instance.configure(OciConfig(cmd=(name,)))
     instance.root.write(f"/bin/{name}", "#!/busybox-lxd sh\necho the image\n", 0o755)
-    assert instance.out(". /lxd-image; set_environment; with_command become") == "the image\n"
+    assert instance.out(BECOME) == "the image\n"
 
 
 # ---- tmpfs
@@ -439,45 +521,35 @@ def test_a_tmpfs_hides_no_disk_of_the_users(instance: Instance, place: str) -> N
 # ---- prelaunch script
 
 
+PRELAUNCH = "_user=0; _output=/dev/console; _prelaunch={}; _environment=A=b; run_prelaunch"
+
+
 @pytest.mark.parametrize("script", ["echo ran >/ran", "#!/busybox-lxd sh\necho ran >/ran\n"])
 def test_the_prelaunch_script_is_run(instance: Instance, script: str) -> None:
     instance.root.write("/lxd-prelaunch", script)
-    instance.out("_prelaunch=required; run_prelaunch")
+    instance.out(PRELAUNCH.format("required"))
     assert (instance.root / "ran").read_text() == "ran\n"
 
 
 def test_a_prelaunch_script_that_fails(instance: Instance) -> None:
     instance.root.write("/lxd-prelaunch", "exit 3")
-    done = instance.sh("_prelaunch=optional; run_prelaunch; echo going on")
+    done = instance.sh(PRELAUNCH.format("optional") + "; echo going on")
     assert done.stdout.splitlines() == [
-        "lxdocker: the prelaunch script (user.lxdocker_init_script) failed with status 3; starting all the same",
+        "lxdocker: the prelaunch script (user.lxdocker_init_script) failed with status 3; starting anyway",
         "going on",
     ]
-    done = instance.sh("_prelaunch=required; run_prelaunch; echo going on")
+    done = instance.sh(PRELAUNCH.format("required") + "; echo going on")
     assert done.returncode == 125
     assert done.stdout == "lxdocker: the prelaunch script (user.lxdocker_init_script) failed with status 3\n"
 
 
 def test_no_prelaunch_script_is_fine(instance: Instance) -> None:
     for _ in range(2):
-        assert instance.out("_prelaunch=required; run_prelaunch; echo going on") == "going on\n"
+        assert instance.out(PRELAUNCH.format("required") + "; echo going on") == "going on\n"
         instance.root.write("/lxd-prelaunch", "")
 
 
 # ---- looking after the command
-
-SUPERVISE = ". /lxd-image; set_environment; with_command supervise"
-
-
-def supervised(
-    instance: Instance, program: str, behaviour: Behaviour | None = None, *, before: str = ""
-) -> tuple[int, list[str]]:
-    """Exit status and what is said, without times, and without what the shell says of having no terminal here."""
-    instance.root.write("/app", f"#!/busybox-lxd sh\n{program}\n", 0o755)
-    instance.configure(OciConfig(cmd=("/app",)), behaviour)
-    done = instance.sh(f"{before}\n{SUPERVISE}")
-    said = [re.sub(r"\d+(\.\d+)? s\b", "N s", line) for line in done.stdout.splitlines()]
-    return done.returncode, [line for line in said if "can't access tty" not in line]
 
 
 @needs_gosu

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from lxdocker.oci import OciConfig
+from lxdocker.config.spec import Behaviour
 from lxdocker.runtime import render
-from lxdocker.spec import Behaviour
+from lxdocker.source.oci import OciConfig
 from tests.chroots import BUSYBOX, Root, needs_namespaces
 
 pytestmark = needs_namespaces
@@ -33,7 +35,8 @@ class Builder:
         self.image = Root(path / "build/rootfs")
         self.image.path.mkdir(parents=True)
 
-    def inject(self) -> None:
+    def inject(self, made: Sequence[str] = ()) -> None:
+        """``made``: what is made beside the image."""
         # What is older than this was made by unpacking; what comes with the layers is older still.
         for path in [self.image.path, *self.image.path.rglob("*")]:
             os.utime(path, (1_600_000_000, 1_600_000_000), follow_symlinks=False)
@@ -45,10 +48,21 @@ class Builder:
             stdin=RUNTIME,
         )
         assert done.returncode == 0, done.stderr
-        assert self.outside() == before, "something was written outside of the image"
+        after = {path: found for path, found in self.outside().items() if path not in made}
+        assert after == before, "something was written outside of the image"
+
+    def check(self) -> list[str]:
+        """What is wrong with the image, as check.sh says it, after injection; each line is about one path."""
+        before = self.root.contents()
+        done = self.root.run("/bin/busybox", "sh", "-c", render.CHECK.read_text(), "check", "/build/rootfs")
+        assert self.root.contents() == before
+        assert done.returncode == (74 if done.stderr else 0)
+        return done.stderr.splitlines()
 
     def outside(self) -> dict[str, object]:
-        return {path: entry for path, entry in self.root.contents().items() if not path.startswith("build/rootfs/")}
+        return {
+            path: entry for path, entry in self.root.contents().items() if not f"{path}/".startswith("build/rootfs/")
+        }
 
     def links(self) -> dict[str, str]:
         return {name: str(entry[2]) for name, entry in self.image.contents().items() if entry[0] == "link"}
@@ -72,6 +86,7 @@ def resolved(image: Root, inside: str) -> Path:
 
 def assert_init_is_ours(image: Root) -> None:
     init = resolved(image, "/sbin/init")
+    assert not {"dev", "proc", "sys"} & set(init.relative_to(image.path).parts[:1])
     assert init.read_bytes() == INIT
     assert init.stat().st_mode & 0o7777 == 0o755
     assert init.stat().st_uid == 0
@@ -192,6 +207,116 @@ def test_what_an_earlier_injection_left_is_replaced(builder: Builder) -> None:
     assert not (image / "/lxd-realinit").exists()
 
 
+def test_the_root_itself_is_roots_and_open_to_all(builder: Builder) -> None:
+    os.chown(builder.image.path, 1000, 1000)
+    builder.image.path.chmod(0o2700)
+    builder.inject()
+    found = builder.image.path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (0, 0, 0o755)
+
+
+@pytest.mark.parametrize("theirs", [None, "a file", "->/nowhere", "->/proc/self/mounts"])
+def test_mtab_is_there(builder: Builder, theirs: str | None) -> None:
+    mtab = builder.image / "etc/mtab"
+    if theirs:
+        mtab.parent.mkdir()
+        if theirs.startswith("->"):
+            mtab.symlink_to(theirs[2:])
+        else:
+            mtab.write_text(theirs)
+    builder.inject()
+    if theirs and not theirs.startswith("->"):
+        assert mtab.read_text() == theirs
+    else:
+        assert mtab.readlink() == Path((theirs or "/proc/mounts").removeprefix("->"))
+
+
+# ---- what unpacking lost
+
+
+def lose(builder: Builder, *lines: str) -> dict[str, str]:
+    """Injects what has lost this; returns what mksquashfs is to make: path -> the rest of its definition."""
+    (builder.root / "build/rootfs.lost").write_text("".join(f"{line}\n" for line in lines))
+    builder.inject(made=["build/rootfs.devices"])
+    text = (builder.root / "build/rootfs.devices").read_text()
+    return dict(line.split(" ", 1) for line in text.splitlines())
+
+
+def lost(builder: Builder) -> list[str]:
+    path = builder.image / "lxd-lost"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_devices_that_any_instance_may_use_are_made(builder: Builder) -> None:
+    image = builder.image
+    image.write("/jail/dev/null", mode=0o622)
+    os.chown(image / "jail/dev/null", 3, 4)
+    image.write("/jail/dev/urandom", mode=0o666)
+    (image / "var").mkdir()
+    (image / "var/jail").symlink_to("/jail")
+    (image / "jail/dev/other-name").hardlink_to(image / "jail/dev/null")
+    made = lose(builder, "device 1:3 jail/dev/null", "device 1:9 var/jail/dev/urandom")
+    assert made == {
+        "jail/dev/null": "C 1600000000 0622 3 4 1 3",
+        "jail/dev/other-name": "C 1600000000 0622 3 4 1 3",
+        "jail/dev/urandom": "C 1600000000 0666 0 0 1 9",
+    }
+    assert list((image / "jail/dev").iterdir()) == []
+    assert (image / "jail/dev").stat().st_mtime == 1_600_000_000
+    assert lost(builder) == []
+
+
+def test_mksquashfs_makes_them(builder: Builder, tmp_path: Path) -> None:
+    builder.image.write("/jail/dev/null", mode=0o666)
+    lose(builder, "device 1:3 jail/dev/null")
+    squashfs = tmp_path / "squashfs"
+    devices = str(builder.root / "build/rootfs.devices")
+    command = ["mksquashfs", str(builder.image.path), str(squashfs), "-quiet", "-no-progress", "-pf", devices]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    listed = subprocess.run(
+        ["unsquashfs", "-lln", "-UTC", str(squashfs)], check=True, capture_output=True, text=True, timeout=60
+    )
+    (line,) = [line for line in listed.stdout.splitlines() if line.endswith("jail/dev/null")]
+    assert line.split() == ["crw-rw-rw-", "0/0", "1,", "3", "2020-09-13", "12:26", "squashfs-root/jail/dev/null"]
+
+
+@pytest.mark.parametrize(
+    ("device", "path"),
+    [
+        *((device, "jail/dev/x") for device in ("1:1", "1:11", "8:0", "10:229", "5:3", "136:0", "11:3")),
+        ("1:3", "jail/dev/ram3"),
+        ("1:3", "jail/a b"),
+        ("1:3", 'jail/"'),
+        ("1:3", "jail/*"),
+    ],
+)
+def test_other_devices_are_written_down(builder: Builder, device: str, path: str) -> None:
+    builder.image.write(f"/{path}")
+    assert lose(builder, f"device {device} {path}") == {}
+    assert lost(builder) == [f"device {device} /{path}"]
+    assert (builder.image / path).exists()
+
+
+def test_what_came_after_them_stays(builder: Builder) -> None:
+    image = builder.image
+    image.write("/jail/full", "a file of a later layer")
+    (image / "jail/link").symlink_to("/jail/full")
+    (image / "jail/folder").mkdir()
+    image.write("/dev/null")
+    lines = [
+        f"device 1:3 {name}" for name in ("gone/null", "jail/gone", "jail/full", "jail/link", "jail/folder", "dev/null")
+    ]
+    assert lose(builder, *lines, "device 1:3 ../../usr/bin/gosu", "device 1:3 /", "device 1:3 ", "device") == {}
+    assert lost(builder) == []
+    assert (image / "jail/full").read_text() == "a file of a later layer"
+
+
+def test_attributes_are_written_down(builder: Builder) -> None:
+    builder.image.write("/a b")
+    assert lose(builder, "attribute security.ima a b", "attribute trusted.overlay.opaque a b") == {}
+    assert lost(builder) == ["attribute security.ima /a b"]
+
+
 # ---- images made to break out
 
 
@@ -239,17 +364,28 @@ def test_a_setuid_busybox_or_gosu_of_the_images_does_not_keep_its_mode(builder: 
         assert (builder.image / name).stat().st_mode & 0o7777 == 0o755
 
 
-# ---- what LXD writes later
+# ---- what LXD reads, writes and mounts on
 
 
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "other name"])
 @pytest.mark.parametrize("name", ["hostname", "hosts", "resolv.conf"])
-def test_what_is_written_when_an_instance_starts_is_no_link(builder: Builder, name: str) -> None:
-    builder.image.write("/elsewhere", "x")
+def test_what_is_written_when_an_instance_starts_is_a_file_of_its_own(builder: Builder, name: str, kind: str) -> None:
+    elsewhere = builder.image.write("/elsewhere", "x")
     (builder.image / "etc").mkdir()
-    (builder.image / "etc" / name).symlink_to("/elsewhere")
+    path = builder.image / "etc" / name
+    if kind == "link":
+        path.symlink_to("/elsewhere")
+    elif kind == "folder":
+        builder.image.write(f"/etc/{name}/x", "x")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:  # as where equal files were made one, to save space
+        path.hardlink_to(elsewhere)
     builder.inject()
-    assert not (builder.image / "etc" / name).is_symlink()
-    assert (builder.image / "elsewhere").read_text() == "x"
+    assert not os.path.lexists(path) or (not path.is_symlink() and path.is_file() and path.read_text() == "")
+    assert elsewhere.read_text() == "x"
+    assert elsewhere.stat().st_nlink == 1
+    assert builder.check() == []
 
 
 @pytest.mark.parametrize("target", ["/usr/etc", "usr/etc", "../usr/etc", "/proc/1/root/etc", "/dev", "/sbin", "/usr"])
@@ -271,7 +407,7 @@ def test_an_etc_that_leads_to_no_folder_of_its_own_is_an_empty_one(builder: Buil
     (builder.image / "etc").symlink_to(target)
     builder.inject()
     assert not (builder.image / "etc").is_symlink()
-    assert {path.name for path in (builder.image / "etc").iterdir()} <= {"resolv.conf"}
+    assert {path.name for path in (builder.image / "etc").iterdir()} <= {"resolv.conf", "mtab"}
 
 
 @pytest.mark.parametrize("folder", ["etc", "dev", "proc", "sys"])
@@ -289,6 +425,108 @@ def test_what_the_image_has_in_these_folders_stays(builder: Builder) -> None:
     builder.inject()
     for path in files:
         assert (builder.image / path).read_text() == "kept"
+
+
+@pytest.mark.parametrize("between", ["", "/between"])
+@pytest.mark.parametrize("target", ["/dev", "dev", "/dev/below", "/proc", "/sys/below", "/.lxd-runtime"])
+def test_init_is_not_where_lxd_hides_it(builder: Builder, target: str, between: str) -> None:
+    image = builder.image
+    (image / "sbin").symlink_to(between or target)
+    if between:
+        (image / between).symlink_to(target)
+    builder.inject()
+    assert_init_is_ours(image)
+    assert not (image / "sbin").is_symlink()
+    assert builder.check() == []
+
+
+def test_init_is_not_where_a_link_in_the_place_of_dev_led(builder: Builder) -> None:
+    (builder.image / "opt").mkdir()
+    (builder.image / "dev").symlink_to("/opt")
+    (builder.image / "sbin").symlink_to("/dev")
+    builder.inject()
+    assert_init_is_ours(builder.image)
+    assert builder.check() == []
+
+
+@pytest.mark.parametrize(
+    "target", ["/lxd-lib", "/lxd-image", "/lxd-health", "/busybox-lxd", "/etc", "/etc/resolv.conf"]
+)
+def test_init_may_be_beside_the_rest_of_the_runtime(builder: Builder, target: str) -> None:
+    (builder.image / "sbin").symlink_to(target)
+    builder.inject()
+    assert_init_is_ours(builder.image)
+    assert (builder.image / "lxd-lib/mounts.sh").is_file()
+    assert builder.check() == []
+
+
+@pytest.mark.parametrize("name", ["metadata.yaml", "backup.yaml"])
+@pytest.mark.parametrize("kind", ["a link", "a folder", "a special file"])
+def test_an_image_that_lxd_refuses_is_refused(builder: Builder, name: str, kind: str) -> None:
+    path = builder.image / name
+    if kind == "a link":
+        path.symlink_to("/etc")
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    builder.inject()
+    (said,) = builder.check()
+    assert said.startswith(f"/{name} is {kind}: LXD (5.0.9, ")
+
+
+@pytest.mark.parametrize("folder", ["/", "/app/"])
+def test_an_applications_own_files_of_these_names_stay(builder: Builder, folder: str) -> None:
+    for name in ("metadata.yaml", "backup.yaml"):
+        builder.image.write(f"{folder}{name}", "the application's")
+    if folder != "/":
+        (builder.image / "app/metadata.yaml").rename(builder.image / "app/target")
+        (builder.image / "app/metadata.yaml").symlink_to("target")
+    builder.inject()
+    assert builder.check() == []
+    assert (builder.image / f"{folder}metadata.yaml").read_text() == "the application's"
+
+
+@pytest.mark.parametrize("target", ["/etc/hostname", "/lxd-prelaunch", "/backup.yaml"])
+def test_a_link_that_makes_a_folder_of_what_must_be_a_file_is_refused(builder: Builder, target: str) -> None:
+    (builder.image / "sbin").symlink_to(target)
+    builder.inject()
+    (said,) = builder.check()
+    assert said.startswith(f"{target} is a folder: LXD ")
+
+
+def test_all_that_is_wrong_is_said_at_once(builder: Builder) -> None:
+    image = builder.image
+    (image / "backup.yaml").mkdir()
+    builder.inject()
+    shutil.rmtree(image / "proc")
+    (image / "etc/resolv.conf").unlink()
+    (image / "etc/hosts").symlink_to("/nowhere")
+    (image / "lxd-instance").mkdir()
+    (image / "sys").rename(image / "elsewhere")
+    (image / "sys").symlink_to("elsewhere")
+    (image / "sbin/init").chmod(0o644)
+    found = [line.partition(":")[0] for line in builder.check()]
+    assert found == [
+        "/backup.yaml is a folder",
+        "/etc/hosts is a link",
+        "/lxd-instance is a folder",
+        "/etc/resolv.conf is missing",
+        "/proc is missing",
+        "/sys is a link",
+        "/sbin/init is a file",
+    ]
+
+
+@pytest.mark.parametrize("init", ["", "/dev/init", "/nowhere", "/sbin"])
+def test_an_init_that_cannot_be_run_is_found(builder: Builder, init: str) -> None:
+    builder.inject()
+    builder.image.write("/dev/init", INIT, 0o755)
+    (builder.image / "sbin/init").unlink()
+    if init:
+        (builder.image / "sbin/init").symlink_to(init)
+    (said,) = builder.check()
+    assert said.startswith("/sbin/init is " + ("a link" if init else "missing"))
 
 
 # ---- the same bytes on any day

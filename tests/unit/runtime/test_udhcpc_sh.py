@@ -77,6 +77,8 @@ class Machine:
         self.root = Root.make(path)
         self.root.write(SCRIPT, render.UDHCPC_WRAPPER.read_bytes(), 0o755)
         self.root.write(f"{SCRIPT}.real", render.UDHCPC.read_bytes())
+        for part in render.LIB.iterdir():
+            self.root.write(f"/lxd-lib/{part.name}", part.read_bytes())
 
     def lease(self, *events: str, before: str = "", **variables: str) -> After:
         """Calls the script with one event after the other (bound, if none is named), as udhcpc would."""

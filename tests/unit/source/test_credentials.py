@@ -6,15 +6,19 @@ import base64
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lxdocker.credentials import Credential, Credentials
 from lxdocker.errors import AuthError
+from lxdocker.source import credentials as module
+from lxdocker.source.credentials import Credential, Credentials
 from lxdocker.values import RegistryRef, parse_image_ref
+from tests.forked import NOBODY, in_child
 
+HUB = "https://index.docker.io/v1/"
 SECRET = "s3cr:et "  # noqa: S105 - a password may have colons and end in a space
 
 
@@ -114,6 +118,68 @@ def test_docker_hub_under_all_its_names(tmp_path: Path, key: str) -> None:
 def test_keys_as_docker_login_writes_them(tmp_path: Path, key: str) -> None:
     write(tmp_path / ".docker/config.json", auths={key: entry("ann")})
     assert user(credentials(tmp_path).for_ref(ref("quay.io/app"))) == "ann"
+
+
+@pytest.mark.parametrize(
+    "key", ["Registry.Example:5000", "https://REGISTRY.example:5000/v2/", "registry.Example.:5000/App"]
+)
+def test_registries_compare_without_case(tmp_path: Path, key: str) -> None:
+    key = key.replace("/App", "/app")
+    write(tmp_path / ".docker/config.json", auths={key: entry("ann")}, credHelpers={"GHCR.io": "none"})
+    found = credentials(tmp_path)
+    assert user(found.for_ref(ref("registry.EXAMPLE:5000/app"))) == "ann"
+    assert json.loads(found.authfile_json(ref("Registry.example:5000/app")) or "")["auths"].keys() == {
+        "registry.example:5000"
+    }
+    assert found.for_ref(ref("registry.example/app")) is None
+    assert found.for_ref(ref("ghcr.io/app")) is None
+    assert "docker-credential-none" in found.notes[0]
+
+
+def test_a_port_that_goes_without_saying(tmp_path: Path) -> None:
+    write(tmp_path / ".docker/config.json", auths={"a.example": entry("ann"), "b.example:443": entry("bob")})
+    found = credentials(tmp_path)
+    assert user(found.for_ref(ref("a.example:443/app"))) == "ann"
+    assert user(found.for_ref(ref("b.example/app"))) == "bob"
+
+
+def test_of_several_keys_for_one_registry_an_empty_one_does_not_count(tmp_path: Path) -> None:
+    auths = {"quay.io": {}, "https://quay.io": entry("ann"), "docker.io": entry("bob"), HUB: entry("carol")}
+    write(tmp_path / ".docker/config.json", auths=auths)
+    found = credentials(tmp_path)
+    assert user(found.for_ref(ref("quay.io/app"))) == "ann"
+    assert user(found.for_ref(ref("nginx"))) == "carol"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who can't become another user can close no file to them")
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_a_file_that_is_closed_to_this_user_is_noted_and_passed_over(tmp_path: Path, closed: str) -> None:
+    file = write(tmp_path / "run/containers/auth.json", auths={"quay.io": entry("root")})
+    write(tmp_path / ".docker/config.json", auths={"quay.io": entry("ann")})
+    for folder in (tmp_path, *tmp_path.parents[:-2], tmp_path / ".docker", tmp_path / "run"):
+        folder.chmod(0o755)
+    (file if closed == "file" else file.parent).chmod(0o700)
+
+    def look() -> tuple[str | None, Credential | None, tuple[str, ...]]:
+        found = credentials(tmp_path)
+        return user(found.for_ref(ref("quay.io/app"))), found.for_ref(ref("ghcr.io/app")), found.notes
+
+    assert in_child(look, uid=NOBODY) == ("ann", None, (f"{file}: it cannot be read: Permission denied",))
+
+    def named() -> str:
+        with pytest.raises(AuthError) as caught:
+            credentials(tmp_path, REGISTRY_AUTH_FILE=str(file)).for_ref(ref("quay.io/app"))
+        return str(caught.value)
+
+    assert in_child(named, uid=NOBODY) == f"the auth file {file} cannot be used: it cannot be read: Permission denied"
+
+
+def test_a_folder_where_a_file_should_be_holds_no_login(tmp_path: Path) -> None:
+    """Docker makes one where a file that is not there was to be mounted."""
+    (tmp_path / ".docker/config.json").mkdir(parents=True)
+    found = credentials(tmp_path)
+    assert found.for_ref(ref("quay.io/app")) is None
+    assert found.notes == (f"{tmp_path}/.docker/config.json: it cannot be read: Is a directory",)
 
 
 def test_the_legacy_file(tmp_path: Path) -> None:
@@ -232,11 +298,35 @@ def test_a_broken_helper_is_noted_and_passed_over(tmp_path: Path, script: str | 
     assert "s3cr" not in found.notes[0]
 
 
-def test_a_helper_is_a_name_not_a_path(tmp_path: Path) -> None:
-    write(tmp_path / ".docker/config.json", credsStore="../../bin/x")
+@pytest.mark.parametrize("name", ["../../bin/x", "x/../../bin/x", "x y", "x\n", "-x", "", "x" * 65])
+def test_a_helper_is_a_name_not_a_path(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "bin"
+    (folder / "docker-credential-x").mkdir(parents=True)  # or there would be no way on from there
+    helper(tmp_path / "bin/bin", "x", "exit 7")
+    write(tmp_path / ".docker/config.json", credHelpers={"quay.io": name})
     found = credentials(tmp_path)
     assert found.for_ref(ref("quay.io/app")) is None
-    assert "not the name of" in found.notes[0]
+    assert [note.partition(": ")[2] for note in found.notes] == (
+        ["not the name of a credential helper"] if name else []
+    )
+
+
+def test_a_helper_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HELPER_SECONDS", 0.2)
+    helper(tmp_path / "bin", "test", "exec sleep 5")
+    write(tmp_path / ".docker/config.json", credsStore="test", auths={"quay.io": entry("ann")})
+    found = credentials(tmp_path)
+    began = time.monotonic()
+    assert user(found.for_ref(ref("quay.io/app"))) == "ann"
+    assert time.monotonic() - began < 4
+    assert found.notes == ("docker-credential-test: no answer in 0 s",)
+
+
+def test_a_password_that_docker_padded(tmp_path: Path) -> None:
+    write(tmp_path / ".docker/config.json", auths={"quay.io": entry("ann", "\0pass\0word\0\0\0")})
+    found = credentials(tmp_path).for_ref(ref("quay.io/app"))
+    assert found
+    assert found.password == "\0pass\0word"  # noqa: S105 - of nobody
 
 
 @pytest.mark.parametrize("name", ["quay.io/team/app", "nginx", "127.0.0.1:5000/app"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lxdocker.errors import ArchMissingError, BuildError, RegistryError
-from lxdocker.oci import (
+from lxdocker.source.oci import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_INDEX,
@@ -137,7 +137,7 @@ def test_when_it_was_created(text: object, seconds: int) -> None:
         ({"Volumes": ["/data"]}, "config.Volumes"),
         ({"ExposedPorts": {"80\0": {}}}, "config.ExposedPorts"),
         ({"Labels": {"a": 5}}, "config.Labels[a]"),
-        ({"Labels": {"a\n": "\0"}}, "config.Labels[a?]"),
+        ({"Labels": {"a\n": "\0"}}, "config.Labels[a ]"),
         ({"Healthcheck": "curl"}, "config.Healthcheck"),
         ({"Healthcheck": {"Test": ["\0"]}}, "config.Healthcheck.Test[0]"),
         ({"Healthcheck": {"Retries": "3"}}, "config.Healthcheck.Retries"),
@@ -193,7 +193,7 @@ def test_the_configuration_has_the_last_word_on_the_architecture(
     if fits:
         parsed.require_arch(arch, "app")
     else:
-        with pytest.raises(ArchMissingError, match=f"app is not made for {arch.value}"):
+        with pytest.raises(ArchMissingError, match=f"app is not available for {arch.value}"):
             parsed.require_arch(arch, "app")
 
 
@@ -265,11 +265,11 @@ def test_the_transports_media_type_counts_where_the_document_has_none() -> None:
         (image(layers=[descriptor("sha512:" + "a" * 128)]), "sha512 digest, and only sha256"),
         (image(layers=[descriptor("sha256:" + "A" * 64)]), r"layers\[0\] has no sha256 digest"),
         (image(layers=[descriptor(None)]), r"layers\[0\] has no sha256 digest"),
-        (image(layers=[descriptor(A, -1)]), "no size"),
-        (image(layers=[descriptor(A, "5")]), "no size"),
-        (image(layers=[descriptor(A, True)]), "no size"),
-        (image(layers=[descriptor(A, 2**60)]), "no size"),
-        (image(layers=[descriptor(A, mediaType="a\nb")]), "no media type"),
+        (image(layers=[descriptor(A, -1)]), "invalid size"),
+        (image(layers=[descriptor(A, "5")]), "invalid size"),
+        (image(layers=[descriptor(A, True)]), "invalid size"),
+        (image(layers=[descriptor(A, 2**60)]), "invalid size"),
+        (image(layers=[descriptor(A, mediaType="a\nb")]), "invalid media type"),
         (image(layers=[descriptor()] * 2000), "more than 1024 layers"),
         (image(config=None), "config is not an object"),
         (index(*[{}] * 5000), "more than 4096 entries"),
@@ -353,9 +353,9 @@ def test_what_there_is_instead() -> None:
     ]
     with pytest.raises(ArchMissingError) as caught:
         choose(Arch.X86_64, *entries)
-    assert caught.value.brief == "app is not made for x86_64"
-    assert caught.value.details == ("it needs linux/amd64, there is linux/arm64/v8, windows/amd64, linux/?[31m")
-    with pytest.raises(ArchMissingError, match="there is nothing"):
+    assert caught.value.brief == "app is not available for x86_64"
+    assert caught.value.details == ("needed: linux/amd64, available: linux/arm64/v8, windows/amd64, linux/ [31m")
+    with pytest.raises(ArchMissingError, match="available: nothing"):
         choose(Arch.X86_64)
 
 

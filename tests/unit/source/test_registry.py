@@ -7,20 +7,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import socket
+import subprocess
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from urllib3.util import parse_url
 
-from lxdocker import registry as module
-from lxdocker.credentials import Credentials
 from lxdocker.errors import AuthError, ImageMissingError, RegistryError
-from lxdocker.registry import RegistryClient, certs_dir
+from lxdocker.http import route as route_module
+from lxdocker.http.route import Place
+from lxdocker.http.trust import certs_dir
+from lxdocker.http.wire import parse_retry_after
+from lxdocker.source import registry as module
+from lxdocker.source.credentials import Credentials
+from lxdocker.source.login import Login, parse_challenges
+from lxdocker.source.registry import RegistryClient
 from lxdocker.values import Digest, RegistryRef
+from tests import forked
 from tests.registry_server import (
     PASSWORD,
     USER,
@@ -46,7 +57,7 @@ def _no_proxies_and_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(module, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(module, "_PAUSES", (0.01, 0.01, 0.01))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +126,7 @@ def test_bodies_and_one_connection_for_all(plain: Registry) -> None:
         assert ask.manifest(ref(plain.address), DIGEST) == IMAGE.manifest.content
         assert ask.config_blob(ref(plain.address), CONFIG) == IMAGE.config.content
         assert ask.head(ref(plain.address, tag="index")) == Digest(make_index((IMAGE.manifest, None)).digest)
-        pool, _ = ask._transport._pool(parse_url(f"http://{plain.address}"), None)
+        pool, _ = ask._wire._transport._pool(parse_url(f"http://{plain.address}"), None)
         assert pool.num_connections == 1
 
 
@@ -126,7 +137,7 @@ def test_no_such_image(plain: Registry, repository: str, tag: str) -> None:
 
 
 def test_no_such_digest(plain: Registry) -> None:
-    with client() as ask, pytest.raises(ImageMissingError, match="does not know this digest"):
+    with client() as ask, pytest.raises(ImageMissingError, match="no such digest"):
         ask.manifest(ref(plain.address), Digest("sha256:" + "0" * 64))
 
 
@@ -184,7 +195,7 @@ def test_tokens_for_a_login(tmp_path: Path, storage: Path, certificate: Certific
         assert PASSWORD not in seen.path
         with client() as ask, pytest.raises(AuthError) as caught:
             ask.head(ref(server.address, "private/app"))
-        assert "no such image, or it wants a login" in caught.value.details
+        assert "no such image, or no login for it" in caught.value.details
         assert "/nonexistent/home/.docker/config.json" in caught.value.details
         assert f"skopeo login {server.address}" in caught.value.resolution
 
@@ -220,6 +231,27 @@ def test_a_token_is_renewed_before_it_expires(tmp_path: Path, storage: Path, cer
             assert len(tokens.server.seen) == fetched
 
 
+@pytest.mark.parametrize(
+    ("claimed", "good"),
+    [(100_000, 3590), (3600, 3590), (60, 50), (5, 50), (-1, 50), ("3600", 50), (True, 50), (None, 50)],
+)
+def test_a_token_is_good_for_a_minute_at_least_and_an_hour_at_most(claimed: object, good: int) -> None:
+    def answer(handler: Handler) -> None:
+        if handler.seen.path.startswith("/token"):
+            handler.reply(200, json.dumps({"token": "t", "expires_in": claimed}).encode())
+        elif not handler.seen.headers["Authorization"]:
+            challenge(f"{server.url}/token")(handler)
+        else:
+            ok(handler)
+
+    with ScriptedServer(answer) as server, client() as ask:
+        for later, fetched in ((0, 1), (good - 5, 1), (good + 5, 2)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(time, "monotonic", lambda later=later, now=time.monotonic: now() + later)
+                ask.head(ref(server.address))
+            assert sum(seen.path.startswith("/token") for seen in server.seen) == fetched
+
+
 def test_a_token_refused_early_is_replaced_once(tmp_path: Path, storage: Path, certificate: Certificate) -> None:
     with (
         TokenService(certificate) as tokens,
@@ -227,7 +259,7 @@ def test_a_token_refused_early_is_replaced_once(tmp_path: Path, storage: Path, c
         client() as ask,
     ):
         ask.head(ref(server.address))
-        (token,) = ask._states[server.address].tokens.values()
+        (token,) = ask._known(server.address).login.tokens.values()
         token.value = "stale"
         assert ask.head(ref(server.address)) == DIGEST
         assert [status for _, _, status in asked(server, 4)] == [401, 200, 401, 200]
@@ -240,7 +272,7 @@ def test_basic(tmp_path: Path, storage: Path) -> None:
             assert ask.head(ref(server.address)) == DIGEST
             assert ask.config_blob(ref(server.address), CONFIG) == IMAGE.config.content
         assert [status for _, _, status in asked(server, 3)] == [401, 200, 200]
-        with client() as ask, pytest.raises(AuthError, match="no such image, or it wants a login"):
+        with client() as ask, pytest.raises(AuthError, match="no such image, or no login for it"):
             ask.head(ref(server.address))
         assert len(server.requests(4)) == 4
 
@@ -277,9 +309,92 @@ def test_elsewhere_certificates_are_verified(tmp_path: Path, storage: Path, cert
             ask.head(ref(name))
 
 
+def test_this_hosts_authorities_are_trusted_and_handed_over(
+    tmp_path: Path, storage: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry(tmp_path / "r", storage=storage, certificate=certificate) as server:
+        name = ref(server.public_address)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.cert))
+        with client() as ask:
+            assert ask.head(name) == DIGEST
+            handed = ask.route(name).authorities
+        # One that OpenSSL does not find, and one that it does.
+        folder = tmp_path / "authorities"
+        folder.mkdir()
+        (folder / "ca.pem").write_bytes(certificate.cert.read_bytes())
+        monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+        monkeypatch.setenv("SSL_CERT_DIR", f"/nonexistent:{folder}")
+        with client() as ask:
+            with pytest.raises(RegistryError, match="not trusted"):
+                ask.head(name)
+            assert ask.route(name).authorities == b""
+        subprocess.run(["openssl", "rehash", str(folder)], check=True)
+        with client() as ask:
+            assert ask.head(name) == DIGEST
+            assert ask.route(name).authorities == certificate.cert.read_bytes()
+        (tmp_path / "handed.pem").write_bytes(handed)
+        monkeypatch.delenv("SSL_CERT_DIR")
+        skopeo = ["skopeo", "inspect", "--raw", f"docker://{server.public_address}/public/app:1"]
+        environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "SSL_CERT_DIR": "/nonexistent"}
+        assert subprocess.run(skopeo, env=environment, capture_output=True, check=False).returncode != 0
+        environment["SSL_CERT_FILE"] = str(tmp_path / "handed.pem")
+        done = subprocess.run(skopeo, env=environment, capture_output=True, check=True)
+        assert done.stdout == IMAGE.manifest.content
+
+
+def test_certificates_are_found_by_the_name_that_is_compared(tmp_path: Path) -> None:
+    roots = (tmp_path,)
+    for name in ("Registry.Example:5000", "a.example", "b.example:443", "registry-1.docker.io", "[2001:DB8::1]:5"):
+        (tmp_path / name).mkdir()
+    assert certs_dir("registry.example:5000", roots) == tmp_path / "Registry.Example:5000"
+    assert certs_dir("a.example:443", roots) == tmp_path / "a.example"
+    assert certs_dir("b.example", roots) == tmp_path / "b.example:443"
+    assert certs_dir("docker.io", roots) == tmp_path / "registry-1.docker.io"
+    assert certs_dir("[2001:db8::1]:5", roots) == tmp_path / "[2001:DB8::1]:5"
+    assert certs_dir("registry.example", roots) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who can't become another user can close no file to them")
+@pytest.mark.parametrize("closed", ["etc", "etc/certs.d", "etc/certs.d/NAME", "etc/certs.d/NAME/ca.crt"])
+def test_certificates_that_are_closed_to_this_user_are_missed_only_where_they_are_needed(
+    tmp_path: Path, storage: Path, certificate: Certificate, closed: str
+) -> None:
+    with registry(tmp_path / "r", storage=storage, certificate=certificate) as server:
+        name = server.public_address
+        folder = tmp_path / "etc/certs.d" / name
+        folder.mkdir(parents=True)
+        (folder / "ca.crt").write_bytes(certificate.cert.read_bytes())
+        for path in (*tmp_path.parents[:-2], tmp_path):
+            path.chmod(0o755)
+        shut = tmp_path / closed.replace("NAME", name)
+        shut.chmod(0o700)
+
+        def look() -> str:
+            with client(cert_roots=(tmp_path / "etc/certs.d",)) as ask:
+                with pytest.raises(RegistryError) as caught:
+                    ask.head(ref(name))
+            with client(cert_roots=(tmp_path / "etc/certs.d",), insecure=[name]) as ask:
+                assert ask.head(ref(name)) == DIGEST
+                assert ask.route(ref(name)).certificates == {}
+            return caught.value.details
+
+        said = forked.in_child(look, uid=forked.NOBODY)
+        assert "not trusted: self-signed" in said
+        assert f"no permission to read {tmp_path}/etc/certs.d" in said
+
+
+@pytest.mark.parametrize("named", ["Registry.Example:5000", "registry.example.:5000"])
+def test_a_registry_is_named_insecure_in_any_case(named: str) -> None:
+    with client(insecure=[named, "a.example"]) as ask:
+        assert not ask.verifies("registry.example:5000")
+        assert not ask.verifies("a.example:443")
+        assert ask.verifies("registry.example")
+        assert ask._known("a.example:443").site.schemes == ("https", "http")
+
+
 def test_elsewhere_plain_http_must_be_named(plain: Registry) -> None:
     name = plain.public_address
-    with client() as ask, pytest.raises(RegistryError, match="probably plain http") as caught:
+    with client() as ask, pytest.raises(RegistryError, match="probably plain HTTP") as caught:
         ask.head(ref(name))
     assert f"--insecure-registry {name}" in caught.value.resolution
     assert len(plain.requests()) == 0
@@ -301,9 +416,56 @@ def test_nothing_listens_and_all_are_told_soon(tmp_path: Path) -> None:
 
         in_threads(30, work)
     assert sorted(failures) == sorted(
-        f"{address} can't be asked for {address}/app{n}:1: connection refused" for n in range(30)
+        f"cannot reach {address} to look up {address}/app{n}:1: connection refused" for n in range(30)
     )
     assert time.monotonic() - started < 2
+
+
+def test_a_failure_is_remembered_for_half_a_minute() -> None:
+    def hang_up(handler: Handler) -> None:
+        handler.close_connection = True
+        handler.connection.close()
+
+    with ScriptedServer(hang_up) as server, client() as ask:
+        with pytest.raises(RegistryError, match="app0:1"):
+            ask.head(ref(server.address, "app0"))
+        count = len(server.seen)
+        assert count == 4
+        for later, more in ((0, 0), (25, 0), (35, 4), (50, 4)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(time, "monotonic", lambda later=later, now=time.monotonic: now() + later)
+                with pytest.raises(RegistryError, match=r"app1:1: .*the connection was closed"):
+                    ask.head(ref(server.address, "app1"))
+            assert len(server.seen) == count + more
+
+
+def test_a_registry_is_open_to_all_only_when_its_challenge_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second thread that comes just then would be refused in vain, as would 30 more."""
+
+    def answer(handler: Handler) -> None:
+        if handler.seen.headers["Authorization"]:
+            ok(handler)
+        else:
+            handler.reply(401, headers={"WWW-Authenticate": "Basic"})
+
+    second: list[threading.Thread] = []
+
+    def learn(login: Login, *arguments: Any) -> bool:
+        if not second:
+            second.append(threading.Thread(target=lambda: ask.head(ref(server.address, "other"))))
+            second[0].start()
+            time.sleep(0.3)
+        return known(login, *arguments)
+
+    known = Login.learn
+    monkeypatch.setattr(Login, "learn", learn)
+    with ScriptedServer(answer) as server, client(credentials(tmp_path, server.address)) as ask:
+        ask.head(ref(server.address))
+        second[0].join()
+        assert [bool(seen.headers["Authorization"]) for seen in server.seen].count(False) == 1
+        assert len(server.seen) == 3
 
 
 # Servers that misbehave.
@@ -338,11 +500,11 @@ def test_redirects_are_followed_but_not_with_the_login(tmp_path: Path) -> None:
     ("location", "why"),
     [
         ("/again", "redirects more than 5 times"),
-        ("ftp://127.0.0.1/x", "address that is none"),
-        ("file:///etc/passwd", "address that is none"),
-        ("http://ann:pw@127.0.0.1/x", "address that is none"),
-        ("http://[", "it redirects to an address that is none"),
-        ("//[x", "it redirects to an address that is none"),
+        ("ftp://127.0.0.1/x", "invalid URL"),
+        ("file:///etc/passwd", "invalid URL"),
+        ("http://ann:pw@127.0.0.1/x", "invalid URL"),
+        ("http://[", "it redirects to an invalid URL"),
+        ("//[x", "it redirects to an invalid URL"),
     ],
 )
 def test_redirects_to_nowhere(location: str, why: str) -> None:
@@ -382,7 +544,7 @@ def test_an_encrypted_registry_can_not_have_its_logins_sent_in_the_clear(
     with ScriptedServer(ok) as thief, ScriptedServer(challenge(f"{thief.url}/token"), certificate) as server:
         name = server.public_address
         known = credentials(tmp_path, name)
-        with client(known, insecure=[name]) as ask, pytest.raises(AuthError, match="in the clear"):
+        with client(known, insecure=[name]) as ask, pytest.raises(AuthError, match="without encryption"):
             ask.head(ref(name))
         assert thief.seen == []
 
@@ -390,11 +552,11 @@ def test_an_encrypted_registry_can_not_have_its_logins_sent_in_the_clear(
 def test_a_plain_registry_sends_logins_in_the_clear_only_to_hosts_that_are_named(tmp_path: Path) -> None:
     with ScriptedServer(ok) as thief, ScriptedServer(challenge(f"http://{thief.public_address}/token")) as server:
         known = credentials(tmp_path, server.address)
-        with client(known) as ask, pytest.raises(AuthError, match="on another host, in the clear") as caught:
+        with client(known) as ask, pytest.raises(AuthError, match="without encryption on another host") as caught:
             ask.head(ref(server.address))
         assert f"--insecure-registry {thief.public_address}" in caught.value.resolution
         assert thief.seen == []
-        with client(known, insecure=[thief.public_address]) as ask, pytest.raises(RegistryError, match="holds none"):
+        with client(known, insecure=[thief.public_address]) as ask, pytest.raises(RegistryError, match="has none"):
             ask.head(ref(server.address))
         assert len(thief.seen) == 1
 
@@ -405,7 +567,7 @@ def test_a_plain_registry_sends_logins_in_the_clear_only_to_hosts_that_are_named
 def test_a_token_that_is_none(body: bytes) -> None:
     with ScriptedServer(lambda handler: handler.reply(200, body)) as tokens:
         with ScriptedServer(challenge(f"{tokens.url}/token?a=b")) as server, client() as ask:
-            with pytest.raises(RegistryError, match=f"{tokens.url}/token holds none"):
+            with pytest.raises(RegistryError, match=f"{tokens.url}/token has none"):
                 ask.head(ref(server.address))
             assert tokens.seen[0].path.startswith("/token?a=b&service=x&scope=repository%3Apublic%2Fapp%3Apull")
 
@@ -435,16 +597,51 @@ def test_a_scope_of_the_registrys_own_is_used() -> None:
 
 
 def test_challenges_are_parsed() -> None:
-    parse = module._parse_challenges
+    parse = parse_challenges
     assert parse(['Bearer realm="https://a/t",service="a, b",scope="x:y:pull,push", Basic realm="q\\"r"']) == [
         ("bearer", {"realm": "https://a/t", "service": "a, b", "scope": "x:y:pull,push"}),
         ("basic", {"realm": 'q"r'}),
     ]
     assert parse(["Negotiate", "BEARER Realm=x"]) == [("negotiate", {}), ("bearer", {"realm": "x"})]
+    bearer = ("bearer", {"realm": "x", "scope": ""})
+    assert parse(['Negotiate YWJj==, SCRAM-SHA-256 a=b , ,Bearer realm = "x" , scope=']) == [
+        ("negotiate", {}),
+        ("scram-sha-256", {"a": "b"}),
+        bearer,
+    ]
+    assert parse(["Basic", 'realm="lost"', ' Bearer\trealm=x,scope=""']) == [("basic", {}), bearer]
     started = time.monotonic()
     for hostile in ('Bearer a="' * 3000, "Bearer " + "a=" * 4000, "a" * 60_000, ',;"', 'x="\\' * 3000, " " * 60_000):
         parse([hostile] * 50)
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("extra", ["", ',service=""', ',service="s"'])
+@pytest.mark.parametrize("login", ["", "password", "identity token"])
+def test_a_service_is_named_to_the_token_service_only_if_the_registry_has_one(
+    tmp_path: Path, extra: str, login: str
+) -> None:
+    def answer(handler: Handler) -> None:
+        if handler.seen.path.startswith("/token"):
+            handler.reply(200, b'{"access_token": "t"}')
+        elif handler.seen.headers["Authorization"] == "Bearer t":
+            ok(handler)
+        else:
+            header = f'Basic realm="a, b", Bearer realm="{server.url}/token?x=1"{extra},scope="a:b:pull c:d:pull,push"'
+            handler.reply(401, headers={"WWW-Authenticate": header})
+
+    with ScriptedServer(answer) as server:
+        entry = {"identitytoken": "i", "auth": ""} if login == "identity token" else {}
+        known = credentials(tmp_path, server.address, **entry) if login else NOBODY
+        with client(known) as ask:
+            assert ask.head(ref(server.address)) == DIGEST
+        (asked,) = [seen for seen in server.seen if seen.path.startswith("/token")]
+        query = parse_qs(asked.body.decode() if asked.body else urlsplit(asked.path).query, keep_blank_values=True)
+    assert query.get("service") == (["s"] if extra.endswith('"s"') else None)
+    scopes = ["a:b:pull", "c:d:pull,push"]
+    assert query["scope"] == ([" ".join(scopes)] if login == "identity token" else scopes)
+    assert query.get("account") == ([USER] if login == "password" else None)
+    assert query.get("x") == (None if login == "identity token" else ["1"])
 
 
 def test_a_missing_digest_header_is_made_up_for() -> None:
@@ -464,6 +661,39 @@ def test_a_registry_without_head() -> None:
         assert ask.head(ref(server.address)) == DIGEST
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 410, 500, 501])
+def test_what_a_head_does_not_find_a_get_may(status: int) -> None:
+    """Registries, and what stands before them, answer a HEAD with anything."""
+
+    def answer(handler: Handler) -> None:
+        if handler.command == "HEAD":
+            handler.reply(status)
+        else:
+            handler.reply(200, IMAGE.manifest.content)
+
+    with ScriptedServer(answer) as server, client() as ask:
+        assert ask.head(ref(server.address)) == DIGEST
+        assert server.seen[-1].method == "GET"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_get_says_why_there_is_no_image(status: int) -> None:
+    words = {"errors": [{"code": "DENIED", "message": "pull access\n denied"}]}
+    with ScriptedServer(lambda handler: handler.reply(status, json.dumps(words).encode())) as server:
+        with client() as ask, pytest.raises(AuthError, match=rf"it answers {status} \(pull access  denied\): "):
+            ask.head(ref(server.address))
+
+
+def test_a_refused_login_is_not_sent_again_in_another_way(tmp_path: Path) -> None:
+    """Some count them."""
+    with ScriptedServer(lambda handler: handler.reply(401, headers={"WWW-Authenticate": "Basic"})) as server:
+        with client(credentials(tmp_path, server.address)) as ask:
+            for images in (1, 2):
+                with pytest.raises(AuthError):
+                    ask.head(ref(server.address))
+                assert sum("Authorization" in seen.headers for seen in server.seen) == images
+
+
 def test_a_web_page_is_no_registry() -> None:
     page = b"<html>Log in to this network</html>"
     with ScriptedServer(lambda handler: handler.reply(200, page, {"Content-Type": "text/html"})) as server:
@@ -480,7 +710,7 @@ def test_a_web_page_is_no_registry() -> None:
 def test_content_that_does_not_match_its_digest() -> None:
     with ScriptedServer(lambda handler: handler.reply(200, b'{"a": 1}')) as server, client() as ask:
         for method in (ask.manifest, ask.config_blob):
-            with pytest.raises(RegistryError, match=r"sent something else than .*@sha256:") as caught:
+            with pytest.raises(RegistryError, match=r"sent other content than .*@sha256:") as caught:
                 method(ref(server.address), DIGEST)
             assert hashlib.sha256(b'{"a": 1}').hexdigest() in caught.value.details
 
@@ -602,9 +832,13 @@ def test_what_does_not_pass_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer(lambda handler: handler.reply(503)) as server, client() as ask:
         with pytest.raises(RegistryError, match="answers 503"):
             ask.head(ref(server.address))
-        assert len(server.seen) == 4  # the first to meet the registry, then three tries
+        assert [seen.method for seen in server.seen] == ["HEAD"] * 4
+    with ScriptedServer(lambda handler: handler.reply(502)) as server, client() as ask:
+        with pytest.raises(RegistryError, match="answers 502"):
+            ask.head(ref(server.address))
+        assert [seen.method for seen in server.seen] == ["HEAD"] * 4 + ["GET"]
     with ScriptedServer(lambda handler: handler.reply(429, headers={"Retry-After": "3600"})) as server:
-        with client() as ask, pytest.raises(RegistryError, match="wants a pause of 3600 s") as caught:
+        with client() as ask, pytest.raises(RegistryError, match="asks for a pause of 3600 s") as caught:
             ask.head(ref(server.address))
         assert "skopeo login" in caught.value.resolution
 
@@ -619,14 +853,43 @@ def test_the_pause_a_registry_asks_for_is_kept() -> None:
     with ScriptedServer(answer) as server, client() as ask:
         started = time.monotonic()
         ask.head(ref(server.address))
-        assert 1 <= time.monotonic() - started < 2
+        assert time.monotonic() - started >= 2  # both times
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_body_that_is_cut_off_is_asked_for_again(length: bool) -> None:
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        if length:
+            handler.send_header("Content-Length", str(len(IMAGE.config.content)))
+        handler.end_headers()
+        handler.wfile.write(IMAGE.config.content[: None if len(server.seen) > 2 else 20])
+        handler.close_connection = True
+
+    with ScriptedServer(answer) as server, client() as ask:
+        assert ask.config_blob(ref(server.address), CONFIG) == IMAGE.config.content
+        assert len(server.seen) == 3
+
+
+def test_a_token_service_that_fails_for_a_moment_is_asked_again() -> None:
+    def answer(handler: Handler) -> None:
+        if handler.seen.path.startswith("/token"):
+            asked = sum(seen.path.startswith("/token") for seen in server.seen)
+            handler.reply(503 if asked < 3 else 200, b'{"token": "t"}')
+        elif not handler.seen.headers["Authorization"]:
+            challenge(f"{server.url}/token")(handler)
+        else:
+            ok(handler)
+
+    with ScriptedServer(answer) as server, client() as ask:
+        assert ask.head(ref(server.address)) == DIGEST
 
 
 def test_a_date_to_retry_after() -> None:
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3600))
-    assert module._retry_after(date) > 3500
-    assert module._retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0
-    assert module._retry_after("soon") == 0
+    assert parse_retry_after(date) > 3500
+    assert parse_retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0
+    assert parse_retry_after("soon") == 0
 
 
 def test_a_dropped_connection_is_tried_again() -> None:
@@ -684,7 +947,7 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch, plain: Registry) -> None:
             assert {seen.headers["Proxy-Authorization"] for seen in proxy.seen} == {login}
             # Loopback is this host's, never the proxy's.
             assert ask.head(ref(plain.address)) == DIGEST
-            with pytest.raises(RegistryError, match="the proxy can't be used") as caught:
+            with pytest.raises(RegistryError, match="the proxy cannot be used") as caught:
                 ask.head(ref("other.invalid"))
             assert "pr0xy" not in str(caught.value)
         count = len(proxy.seen)
@@ -692,14 +955,148 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch, plain: Registry) -> None:
         with client(insecure=[plain.public_address]) as ask:
             assert ask.head(ref(plain.public_address)) == DIGEST
         assert len(proxy.seen) == count
-    for address, why in (("socks5://127.0.0.1:1", "socks5 is not supported"), ("http://[", "its address is none")):
+    for address, why in (("socks5://127.0.0.1:1", "socks5 is not supported"), ("http://[", "invalid URL")):
         monkeypatch.setenv("https_proxy", address)
-        with client() as ask, pytest.raises(RegistryError, match=f"the proxy can't be used: {why}"):
+        with client() as ask, pytest.raises(RegistryError, match=f"the proxy cannot be used: {why}"):
             ask.head(ref("registry.invalid"))
+
+
+# The way that a builder is shown.
+
+
+def test_a_way_off_this_host_takes_a_network() -> None:
+    with client() as ask:
+        route = ask.route(ref("registry.example"))
+    assert (route.network, route.verify, route.local, route.names) == (True, True, (), ())
+
+
+def test_a_way_to_a_registry_here_takes_none(plain: Registry) -> None:
+    with client() as ask:
+        for place in ("127.0.0.1", "localhost", "0.0.0.0"):  # noqa: S104 - Linux connects to this host
+            name = ref(f"{place}:{plain.port}")
+            with client(insecure=[name.registry]) as ask:
+                ask.head(name)
+                route = ask.route(name)
+            assert (route.network, route.verify, route.names) == (False, False, ())
+            assert route.local == (("127.0.0.1", plain.port),)
+
+
+def test_all_that_is_asked_on_this_host_is_part_of_the_way() -> None:
+    """A token service, what a layer is redirected to; and the config of the same image may be nowhere else."""
+
+    def answer(handler: Handler) -> None:
+        path = handler.seen.path
+        if not handler.seen.headers["Authorization"]:
+            challenge(f"{tokens.url}/token")(handler)
+        elif path.endswith(IMAGE.layers[0].digest):
+            handler.reply(307, headers={"Location": f"{blobs.url}/layer"})
+        elif path.endswith(IMAGE.config.digest):
+            handler.reply(200, IMAGE.config.content)
+        else:
+            ok(handler)
+
+    with (
+        ScriptedServer(lambda handler: handler.reply(200, b'{"token": "t"}')) as tokens,
+        ScriptedServer(lambda handler: handler.reply(200, IMAGE.layers[0].content)) as blobs,
+        ScriptedServer(answer) as server,
+        client() as ask,
+    ):
+        name = ref(server.address)
+        ask.head(name)
+        assert ask.config_blob(name, CONFIG) == IMAGE.config.content
+        route = ask.route(name, Digest(IMAGE.layers[0].digest))
+        assert not route.network
+        assert set(route.local) == {("127.0.0.1", one.port) for one in (server, tokens, blobs)}
+
+
+def test_a_name_that_leads_here_does_so_in_a_builder(
+    monkeypatch: pytest.MonkeyPatch, plain: Registry, tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 registry.example\n192.0.2.7 Elsewhere.example # and more\n")
+    look_up = socket.getaddrinfo
+
+    def known(host: str, *more: Any, **options: Any) -> Any:
+        return look_up("127.0.0.1" if host == "registry.example" else host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    monkeypatch.setattr(route_module, "HOSTS", hosts)
+    name = ref(f"registry.example:{plain.port}")
+    with client(insecure=[name.registry]) as ask:
+        ask.head(name)
+        route = ask.route(name)
+        assert (route.network, route.local) == (False, (("127.0.0.1", plain.port),))
+        assert route.names == (("127.0.0.1", "registry.example"),)
+        # Where it is elsewhere, this host's word counts, too.
+        site = ask._known("elsewhere.example").site
+        site.places[Place("elsewhere.example", 443, "192.0.2.7")] = None
+        site.places[Place("cdn.example", 443, "192.0.2.8")] = None
+        route = ask.route(ref("elsewhere.example"))
+    assert (route.network, route.local, route.names) == (True, (), (("192.0.2.7", "elsewhere.example"),))
+
+
+@pytest.mark.parametrize("how", ["redirect", "tokens", "redirect by name"])
+def test_a_registry_elsewhere_leads_nobody_to_this_host(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Neither this host's own requests, nor a builder."""
+    look_up = socket.getaddrinfo
+
+    def known(host: str, *more: Any, **options: Any) -> Any:
+        return look_up("127.0.0.1" if host == "rebound.example" else host, *more, **options)
+
+    def answer(handler: Handler) -> None:
+        place = secret.url if how != "redirect by name" else f"http://rebound.example:{secret.port}"
+        if handler.command == "CONNECT":
+            handler.reply(403)
+        elif how == "tokens":
+            challenge(f"{place}/token")(handler)
+        else:
+            handler.reply(307, headers={"Location": place})
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    monkeypatch.setenv("no_proxy", "rebound.example")
+    with ScriptedServer(ok) as secret, ScriptedServer(answer) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("https_proxy", proxy.url)
+        with client(insecure=["registry.invalid:5000"]) as ask:
+            with pytest.raises(RegistryError, match="leads to this host's own loopback"):
+                ask.head(ref("registry.invalid:5000"))
+            route = ask.route(ref("registry.invalid:5000"))
+        assert route.local == (("127.0.0.1", proxy.port),)
+        assert len(secret.seen) == (1 if how == "redirect by name" else 0)
+
+
+@pytest.mark.parametrize("port", [None, 443])
+def test_a_registry_by_name_without_its_port_is_here_too(port: int | None) -> None:
+    with client() as ask:
+        site = ask._known("registry.example" + (f":{port}" if port else "")).site
+        assert not site.is_here
+        for place in (Place("registry.example", 5000, "127.0.0.1"), Place("registry.example", 443, "192.0.2.1")):
+            site.places[place] = None
+            assert not site.is_here
+        site.places[Place("registry.example", 80, "127.0.0.1")] = None
+        assert site.is_here == (port is None)
+        site.places[Place("registry.example", 443, "127.0.1.1")] = None
+        assert site.is_here
+
+
+def test_a_proxy_on_this_host_is_all_of_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(ok) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://ann:pr0xy@{proxy.address}")
+        monkeypatch.setenv("https_proxy", "127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", "10.0.0.0/8")
+        with client(insecure=["registry.invalid:5000"]) as ask:
+            with pytest.raises(RegistryError, match="proxy"):
+                ask.head(ref("other.invalid"))
+            monkeypatch.delenv("https_proxy")
+            ask.head(ref("registry.invalid:5000"))
+            route = ask.route(ref("registry.invalid:5000"))
+    assert (route.network, route.local, route.names) == (False, (("127.0.0.1", proxy.port),), ())
+    assert route.proxies == {"HTTP_PROXY": f"http://ann:pr0xy@{proxy.address}", "NO_PROXY": "10.0.0.0/8"}
+    assert "pr0xy" not in repr(route)
 
 
 def test_docker_hub_has_another_host() -> None:
     with client() as ask:
-        state = ask._state("docker.io")
-        assert (state.host, state.schemes) == ("registry-1.docker.io", ("https",))
+        site = ask._known("docker.io").site
+        assert (site.host, site.schemes) == ("registry-1.docker.io", ("https",))
         assert ask.verifies("docker.io")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lxdocker.credentials import Credentials
 from lxdocker.errors import ArchMissingError, BuildError, ImageMissingError, RegistryError
-from lxdocker.registry import RegistryClient
-from lxdocker.resolve import WORKERS, ResolvedImage, Resolver
-from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, RegistryRef
+from lxdocker.source.credentials import Credentials
+from lxdocker.source.layout import Layout
+from lxdocker.source.registry import RegistryClient
+from lxdocker.source.resolve import WORKERS, ResolvedImage, Resolver
+from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageRef, RegistryRef
 from tests.registry_server import (
     Blob,
     Certificate,
@@ -117,7 +120,7 @@ def test_an_index_of_many(server: Registry, ask: RegistryClient, docker: bool) -
         assert found.source_digest == digest(index)
         assert found.manifest_digest == digest(image.manifest)
         assert resolver.config(ref(server), found).architecture == arch.oci
-    with pytest.raises(ArchMissingError, match=r"app:1 is not made for s390x: .* linux/arm64/v8, linux/amd64$"):
+    with pytest.raises(ArchMissingError, match=r"app:1 is not available for s390x: .* linux/arm64/v8, linux/amd64$"):
         Resolver(ask, Arch.S390X).resolve(ref(server), None)
 
 
@@ -150,7 +153,7 @@ def test_the_wrong_architecture(server: Registry, ask: RegistryClient) -> None:
     images = Images(server.address)
     images.push("app", "1", make_image(arch="arm64"))
     resolver = Resolver(ask, Arch.X86_64)
-    with pytest.raises(ArchMissingError, match="it needs linux/amd64, there is linux/arm64"):
+    with pytest.raises(ArchMissingError, match="needed: linux/amd64, available: linux/arm64"):
         resolver.resolve(ref(server), None)
     # An index that lies is found out before anything is built.
     images.push_manifest("app", "2", make_index((make_image(arch="arm64").manifest, AMD)))
@@ -161,7 +164,7 @@ def test_the_wrong_architecture(server: Registry, ask: RegistryClient) -> None:
 
 def test_a_configuration_that_can_not_be_used(server: Registry, ask: RegistryClient) -> None:
     Images(server.address).push("app", "1", make_image(Env=["A=\0"]))
-    with pytest.raises(BuildError, match=r"app:1 can't be used: config\.Env\[0\]"):
+    with pytest.raises(BuildError, match=r"app:1 cannot be used: config\.Env\[0\]"):
         Resolver(ask, Arch.X86_64).resolve(ref(server), None)
 
 
@@ -224,9 +227,10 @@ def test_many_in_order_and_each_asked_once(tmp_path: Path, storage: Path, ask: R
         assert "many/none:1" in str(found[10])
         assert isinstance(found[-1], ImageMissingError)
         assert all(item is known for number, item in enumerate(found) if number not in (10, MANY + 3))
-        seen = server.requests(MANY + 2)
-        assert len(seen) == MANY + 2
-        assert {request.method for request in seen} == {"HEAD"}
+        # What a HEAD does not find, a GET may.
+        seen = server.requests(MANY + 4)
+        assert len(seen) == MANY + 4
+        assert [request.status for request in seen if request.method == "GET"] == [404, 404]
 
 
 def test_the_same_reference_with_different_pasts(server: Registry, ask: RegistryClient) -> None:
@@ -239,6 +243,20 @@ def test_the_same_reference_with_different_pasts(server: Registry, ask: Registry
     assert first.layers
     assert second is now
     assert third == first
+
+
+@pytest.mark.parametrize("first", ["recorded", "new"])
+def test_what_one_spec_has_recorded_spares_all_of_the_same_reference_a_fetch(
+    server: Registry, ask: RegistryClient, first: str
+) -> None:
+    image = make_image()
+    Images(server.address).push("app", "1", image)
+    before = len(server.requests(5))
+    known = known_of(image)
+    wanted = [(ref(server), known), (ref(server), None)]
+    found = Resolver(ask, Arch.X86_64).resolve_all(wanted if first == "recorded" else wanted[::-1])
+    assert found == [known, known]
+    assert [request.method for request in server.requests(before + 1)[before:]] == ["HEAD"]
 
 
 def test_one_bad_registry_does_not_hold_up_the_others(tmp_path: Path, storage: Path, ask: RegistryClient) -> None:
@@ -268,9 +286,9 @@ def test_ctrl_c_does_not_wait_for_a_registry() -> None:
     script = """
 import os, signal, sys, threading
 from pathlib import Path
-from lxdocker.credentials import Credentials
-from lxdocker.registry import RegistryClient
-from lxdocker.resolve import Resolver
+from lxdocker.source.credentials import Credentials
+from lxdocker.source.registry import RegistryClient
+from lxdocker.source.resolve import Resolver
 from lxdocker.values import Arch, RegistryRef
 with RegistryClient(Credentials({}, Path("/nonexistent")), timeout=60) as ask:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
@@ -291,15 +309,15 @@ with RegistryClient(Credentials({}, Path("/nonexistent")), timeout=60) as ask:
 
 
 def _environ() -> dict[str, str]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "HOME": "/nonexistent"}
 
 
 HUNDRED = """
 import json, sys
-from lxdocker.credentials import Credentials
-from lxdocker.registry import RegistryClient
-from lxdocker.resolve import ResolvedImage, Resolver
+from lxdocker.source.credentials import Credentials
+from lxdocker.source.registry import RegistryClient
+from lxdocker.source.resolve import ResolvedImage, Resolver
 from lxdocker.values import Arch, Digest, RegistryRef
 address, count, source, config = sys.argv[1:]
 known = ResolvedImage(Digest(source), Digest(source), Digest(config), None)
@@ -370,20 +388,176 @@ def test_images_on_disk(tmp_path: Path, ask: RegistryClient) -> None:
     resolver = Resolver(ask, Arch.X86_64)
     many, one = (DiskRef(ArchiveKind.OCI_LAYOUT, folder, tag) for tag in ("many", "one"))
     first, second = resolver.resolve_all([(many, None), (one, None)])
-    assert first == ResolvedImage(digest(index), digest(amd.manifest), digest(amd.config), None)
+    assert isinstance(first, ResolvedImage)
+    assert first == replace(known_of(amd), source_digest=digest(index), layers=first.layers)
     assert isinstance(second, ResolvedImage)
+    assert first.layers == second.layers
     assert (second.source_digest, second.manifest_digest) == (digest(amd.manifest), digest(amd.manifest))
     assert second.layers
     assert resolver.resolve(one, second) is second
-    assert isinstance(first, ResolvedImage)
     for item, resolved in ((many, first), (one, second), (one, second)):
         assert resolver.config(item, resolved).argv == ("/hello",)
-    with pytest.raises(ArchMissingError, match="it needs linux/s390x, there is linux/amd64, linux/arm64/v8"):
+    with pytest.raises(ArchMissingError, match="needed: linux/s390x, available: linux/amd64, linux/arm64/v8"):
         Resolver(ask, Arch.S390X).resolve(many, None)
-    with pytest.raises(ArchMissingError, match="it needs linux/arm64, there is linux/amd64"):
+    with pytest.raises(ArchMissingError, match="needed: linux/arm64, available: linux/amd64"):
         Resolver(ask, Arch.AARCH64).resolve(one, None)
     (missing,) = resolver.resolve_all([(replace(one, tag="none"), None)])
     assert isinstance(missing, ImageMissingError)
+
+
+LAYOUTS: dict[str, Callable[[Blob, Blob], list[tuple[Blob, str | None]]]] = {
+    "one index of indexes": lambda first, second: [(make_index((first, AMD), (second, ARM)), "1")],
+    "indexes without a name": lambda first, second: [(second, None), (first, None)],
+    "indexes of one name": lambda first, second: [(second, "1"), (first, "1")],
+    "one index under two names": lambda first, second: [(make_index((first, AMD), (second, ARM)), tag) for tag in "12"],
+}
+
+
+def archive(folder: Path, suffix: str) -> Path:
+    """The tar of a layout, as tools write it."""
+    subprocess.run(
+        ["tar", "-C", str(folder), "--auto-compress", "--dereference", "-cf", f"{folder}.{suffix}", "."], check=True
+    )
+    return Path(f"{folder}.{suffix}")
+
+
+@pytest.mark.parametrize("names", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("suffix", ["", "tar", "tar.gz"])
+def test_a_layout_with_an_index_for_each_platform(
+    tmp_path: Path, ask: RegistryClient, names: Callable[[Blob, Blob], list[tuple[Blob, str | None]]], suffix: str
+) -> None:
+    amd, arm = make_image(), make_image(arch="arm64")
+    attestation = make_image(arch="unknown", os="unknown", text="attestation")
+    first = make_index((amd.manifest, AMD), (attestation.manifest, UNKNOWN))
+    second = make_index((arm.manifest, ARM), (attestation.manifest, UNKNOWN))
+    top = names(first, second)
+    blobs = [first, second, *(blob for blob, _ in top)]
+    folder = write_layout(tmp_path / "image", [amd, arm, attestation], top, blobs)
+    item = DiskRef(ArchiveKind.OCI_LAYOUT, folder, None)
+    if suffix:
+        item = DiskRef(ArchiveKind.OCI_ARCHIVE, archive(folder, suffix), None)
+    for arch, image in ((Arch.X86_64, amd), (Arch.AARCH64, arm)):
+        resolver = Resolver(ask, arch)
+        found = resolver.resolve(item, None)
+        assert (found.manifest_digest, found.config_digest) == (digest(image.manifest), digest(image.config))
+        assert resolver.resolve(item, found) is found
+        assert resolver.config(item, found).architecture == arch.oci
+    with pytest.raises(ArchMissingError, match="needed: linux/s390x, available: ") as caught:
+        Resolver(ask, Arch.S390X).resolve(item, None)
+    there = caught.value.details.partition("available: ")[2].split(", ")
+    assert [name.removesuffix("/v8") for name in sorted(there)] == ["linux/amd64", "linux/arm64"]
+
+
+def test_an_archive_of_another_compression_is_left_to_skopeo(tmp_path: Path, ask: RegistryClient) -> None:
+    image = make_image()
+    folder = write_layout(tmp_path / "image", [image], [(image.manifest, None)], [])
+    item = DiskRef(ArchiveKind.OCI_ARCHIVE, archive(folder, "tar.zst"), None)
+    resolver = Resolver(ask, Arch.X86_64)
+    found = resolver.resolve(item, None)
+    assert found.manifest_digest == digest(image.manifest)
+    assert resolver.config(item, found).argv == ("/hello",)
+
+
+@pytest.mark.parametrize("place", ["disk", "registry"])
+def test_manifests_without_a_platform_are_told_by_their_configurations(
+    tmp_path: Path, ask: RegistryClient, server: Registry, place: str
+) -> None:
+    amd, arm = make_image(), make_image(arch="arm64")
+    item: ImageRef
+    if place == "disk":
+        folder = write_layout(tmp_path / "image", [amd, arm], [(arm.manifest, None), (amd.manifest, None)], [])
+        item = DiskRef(ArchiveKind.OCI_LAYOUT, folder, None)
+    else:
+        images = Images(server.address)
+        for image in (amd, arm):
+            images.push("app", "x", image)
+        images.push_manifest("app", "1", make_index((arm.manifest, None), (amd.manifest, None)))
+        item = ref(server)
+    for arch, image in ((Arch.X86_64, amd), (Arch.AARCH64, arm)):
+        assert Resolver(ask, arch).resolve(item, None).manifest_digest == digest(image.manifest)
+    with pytest.raises(ArchMissingError):
+        Resolver(ask, Arch.S390X).resolve(item, None)
+
+
+def test_names_in_a_layout(tmp_path: Path, ask: RegistryClient) -> None:
+    one, two = make_image(text="1"), make_image(text="2")
+    names: list[tuple[Blob, str | None]] = [
+        (one.manifest, "docker.io/library/app:1"),
+        (two.manifest, "2"),
+        (two.manifest, "two"),
+    ]
+    folder = write_layout(tmp_path / "image", [one, two], names, [])
+    resolver = Resolver(ask, Arch.X86_64)
+    for tag, image in (("1", one), ("2", two), ("two", two)):
+        found = resolver.resolve(DiskRef(ArchiveKind.OCI_LAYOUT, folder, tag), None)
+        assert found.manifest_digest == digest(image.manifest)
+    with pytest.raises(ImageMissingError, match=r"its tags are: 2, docker\.io/library/app:1, two"):
+        resolver.resolve(DiskRef(ArchiveKind.OCI_LAYOUT, folder, "none"), None)
+    with pytest.raises(ImageMissingError, match="has more than one image"):
+        resolver.resolve(DiskRef(ArchiveKind.OCI_LAYOUT, folder, None), None)
+
+
+def instead(path: Path) -> Path:
+    path.unlink()
+    return path
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (shutil.rmtree, "does not exist"),
+    "no index": (lambda folder: (folder / "index.json").rename(folder / "x"), r"it has no index\.json"),
+    "no blob": (lambda folder: shutil.rmtree(folder / "blobs"), "it has no blobs/sha256/"),
+    "an empty index": (lambda folder: (folder / "index.json").write_text('{"manifests": []}'), "is empty"),
+    "a page": (lambda folder: (folder / "index.json").write_text("<html>"), "not a JSON object"),
+    "a pipe": (lambda folder: subprocess.run(["mkfifo", instead(folder / "index.json")], check=True), "is not a file"),
+    "a folder": (lambda folder: subprocess.run(["mkdir", instead(folder / "index.json")], check=True), "is not a file"),
+    "a large one": (lambda folder: (folder / "index.json").write_text(" " * 5_000_000), "larger than 4096 KiB"),
+    "damage": (lambda folder: [path.write_text("{}") for path in folder.glob("blobs/sha256/*")], "its blob sha256"),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), BROKEN.values(), ids=BROKEN)
+def test_a_layout_that_is_none_is_told_with_the_reason(
+    tmp_path: Path, ask: RegistryClient, change: Callable[[Path], object], why: str
+) -> None:
+    image = make_image()
+    folder = write_layout(tmp_path / "image", [image], [(image.manifest, None)], [])
+    change(folder)
+    with pytest.raises(RegistryError, match=why) as caught:
+        Resolver(ask, Arch.X86_64).resolve(DiskRef(ArchiveKind.OCI_LAYOUT, folder, None), None)
+    assert f"oci:{folder}" in caught.value.brief
+    assert caught.value.resolution
+
+
+def test_an_archive_that_is_cut_off(tmp_path: Path, ask: RegistryClient) -> None:
+    image = make_image()
+    folder = write_layout(tmp_path / "image", [image], [(image.manifest, None)], [])
+    for suffix in ("tar", "tar.gz"):
+        path = archive(folder, suffix)
+        os.truncate(path, path.stat().st_size // 2 if suffix == "tar.gz" else 1024)
+        with pytest.raises(RegistryError) as caught:
+            Resolver(ask, Arch.X86_64).resolve(DiskRef(ArchiveKind.OCI_ARCHIVE, path, None), None)
+        assert f"oci-archive:{path}" in caught.value.brief
+
+
+def test_a_builder_gets_the_one_image_that_was_chosen(tmp_path: Path) -> None:
+    amd, arm = make_image(), make_image(arch="arm64", text="arm")
+    folder = write_layout(tmp_path / "image", [amd, arm], [(arm.manifest, None), (amd.manifest, None)], [])
+    (folder / "secret.txt").write_text("not part of it")
+    items = [DiskRef(ArchiveKind.OCI_LAYOUT, folder, None)]
+    (folder / "blobs").rename(tmp_path / "shared")  # as some tools keep them
+    (folder / "blobs").symlink_to("../shared")
+    items += [DiskRef(ArchiveKind.OCI_ARCHIVE, archive(folder, suffix), None) for suffix in ("tar", "tar.gz")]
+    for number, item in enumerate(items):
+        packed = tmp_path / f"{number}.tar"
+        with Layout(item) as layout:
+            packed.write_bytes(b"".join(layout.pack(digest(arm.manifest))))
+        with tarfile.open(packed) as tar:
+            names = {member.name for member in tar}
+        wanted = {f"blobs/sha256/{blob.digest[7:]}" for blob in (arm.manifest, arm.config, *arm.layers)}
+        assert names == {"oci-layout", "index.json", *wanted}
+        copied = tmp_path / f"copy{number}"
+        subprocess.run(["skopeo", "copy", f"oci-archive:{packed}", f"dir:{copied}"], check=True, capture_output=True)
+        assert (copied / "manifest.json").read_bytes() == arm.manifest.content
 
 
 def test_an_image_on_disk_that_changes_meanwhile(tmp_path: Path, ask: RegistryClient) -> None:
@@ -394,5 +568,5 @@ def test_an_image_on_disk_that_changes_meanwhile(tmp_path: Path, ask: RegistryCl
     document = json.loads((folder / "index.json").read_text())
     document["manifests"][0].update(new.manifest.descriptor)
     (folder / "index.json").write_text(json.dumps(document))
-    with pytest.raises(RegistryError, match="changed while it was looked at"):
+    with pytest.raises(RegistryError, match="changed while lxdocker read it"):
         Resolver(ask, Arch.X86_64).config(item, resolved)

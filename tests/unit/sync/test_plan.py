@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
+import builtins
+import io
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lxdocker.errors import ImageMissingError, LxdockerError, UsageError
-from lxdocker.plan import (
+from lxdocker.config.settings import Settings
+from lxdocker.config.spec import BrokenSpec, ImageSpec
+from lxdocker.errors import ImageMissingError, LxdockerError, SpecError, UsageError
+from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE
+from lxdocker.image.provenance import FOLDER_PATH, Folder, Provenance, source_label
+from lxdocker.image.wanted import Wanted
+from lxdocker.lxd.store import Stored, StoreView
+from lxdocker.source.resolve import ResolvedImage
+from lxdocker.sync.holdings import Holdings
+from lxdocker.sync.plan import (
     Action,
     Build,
     Fail,
-    Holdings,
     Keep,
+    Reimport,
     Remove,
-    Restore,
+    Republish,
     Touch,
     plan,
     plan_removals,
     refuse_to_empty,
 )
-from lxdocker.provenance import Provenance
-from lxdocker.published import Published, Withheld
-from lxdocker.resolve import ResolvedImage
-from lxdocker.settings import Settings
-from lxdocker.simplestreams import METADATA_FILE, ROOTFS_FILE
-from lxdocker.spec import ImageSpec
-from lxdocker.store import Stored, StoreView
-from lxdocker.values import Arch
+from lxdocker.tree.version import Published, Withheld
+from lxdocker.values import Arch, ImageName
 from tests import examples
-from tests.examples import SETTINGS, SPECS, digest, fingerprint, lay_down, provenance, resolved, spec, stored
+from tests.examples import (
+    FOLDER,
+    SETTINGS,
+    SPECS,
+    digest,
+    fingerprint,
+    lay_down,
+    provenance,
+    resolved,
+    spec,
+    stored,
+    wanted,
+)
 
 WEB = spec()
 TODAY = resolved()
+NOW = wanted()
 CURRENT = provenance()
 ELSEWHERE = Path("/elsewhere")
 
@@ -50,21 +69,30 @@ def holdings(
     in_store: Sequence[Stored] = (), in_tree: Sequence[Published] = (), others: dict[str, str] | None = None
 ) -> Holdings:
     """``others``: aliases of images that lxdocker did not make, and their content."""
-    aliases = {alias: one.fingerprint for one in in_store for alias in one.image.aliases}
+    aliases = {alias: image.fingerprint for image in in_store for alias in image.image.aliases}
     aliases |= {alias: fingerprint(content) for alias, content in (others or {}).items()}
-    return Holdings(StoreView(tuple(in_store), aliases), tuple(in_tree))
+    return Holdings.look(StoreView(tuple(in_store), aliases), in_tree)
+
+
+def item(of: ImageSpec, at: ResolvedImage | LxdockerError, settings: Settings = SETTINGS) -> Wanted | Fail:
+    """A spec with what its reference was resolved to."""
+    if isinstance(at, LxdockerError):
+        return Fail(of, source_label(of.image), at)
+    return wanted(of, at, compression_level=settings.compression_level)
 
 
 def decide(
     found: Holdings,
-    wanted: ImageSpec = WEB,
+    of: ImageSpec = WEB,
     resolution: ResolvedImage | LxdockerError = TODAY,
     *,
     settings: Settings = SETTINGS,
     force: bool = False,
+    adopt: bool = False,
 ) -> Action:
-    (action,) = plan([wanted], {wanted.name: resolution}, found, settings, Arch.X86_64, force=force)
-    assert action.spec == wanted
+    adopted = [of.name] if adopt else []
+    (action,) = plan([item(of, resolution, settings)], found, FOLDER, Arch.X86_64, force=force, adopt=adopted)
+    assert action.spec == of
     return action
 
 
@@ -73,7 +101,7 @@ def said(action: Action) -> str:
     match action:
         case Build():
             return f"build: {action.reason}"
-        case Restore():
+        case Reimport() | Republish():
             return f"restore: {action.reason}"
         case Touch():
             return f"touch: {action.reason}"
@@ -88,6 +116,10 @@ def said(action: Action) -> str:
 OLD = resolved("old manifest", source="old index")
 NEW_INDEX = resolved(source="new index")
 WITH_WWW = spec(aliases=("www",))
+HELD = (
+    "fail: the image belongs to another folder of specs: the one in {where} was built from other specs"
+    " (their folder was not recorded), these are in /specs"
+)
 CHANGED_TEXT = f"{OLD.manifest_digest.hex[:12]} -> {TODAY.manifest_digest.hex[:12]}"
 
 
@@ -106,6 +138,7 @@ class Case:
     others: dict[str, str] | None = None
     settings: Settings = SETTINGS
     force: bool = False
+    adopt: bool = False
 
 
 CASES = {
@@ -135,28 +168,55 @@ CASES = {
     "another level of compression": Case(
         "build: spec or lxdocker changed", settings=replace(SETTINGS, compression_level=9)
     ),
-    "not in the store": Case("restore: missing in the local store", in_store=False, store_aliases=()),
-    "not in the tree": Case("restore: missing in the published tree", in_tree=False),
-    "an alias is missing": Case("touch: aliases to set right: web", store_aliases=()),
+    "not in the store": Case("restore: missing from the local store", in_store=False, store_aliases=()),
+    "not in the tree": Case("restore: missing from the published tree", in_tree=False),
+    "an alias is missing": Case("touch: aliases to correct: web", store_aliases=()),
     "a further alias is missing": Case(
-        "touch: aliases to set right: www", wanted=WITH_WWW, made=provenance(WITH_WWW), tree_aliases=("www",)
+        "touch: aliases to correct: www", wanted=WITH_WWW, made=provenance(WITH_WWW), tree_aliases=("www",)
     ),
-    "an alias is new in the spec": Case("touch: aliases to set right: www", wanted=WITH_WWW),
+    "an alias is new in the spec": Case("touch: aliases to correct: www", wanted=WITH_WWW),
     "an alias is no longer in the spec": Case(
-        "touch: aliases to set right: www", store_aliases=("web", "www"), tree_aliases=("www",)
+        "touch: aliases to correct: www", store_aliases=("web", "www"), tree_aliases=("www",)
     ),
     "the tree has other aliases": Case(
-        "touch: published aliases to set right", wanted=WITH_WWW, store_aliases=("web", "www")
+        "touch: published aliases to correct", wanted=WITH_WWW, store_aliases=("web", "www")
     ),
     "the tree still has an alias that the store has not": Case(
-        "touch: published aliases to set right", tree_aliases=("www",)
+        "touch: published aliases to correct", tree_aliases=("www",)
     ),
     "the tag's index changed, for other architectures": Case(
-        "touch: the tag names a new index with the same image for this host", today=NEW_INDEX
+        "touch: the tag points to a new index with the same image for this host", today=NEW_INDEX
     ),
-    "the folder of specs has moved": Case(
-        "touch: another folder of specs has it now", made=provenance(folder=ELSEWHERE)
+    "another folder of specs has it": Case(HELD.format(where="LXD"), made=provenance(folder=ELSEWHERE)),
+    "another folder of specs has it, forced": Case(
+        HELD.format(where="LXD"), made=provenance(folder=ELSEWHERE), force=True
     ),
+    "another folder of specs has it, of another image": Case(
+        HELD.format(where="LXD"), made=provenance(at=OLD, folder=ELSEWHERE)
+    ),
+    "another folder of specs has it in the store": Case(
+        HELD.format(where="LXD"), made=provenance(folder=ELSEWHERE), in_tree=False
+    ),
+    "another folder of specs has it in the tree": Case(
+        HELD.format(where="the published tree"), made=provenance(folder=ELSEWHERE), in_store=False, store_aliases=()
+    ),
+    "another folder of specs has it, under no alias": Case(
+        HELD.format(where="LXD"), made=provenance(folder=ELSEWHERE), store_aliases=("mine",)
+    ),
+    "another folder of specs had it": Case(
+        "touch: it belonged to another folder of specs", made=provenance(folder=ELSEWHERE), adopt=True
+    ),
+    "another folder of specs had another image": Case(
+        f"build: image changed: {CHANGED_TEXT}", made=provenance(at=OLD, folder=ELSEWHERE), adopt=True
+    ),
+    "another folder of specs had it in the tree": Case(
+        "restore: missing from the local store",
+        made=provenance(folder=ELSEWHERE),
+        in_store=False,
+        store_aliases=(),
+        adopt=True,
+    ),
+    "it is adopted, and was this folder's before": Case("keep", adopt=True),
     "the registry failed": Case("fail: no such image: gone", today=ImageMissingError("no such image", "gone")),
     "the registry failed, nothing is there": Case(
         "fail: no such image: gone",
@@ -189,7 +249,7 @@ def test_what_is_done(tmp_path: Path, case: Case) -> None:
         [published(tmp_path, case.made, aliases=case.tree_aliases)] if case.in_tree else [],
         case.others,
     )
-    action = decide(found, case.wanted, case.today, settings=case.settings, force=case.force)
+    action = decide(found, case.wanted, case.today, settings=case.settings, force=case.force, adopt=case.adopt)
     assert said(action) == case.expected
 
 
@@ -199,10 +259,73 @@ def test_actions_come_in_the_order_of_the_specs(tmp_path: Path) -> None:
     found = holdings(
         [stored(provenance(a), content="a", aliases=("a",))], [published(tmp_path, provenance(a), content="a")]
     )
-    actions = plan(
-        [b, a, c], {b.name: TODAY, a.name: TODAY, c.name: missing}, found, SETTINGS, Arch.X86_64, force=False
-    )
-    assert actions == [Build(b, TODAY, "new"), Keep(a, found.store.ours[0]), Fail(c, missing)]
+    items = [item(b, TODAY), item(a, TODAY), item(c, missing)]
+    actions = plan(items, found, FOLDER, Arch.X86_64, force=False)
+    assert actions == [Build(wanted(b), "new"), Keep(wanted(a), found.store.ours[0]), items[2]]
+
+
+@contextmanager
+def nothing_read() -> Iterator[list[str]]:
+    """What is looked at on the disk while the block runs."""
+    looked: list[str] = []
+
+    def noted(name: str) -> Callable[..., None]:
+        def note(*arguments: object, **_: object) -> None:
+            looked.append(f"{name} {arguments[:1]}")
+            raise OSError(name)
+
+        return note
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("stat", "lstat", "open", "scandir", "listdir", "readlink", "access"):
+            patched.setattr(os, name, noted(name))
+        patched.setattr(io, "open", noted("open"))
+        patched.setattr(builtins, "open", noted("open"))
+        yield looked
+
+
+def test_the_plan_looks_at_nothing_but_what_it_is_given(tmp_path: Path) -> None:
+    """What the disk says now may differ from what it said to those who looked before."""
+    specs = [spec(f"a{number}", aliases=(f"b{number}",)) for number in range(4)]
+    images = [stored(provenance(of), content=of.name.value, aliases=(of.name.value, *of.aliases)) for of in specs]
+    versions = [published(tmp_path, provenance(of), of.name.value, aliases=of.aliases) for of in specs]
+    versions.append(published(tmp_path, provenance(spec("gone"))))
+    (versions[1].folder / ROOTFS_FILE).unlink()
+    found = replace(holdings([images[0], images[1], images[3]], versions), withheld=(withheld(provenance(specs[3])),))
+    items = [wanted(of) for of in specs]
+    with nothing_read() as looked:
+        actions = plan(items, found, FOLDER, Arch.X86_64, force=False)
+        gone = plan_removals(specs, found, FOLDER)
+    assert looked == []
+    assert [type(action) for action in actions] == [Keep, Republish, Reimport, Keep]
+    assert [removal.name.value for removal in gone] == ["gone"]
+    # So does what is known of an image, and whether a version is whole.
+    with nothing_read() as looked:
+        assert found.known(specs[0].name, items[0].source, Arch.X86_64) == TODAY
+        assert found.published(specs[1].name) is None
+    assert looked == []
+
+
+def test_only_versions_that_may_be_current_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And older ones only where those after them are damaged."""
+    web, db = spec("web"), spec("db")
+    versions = [
+        published(tmp_path, provenance(of), f"{of.name} {number}", key=f"20260101_000{number}")
+        for of in (db, web)
+        for number in range(4)
+    ]
+    (versions[-1].folder / ROOTFS_FILE).unlink()
+    looked: list[Published] = []
+    is_whole = Published.is_whole
+
+    def noted(version: Published) -> bool:
+        looked.append(version)
+        return is_whole(version)
+
+    monkeypatch.setattr(Published, "is_whole", noted)
+    found = holdings([], versions)
+    assert looked == [versions[7], versions[6], versions[3]]
+    assert (found.published(web.name), found.published(db.name)) == (versions[6], versions[3])
 
 
 # ---- details of single actions
@@ -210,8 +333,8 @@ def test_actions_come_in_the_order_of_the_specs(tmp_path: Path) -> None:
 
 def test_a_restore_names_the_side_that_is_left(tmp_path: Path) -> None:
     here, there = stored(CURRENT, aliases=("web",)), published(tmp_path)
-    assert decide(holdings([here])) == Restore(WEB, here, None)
-    assert decide(holdings([], [there])) == Restore(WEB, None, there)
+    assert decide(holdings([here])) == Republish(NOW, here)
+    assert decide(holdings([], [there])) == Reimport(NOW, there)
 
 
 @pytest.mark.parametrize(
@@ -226,42 +349,42 @@ def test_a_restore_names_the_side_that_is_left(tmp_path: Path) -> None:
 def test_a_damaged_version_counts_for_nothing(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     here, there = stored(CURRENT, aliases=("web",)), published(tmp_path)
     damage(there.folder)
-    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
-    assert decide(holdings([], [there])) == Build(WEB, TODAY, "new")
+    assert decide(holdings([here], [there])) == Republish(NOW, here)
+    assert decide(holdings([], [there])) == Build(NOW, "new")
 
 
 def test_a_withdrawn_version_counts_for_nothing(tmp_path: Path) -> None:
     here, there = stored(CURRENT, aliases=("web",)), published(tmp_path, withdrawn=1.0)
-    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
-    assert decide(holdings([], [there])) == Build(WEB, TODAY, "new")
+    assert decide(holdings([here], [there])) == Republish(NOW, here)
+    assert decide(holdings([], [there])) == Build(NOW, "new")
 
 
 def test_a_damaged_newest_version_does_not_hide_the_one_before(tmp_path: Path) -> None:
     older, newer = (published(tmp_path, key=key) for key in ("20260102_0304", "20260102_0305"))
     (newer.folder / ROOTFS_FILE).unlink()
     here = stored(CURRENT, aliases=("web",))
-    assert decide(holdings([here], [older, newer])) == Keep(WEB, here)
+    assert decide(holdings([here], [older, newer])) == Keep(NOW, here)
 
 
 def test_the_newest_version_counts(tmp_path: Path) -> None:
     older = published(tmp_path, CURRENT, key="20260102_0304")
     newer = published(tmp_path, provenance(at=OLD), key="20260102_0305")
     here = stored(CURRENT, aliases=("web",))
-    assert decide(holdings([here], [older, newer])) == Restore(WEB, here, None)
+    assert decide(holdings([here], [older, newer])) == Republish(NOW, here)
 
 
 def test_only_versions_for_this_architecture_count(tmp_path: Path) -> None:
     there = published(tmp_path, arch=Arch.AARCH64)
     here = stored(CURRENT, aliases=("web",))
-    assert decide(holdings([], [there])) == Build(WEB, TODAY, "new")
-    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
+    assert decide(holdings([], [there])) == Build(NOW, "new")
+    assert decide(holdings([here], [there])) == Republish(NOW, here)
 
 
 def test_of_two_images_from_the_same_inputs_the_one_in_the_store_is_published(tmp_path: Path) -> None:
     """A forced build that was stopped between import and publishing."""
     here = stored(CURRENT, content="forced", aliases=("web",))
     there = published(tmp_path, content="before")
-    assert decide(holdings([here], [there])) == Restore(WEB, here, None)
+    assert decide(holdings([here], [there])) == Republish(NOW, here)
 
 
 def test_of_several_stored_images_the_one_under_the_name_counts(tmp_path: Path) -> None:
@@ -275,8 +398,8 @@ def test_of_several_stored_images_the_one_under_the_name_counts(tmp_path: Path) 
     assert action.reason == "an older image to remove"
     # Without an alias to tell, the newest, which comes last.
     unnamed = replace(current, image=replace(current.image, aliases=()))
-    assert said(decide(holdings([older, unnamed], [there]))) == "touch: aliases to set right: web"
-    assert said(decide(holdings([unnamed, older], [there]))) == "restore: missing in the local store"
+    assert said(decide(holdings([older, unnamed], [there]))) == "touch: aliases to correct: web"
+    assert said(decide(holdings([unnamed, older], [there]))) == "restore: missing from the local store"
 
 
 def test_an_alias_that_points_to_an_older_image_of_the_same_name_is_moved(tmp_path: Path) -> None:
@@ -284,7 +407,7 @@ def test_an_alias_that_points_to_an_older_image_of_the_same_name_is_moved(tmp_pa
     current = stored(provenance(WITH_WWW), content="current", aliases=("web",))
     there = published(tmp_path, provenance(WITH_WWW), content="current", aliases=("www",))
     action = decide(holdings([older, current], [there]), WITH_WWW)
-    assert said(action) == "touch: aliases to set right: www"
+    assert said(action) == "touch: aliases to correct: www"
 
 
 @pytest.mark.parametrize(
@@ -315,26 +438,40 @@ def test_an_alias_that_another_spec_of_the_folder_gave_up_is_taken_over(tmp_path
     assert said(decide(found, WITH_WWW)) == "build: new"
     assert said(decide(found, spec(aliases=("other",)))) == "build: new"
     # Whoever had it must not delete it after the new one has got it.
-    wanted = [spec("other"), WITH_WWW]
-    first, second = plan(wanted, {one.name: TODAY for one in wanted}, found, SETTINGS, Arch.X86_64, force=False)
-    assert said(first) == "touch: published aliases to set right"
+    items = [wanted(spec("other")), wanted(WITH_WWW)]
+    first, second = plan(items, found, FOLDER, Arch.X86_64, force=False)
+    assert said(first) == "touch: published aliases to correct"
     assert isinstance(first, Touch)
     assert first.surplus == ()
     assert said(second) == "build: new"
 
 
+def test_an_alias_waits_for_the_spec_that_asks_for_it_now(tmp_path: Path) -> None:
+    """Its registry fails for a while; meanwhile the alias leads to what it led to before."""
+    other = provenance(spec("other"))
+    found = holdings(
+        [stored(other, content="other", aliases=("other", "www"))],
+        [published(tmp_path, other, content="other", aliases=("www",))],
+    )
+    items = [wanted(spec("other")), item(WITH_WWW, ImageMissingError("gone"))]
+    first, second = plan(items, found, FOLDER, Arch.X86_64, force=False)
+    assert isinstance(first, Touch)
+    assert first.surplus == ()
+    assert second == items[1]
+
+
 def test_a_touch_carries_what_is_to_be_recorded(tmp_path: Path) -> None:
     made = provenance(folder=ELSEWHERE)
     here, there = stored(made, aliases=("web",)), published(tmp_path, made)
-    action = decide(holdings([here], [there]), resolution=NEW_INDEX)
+    action = decide(holdings([here], [there]), resolution=NEW_INDEX, adopt=True)
     # The image stays: only what the tag names, and whose it is, are new.
     assert action == Touch(
-        WEB,
+        wanted(at=NEW_INDEX),
         here,
         there,
         replace(made, source_digest=digest("new index"), folder=CURRENT.folder),
         (),
-        "the tag names a new index with the same image for this host",
+        "the tag points to a new index with the same image for this host",
     )
 
 
@@ -346,7 +483,7 @@ def test_what_only_one_side_has_recorded_is_recorded_on_the_other(
     """A run that was stopped between the two; else a removal would later find only one of them."""
     here = stored(made if behind == "store" else CURRENT, aliases=("web",))
     there = published(tmp_path, made if behind == "tree" else CURRENT)
-    action = decide(holdings([here], [there]))
+    action = decide(holdings([here], [there]), adopt=True)
     assert isinstance(action, Touch)
     assert action.provenance == CURRENT
 
@@ -355,7 +492,7 @@ def test_when_an_image_was_built_may_differ_between_store_and_tree(tmp_path: Pat
     """A forced build gave the same image: LXD has kept the first, the tree tells of the second."""
     here = stored(CURRENT, aliases=("web",))
     there = published(tmp_path, provenance(built_at="2027-01-01T00:00:00+00:00"))
-    assert decide(holdings([here], [there])) == Keep(WEB, here)
+    assert decide(holdings([here], [there])) == Keep(NOW, here)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +542,8 @@ GOOD_STORED = stored(GOOD, content="good", aliases=("web",))
 def test_after_a_rollback_the_store_follows_the_tree(tmp_path: Path, in_store: list[Stored], force: bool) -> None:
     found = after_rollback(tmp_path, in_store, good=GOOD)
     action = decide(found, force=force)
-    assert action == Restore(WEB, None, found.tree[0], rolled_back=True)
+    assert action == Reimport(NOW, found.tree[0], rolled_back=True)
+    assert isinstance(action, Reimport)
     assert action.reason == "rolled back in the published tree"
 
 
@@ -413,14 +551,15 @@ def test_after_a_rollback_the_store_follows_the_tree(tmp_path: Path, in_store: l
 def test_once_it_has_followed_nothing_is_to_do(tmp_path: Path, force: bool) -> None:
     found = after_rollback(tmp_path, [GOOD_STORED], good=GOOD)
     action = decide(found, force=force)
-    assert action == Keep(WEB, GOOD_STORED, rolled_back=True)
-    assert action.reason == "rolled back; the registry still has what was withdrawn"
+    assert action == Keep(NOW, GOOD_STORED, rolled_back=True)
+    assert isinstance(action, Keep)
+    assert action.reason == "rolled back; the registry still has the withdrawn image"
 
 
 def test_aliases_are_set_right_after_a_rollback_too(tmp_path: Path) -> None:
     found = after_rollback(tmp_path, [replace(GOOD_STORED, image=replace(GOOD_STORED.image, aliases=()))], good=GOOD)
     action = decide(found)
-    assert said(action) == "touch: aliases to set right: web"
+    assert said(action) == "touch: aliases to correct: web"
     assert isinstance(action, Touch)
     assert action.provenance == GOOD  # and not what the tag names now
 
@@ -433,18 +572,26 @@ def test_a_really_new_image_ends_a_rollback(tmp_path: Path) -> None:
     # Once that is published, the tag may go back to what was bad: it stays withheld.
     best = published(tmp_path, provenance(at=newer), "newer", key="20260102_0306")
     found = replace(found, tree=(*found.tree, best))
-    assert decide(found) == Restore(WEB, None, best, rolled_back=True)
+    assert decide(found) == Reimport(NOW, best, rolled_back=True)
 
 
 def test_what_was_rolled_back_to_may_be_wanted_again(tmp_path: Path) -> None:
     """The tag names the old image again, as the tree does."""
     found = after_rollback(tmp_path, [GOOD_STORED], good=GOOD)
-    assert decide(found, resolution=OLD) == Keep(WEB, GOOD_STORED)
+    assert decide(found, resolution=OLD) == Keep(wanted(at=OLD), GOOD_STORED)
+
+
+def test_what_was_rolled_back_to_may_be_made_from_the_same(tmp_path: Path) -> None:
+    """Forced builds give other images of the same inputs. Then the tag does name what is current."""
+    here = stored(CURRENT, content="good", aliases=("web",))
+    found = after_rollback(tmp_path, [here], good=CURRENT)
+    assert decide(found) == Keep(NOW, here)
+    assert decide(found, force=True) == Build(NOW, "forced")
 
 
 def test_the_version_rolled_back_to_is_restored_from_the_store(tmp_path: Path) -> None:
     found = after_rollback(tmp_path, [GOOD_STORED], good=None)
-    assert decide(found) == Restore(WEB, GOOD_STORED, None)
+    assert decide(found) == Republish(NOW, GOOD_STORED)
 
 
 @pytest.mark.parametrize("in_store", [[], [BAD_STORED]], ids=["nothing", "what is withheld"])
@@ -452,7 +599,7 @@ def test_no_version_is_left_to_be_rolled_back_to(tmp_path: Path, in_store: list[
     action = decide(after_rollback(tmp_path, in_store, good=None))
     assert isinstance(action, Fail)
     assert isinstance(action.error, UsageError)
-    assert "was rolled back, and no other version of it is left" in action.error.brief
+    assert "was rolled back and has no other version" in action.error.brief
     assert "lxdocker publish rollback web --undo" in action.error.resolution
 
 
@@ -460,7 +607,7 @@ def test_a_rollback_is_its_image_s_and_architecture_s_own(tmp_path: Path) -> Non
     found = after_rollback(tmp_path, [BAD_STORED], good=GOOD)
     elsewhere = [withheld(CURRENT, arch=Arch.AARCH64), withheld(provenance(spec("other")))]
     found = replace(found, withheld=tuple(elsewhere))
-    assert said(decide(found)) == "restore: missing in the published tree"
+    assert said(decide(found)) == "restore: missing from the published tree"
 
 
 def test_the_registry_is_not_asked_more_often_after_a_rollback(tmp_path: Path) -> None:
@@ -496,7 +643,7 @@ def test_what_another_architecture_resolved_to_is_not_known_here(tmp_path: Path)
 
 
 def removals(specs: list[ImageSpec], found: Holdings) -> dict[str, str]:
-    return {one.name.value: said(one) for one in plan_removals(specs, found, SETTINGS)}
+    return {one.name.value: said(one) for one in plan_removals(specs, found, FOLDER)}
 
 
 def test_only_what_this_folder_named_is_removed(tmp_path: Path) -> None:
@@ -522,6 +669,88 @@ def test_only_what_this_folder_named_is_removed(tmp_path: Path) -> None:
     }
 
 
+def test_what_another_folder_took_over_is_that_ones_altogether(tmp_path: Path) -> None:
+    """Older versions, and images that are no longer under the name, still say whose they were."""
+    found = holdings(
+        [stored(CURRENT, content="1"), stored(provenance(folder=ELSEWHERE), content="2", aliases=("web",))],
+        [
+            published(tmp_path, CURRENT, "1", key="20260102_0304"),
+            published(tmp_path, provenance(folder=ELSEWHERE), "2", key="20260102_0305"),
+        ],
+    )
+    assert removals([spec("kept")], found) == {}
+    theirs = plan_removals([spec("kept")], found, Folder.of(ELSEWHERE))
+    assert [said(one) for one in theirs] == ["remove: 2 stored, 2 published"]
+
+
+def test_another_hosts_versions_for_its_own_architecture_stay(tmp_path: Path) -> None:
+    """Two hosts that publish into one tree: their folders are not the same, wherever they are."""
+    found = holdings(
+        [],
+        [
+            published(tmp_path, CURRENT),
+            published(tmp_path, provenance(folder=ELSEWHERE, arch=Arch.AARCH64), arch=Arch.AARCH64),
+        ],
+    )
+    assert said(decide(found)) == "restore: missing from the local store"
+    (removal,) = plan_removals([spec("kept")], found, FOLDER)
+    assert [one.arch for one in removal.published] == [Arch.X86_64]
+
+
+def test_both_folders_are_named() -> None:
+    made = provenance(folder=ELSEWHERE)
+    here = stored(made, aliases=("web",))
+    image = replace(here.image, properties={**here.image.properties, FOLDER_PATH: "/elsewhere"})
+    action = decide(holdings([Stored(image, made)]))
+    assert isinstance(action, Fail)
+    assert "/elsewhere" in action.error.details
+    assert "/specs" in action.error.details
+    assert "lxdocker sync --adopt web" in action.error.resolution
+
+
+def test_an_alias_in_the_tree_is_not_taken_from_another_folders_image(tmp_path: Path) -> None:
+    made = provenance(spec("other"), folder=ELSEWHERE)
+    found = holdings([], [published(tmp_path, made, aliases=("www",))])
+    action = decide(found, WITH_WWW)
+    assert isinstance(action, Fail)
+    assert "the image other" in action.error.details
+    assert said(decide(found)) == "build: new"
+
+
+# ---- specs that are broken
+
+
+def broken(name: str) -> BrokenSpec:
+    path = SPECS / f"{name}.yaml"
+    return BrokenSpec(path, ImageName(name) if name.isalnum() else None, SpecError(f"a mistake in {path.name}"))
+
+
+def test_what_a_broken_spec_made_is_kept(tmp_path: Path) -> None:
+    found = holdings(
+        [stored(provenance(spec("bad")), content="1"), stored(provenance(spec("gone")), content="2")],
+        [published(tmp_path, provenance(spec("bad")))],
+    )
+    assert {one.name.value for one in plan_removals([WEB], found, FOLDER, [broken("bad")])} == {"gone"}
+    # Whichever image this one is for; or if no file can be read at all.
+    assert plan_removals([WEB], found, FOLDER, [broken("not a name")]) == []
+    assert plan_removals([], found, FOLDER, [broken("bad")]) == []
+    refuse_to_empty([], [], SETTINGS)
+
+
+def test_a_broken_spec_has_not_let_go_of_its_aliases(tmp_path: Path) -> None:
+    made = provenance(spec("bad"))
+    found = holdings(
+        [stored(made, content="1", aliases=("bad", "www"))], [published(tmp_path, made, "1", aliases=("www",))]
+    )
+
+    def planned(others: list[BrokenSpec]) -> str:
+        (action,) = plan([wanted(WITH_WWW)], found, FOLDER, Arch.X86_64, force=False, broken=others)
+        return said(action)
+
+    assert planned([]) == "build: new"
+    assert planned([broken("bad")]).startswith("fail: web: the alias www is taken: it points to the image bad")
+
+
 def test_a_damaged_version_is_removed_too(tmp_path: Path) -> None:
     there = published(tmp_path, provenance(spec("gone")))
     (there.folder / ROOTFS_FILE).unlink()
@@ -535,14 +764,14 @@ def test_what_is_withdrawn_is_not_removed_again(tmp_path: Path) -> None:
 
 def test_a_folder_that_has_lost_all_its_specs_is_asked_about() -> None:
     found = holdings([stored(CURRENT), stored(provenance(spec("b")), content="b")])
-    planned = plan_removals([], found, SETTINGS)
+    planned = plan_removals([], found, FOLDER)
     with pytest.raises(UsageError) as caught:
         refuse_to_empty([], planned, SETTINGS)
     assert "/specs" in caught.value.brief
     assert "b, web" in caught.value.details
     assert "prune --all" in caught.value.resolution
     # One spec is left, or nothing was ever made: no doubt about it.
-    refuse_to_empty([WEB], plan_removals([WEB], found, SETTINGS), SETTINGS)
+    refuse_to_empty([WEB], plan_removals([WEB], found, FOLDER), SETTINGS)
     refuse_to_empty([], [], SETTINGS)
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lxdocker import artifact, deltas
-from lxdocker.artifact import Artifact
-from lxdocker.publish import Tree
-from lxdocker.published import Delta, Published
-from lxdocker.simplestreams import IMAGES_PATH, ROOTFS_FILE
+from lxdocker.image import artifact
+from lxdocker.image.artifact import ROOTFS_FILE, Artifact
+from lxdocker.tree import deltas
+from lxdocker.tree.simplestreams import IMAGES_PATH
+from lxdocker.tree.tree import Tree
+from lxdocker.tree.version import Delta, Published
 from lxdocker.values import Arch
 from tests.examples import provenance
 
@@ -80,7 +81,7 @@ def test_a_delta_from_other_than_what_was_published_is_found_out(base: Published
     made.rootfs.write_bytes(CLOSE[:-1] + b"?")
     said: list[str] = []
     assert deltas.make(base, made, made.folder, NEVER, said.append) is None
-    assert said == ["no delta for web: applied, it gives another file"]
+    assert said == ["no delta for web: applying it gives a different file"]
 
 
 def test_without_xdelta_it_is_said(base: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

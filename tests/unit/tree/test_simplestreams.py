@@ -1,33 +1,26 @@
-"""The documents as LXD reads them (its shared/simplestreams), and version keys."""
+"""The documents as LXD reads them (its shared/simplestreams)."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from lxdocker.simplestreams import (
-    File,
-    Product,
-    Version,
-    images_document,
-    index_document,
-    is_version_key,
-    next_version_key,
-)
+from lxdocker.tree.simplestreams import File, Product, Version, images_document, index_document
 from lxdocker.values import Arch, ImageName
 from tests.examples import fingerprint
 
 NOW = datetime(2026, 1, 2, 3, 4, 59, tzinfo=UTC)
 
 
-def version(key: str = "20260102_0304") -> Version:
+def version(key: str = "20260102_0304", label: str = "1.27.3") -> Version:
     return Version(
         key=key,
         metadata=File(f"images/web/x86_64/{key}/lxd.tar.xz", 700, "a" * 64),
         rootfs=File(f"images/web/x86_64/{key}/rootfs.squashfs", 5_000_000_000, "b" * 64),
         fingerprint=fingerprint(key),
+        label=label,
     )
 
 
@@ -56,10 +49,10 @@ def test_the_whole_of_images_json() -> None:
                 "os": "web",
                 "release": "current",
                 "release_title": "docker.io/library/nginx:1",
-                "variant": "default",
                 "requirements": {},
                 "versions": {
                     "20260102_0304": {
+                        "label": "1.27.3",
                         "items": {
                             "lxd.tar.xz": {"ftype": "lxd.tar.xz", **metadata},
                             "incus.tar.xz": {"ftype": "incus.tar.xz", **metadata},
@@ -69,7 +62,7 @@ def test_the_whole_of_images_json() -> None:
                                 "size": 5_000_000_000,
                                 "sha256": "b" * 64,
                             },
-                        }
+                        },
                     }
                 },
             }
@@ -102,7 +95,9 @@ def test_an_empty_tree_has_no_entry_with_an_empty_list() -> None:
 @pytest.mark.parametrize("arch", list(Arch))
 def test_every_product_has_all_that_lxd_sorts_by(arch: Arch) -> None:
     document = product(arch=arch).document()
-    assert all(document[key] for key in ("os", "release", "variant", "arch", "release_title"))
+    assert all(document[key] for key in ("os", "release", "arch", "release_title"))
+    # A variant that only some have would spoil the order, and any would be in every description.
+    assert "variant" not in document
     assert document["arch"] == arch.debian
     # What LXD splits at commas, and shows as it is.
     assert document["aliases"].split(",") == ["web", "www"]
@@ -111,6 +106,25 @@ def test_every_product_has_all_that_lxd_sorts_by(arch: Arch) -> None:
 
 def test_no_two_architectures_share_a_product() -> None:
     assert len({product(arch=arch).key for arch in Arch}) == len(Arch)
+
+
+@pytest.mark.parametrize("label", ["1.27.3", ""])
+def test_what_clients_make_a_description_of(label: str) -> None:
+    document = product("web", Arch.X86_64, ("web",), version(label=label)).document()
+    (key,) = document["versions"]
+    ending = f" ({label})" if label else ""
+    assert described(document, key) == (
+        f"web docker.io/library/nginx:1{ending}",
+        f"web docker.io/library/nginx:1 amd64{ending} ({key})",
+    )
+
+
+def described(document: dict[str, Any], key: str) -> tuple[str, str]:
+    """As LXD since 6.8 does it, and as LXD before and Incus do (their shared/simplestreams/products.go)."""
+    old = [document["os"], document["release_title"], document["arch"]]
+    ending = [f"({label})"] if (label := document["versions"][key].get("label")) else []
+    variant = [f"({document['variant']})"] if document.get("variant") else []
+    return " ".join([*old[:2], *ending, *variant]), " ".join([*old, *ending, f"({key})"])
 
 
 def test_every_version_of_a_product_is_listed() -> None:
@@ -123,55 +137,3 @@ def test_every_version_of_a_product_is_listed() -> None:
 def items(document: dict[str, Any], key: str) -> dict[str, Any]:
     found: dict[str, Any] = document["versions"][key]["items"]
     return found
-
-
-# ---- version keys
-
-
-@pytest.mark.parametrize(
-    ("existing", "expected"),
-    [
-        ([], "20260102_0304"),
-        (["20250101_0000"], "20260102_0304"),
-        (["20260102_0303"], "20260102_0304"),
-        (["20260102_0304"], "20260102_0305"),  # twice in one minute
-        (["20260102_0304", "20260102_0305"], "20260102_0306"),
-        (["20260102_0305", "20260102_0304"], "20260102_0306"),
-        (["20301231_2359"], "20310101_0000"),  # the clock was wrong once; LXD takes the highest as the newest
-        (["20260228_2359"], "20260301_0000"),
-    ],
-)
-def test_the_next_key_is_higher_than_all_before(existing: list[str], expected: str) -> None:
-    assert next_version_key(existing, NOW) == expected
-    assert all(expected > key for key in existing)
-
-
-def test_keys_are_in_universal_time() -> None:
-    """Local time goes back an hour once a year."""
-    local = NOW.astimezone(timezone(timedelta(hours=5, minutes=30)))
-    assert next_version_key([], local) == "20260102_0304"
-
-
-def test_keys_made_one_after_the_other_stay_in_the_format() -> None:
-    keys: list[str] = []
-    for _ in range(120):
-        keys.append(next_version_key(keys, NOW))
-    assert keys == sorted(set(keys))
-    assert keys[-1] == "20260102_0503"
-    assert all(is_version_key(key) for key in keys)
-
-
-@pytest.mark.parametrize("text", ["20260102_0304", "19700101_0000", "20240229_2359"])
-def test_what_is_a_key(text: str) -> None:
-    assert is_version_key(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "20260102", "20260102_304", "2026012_0304", "20260102-0304", "20260102_0304 ", "20260102_0304~1"),
-        *("20261302_0304", "20260230_0304", "20260102_2404", "20260102_0360", "backup", "\u066220260102_0304"),
-    ],
-)
-def test_what_is_none(text: str) -> None:
-    assert not is_version_key(text)

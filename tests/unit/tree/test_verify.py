@@ -14,14 +14,16 @@ from pathlib import Path
 
 import pytest
 
-import lxdocker.verify
-from lxdocker.console import Progress
 from lxdocker.errors import TreeError
-from lxdocker.publish import Tree
-from lxdocker.published import SIDECAR, WITHHELD, Delta, Published
-from lxdocker.simplestreams import IMAGES_PATH, INDEX_PATH, METADATA_FILE, ROOTFS_FILE
+from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE
+from lxdocker.progress import Progress
+from lxdocker.tree import retention, rollback
+from lxdocker.tree import verify as module
+from lxdocker.tree.simplestreams import IMAGES_PATH, INDEX_PATH
+from lxdocker.tree.tree import Tree
+from lxdocker.tree.verify import Verified, verify
+from lxdocker.tree.version import SIDECAR, WITHHELD, Delta, Published
 from lxdocker.values import ImageName
-from lxdocker.verify import Verified, verify
 from tests.examples import make_artifact, provenance, publish, resolved, spec
 from tests.forked import NOBODY, in_child
 
@@ -36,7 +38,7 @@ def tree(tmp_path: Path) -> Tree:
         for number in range(3):
             publish(made, provenance(at=resolved(str(number))), f"web {number}")
         publish(made, provenance(spec("other")), "other")
-        made.retire(2)
+        retention.retire(made, 2)
     return made
 
 
@@ -131,12 +133,29 @@ def test_a_damaged_version_is_found_and_withdrawn(
     assert [one for one in look(tree, deep=True).findings if one.path != "images/web/elsewhere"] == []
 
 
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_damaged_version_is_named_once(tree: Tree, repair: bool) -> None:
+    """What has the wrong size is not read as well."""
+    victim = newest(tree)
+    (victim.folder / ROOTFS_FILE).write_bytes(b"short")
+    found = look(tree, deep=True, repair=repair)
+    assert [one.problem for one in found.findings if one.version] == ["has 5 bytes instead of 1000"]
+
+
+def test_a_tree_is_clean_only_if_everything_was_repaired(tree: Tree) -> None:
+    (newest(tree).folder / ROOTFS_FILE).unlink()
+    (tree.root / "images/mine").write_bytes(b"x")
+    mended = look(tree, repair=True)
+    assert [one.path for one in mended.findings if not one.repaired] == ["images/mine"]
+    assert not mended.clean
+
+
 @pytest.mark.parametrize("file", [ROOTFS_FILE, METADATA_FILE])
 def test_only_reading_finds_what_kept_its_size(tree: Tree, file: str) -> None:
     victim = newest(tree)
     change_byte(victim.folder / file)
     assert look(tree).clean
-    assert said(look(tree, deep=True)) == {f"images/web/x86_64/{file}": "has another hash than what was published"}
+    assert said(look(tree, deep=True)) == {f"images/web/x86_64/{file}": "does not have the published hash"}
     assert look(tree, deep=True, repair=True).clean
     assert newest(tree).key < victim.key
     assert look(tree, deep=True).findings == ()
@@ -154,7 +173,7 @@ def test_files_that_do_not_make_the_fingerprint(tree: Tree) -> None:
     with tree.lock(print, NEVER):
         tree.write_index()
     assert look(tree).clean
-    problem = "names another fingerprint than that of the files"
+    problem = "has a fingerprint that does not match the files"
     assert said(look(tree, deep=True)) == {f"images/web/x86_64/{SIDECAR}": problem}
 
 
@@ -195,7 +214,7 @@ def test_all_of_the_index_and_the_page_are_rebuilt(tree: Tree) -> None:
 
 def test_a_withdrawal_that_was_cut_short_is_finished(tree: Tree) -> None:
     (newest(tree).folder / "withdrawn").touch()
-    assert said(look(tree)) == {IMAGES_PATH: "does not say what the tree holds"}
+    assert said(look(tree)) == {IMAGES_PATH: "does not match the tree"}
     assert look(tree, repair=True).clean
     assert look(tree).findings == ()
 
@@ -206,11 +225,11 @@ def test_a_withdrawal_that_was_cut_short_is_finished(tree: Tree) -> None:
 def test_strays_are_named_once_and_left_alone(tree: Tree) -> None:
     victim = newest(tree)
     strays = {
-        "images/notes.txt": "holds no version of an image",
-        "images/debian": "holds no version of an image",
-        "images/web/arm": "holds no version of an image",
+        "images/notes.txt": "contains no version of an image",
+        "images/debian": "contains no version of an image",
+        "images/web/arm": "contains no version of an image",
         "images/web/x86_64/notes.txt": "belongs to no version",
-        "images/web/x86_64/20300101_0000": f"no readable {SIDECAR}, so nobody can tell what it is",
+        "images/web/x86_64/20300101_0000": f"has no readable {SIDECAR}",
         f"images/web/x86_64/{victim.key}/core": "belongs to no version",
         "streams/v2": "is not part of the index",
         "streams/v1/images.json.old": "is not part of the index",
@@ -235,12 +254,12 @@ def test_strays_are_named_once_and_left_alone(tree: Tree) -> None:
 
 def test_what_is_withheld_is_known(tree: Tree) -> None:
     with tree.lock(print, NEVER):
-        tree.rollback(ImageName("web"))
+        rollback.roll_back(tree, ImageName("web"))
     assert look(tree, deep=True).findings == ()
     (tree.root / "images/web/x86_64" / WITHHELD).write_bytes(b"{")
     with tree.lock(print, NEVER):
         tree.write_index()
-    assert said(look(tree)) == {f"images/web/x86_64/{WITHHELD}": "is no list of what was rolled back"}
+    assert said(look(tree)) == {f"images/web/x86_64/{WITHHELD}": "is not a list of rolled-back versions"}
 
 
 # ---- deltas
@@ -279,23 +298,51 @@ def test_a_damaged_delta_goes_and_its_version_stays(tree: Tree, with_delta: Publ
     assert look(tree, deep=True).findings == ()
 
 
+def test_two_damaged_deltas_go_together(tree: Tree) -> None:
+    bases = [version for version in tree.versions() if version.name.value == "web" and version.withdrawn is None]
+    deltas = {Delta(base.key, 5, hashlib.sha256(b"delta").hexdigest()): base for base in bases}
+    with tree.lock(print, NEVER), tree.staging(bases[0].name) as folder:
+        (folder / "delta").write_bytes(b"delta")
+        artifact = make_artifact(folder, "new")
+        paths = dict.fromkeys(deltas, folder / "delta")
+        version = tree.publish(artifact, bases[0].provenance, bases[0].arch, (), deltas=paths)
+    for delta in deltas:
+        (version.folder / delta.file).unlink()
+        (version.folder / delta.file).write_bytes(b"")
+    assert len(look(tree).findings) == 3  # the index lists neither
+    assert look(tree, repair=True).clean
+    assert newest(tree).deltas == ()
+    assert look(tree, deep=True).findings == ()
+
+
 def test_a_delta_goes_with_its_base(tree: Tree, with_delta: Published) -> None:
     (delta,) = with_delta.deltas
     with tree.lock(print, NEVER):
-        tree.retire(1)
+        retention.retire(tree, 1)
         assert listed_deltas(tree) == []
         assert look_inside(tree) == []
-        tree.sweep(60)
+        retention.sweep(tree, 60)
         assert (with_delta.folder / delta.file).exists()  # clients may be fetching it
-        tree.sweep(0)
+        retention.sweep(tree, 0)
         assert not (with_delta.folder / delta.file).exists()
         assert newest(tree).deltas == ()
     assert look(tree, deep=True).findings == ()
 
 
+def test_a_delta_that_a_killed_sweep_was_about_to_forget_is_no_fault(tree: Tree, with_delta: Published) -> None:
+    """Its base is gone and so is its file, but the record has it still."""
+    (delta,) = with_delta.deltas
+    shutil.rmtree(with_delta.folder.parent / delta.base)
+    (with_delta.folder / delta.file).unlink()
+    with tree.lock(print, NEVER):
+        tree.write_index()
+    assert newest(tree).deltas == (delta,)
+    assert look(tree, deep=True).findings == ()
+
+
 def look_inside(tree: Tree) -> list[str]:
     """Findings, for whoever holds the lock."""
-    return [one.path for one in lxdocker.verify._look(tree)[1]]
+    return [one.path for one in module._look(tree)[1]]
 
 
 # ---- others
@@ -321,7 +368,7 @@ def test_whoever_publishes_is_waited_for(tree: Tree) -> None:
     heard: list[str] = []
     with tree.lock(print, NEVER), pytest.raises(TreeError, match="interrupted"):
         verify(tree, deep=False, repair=False, jobs=1, progress=Progress(), say=heard.append, cancelled=cancelled)
-    assert heard == [f"another lxdocker is at work on {tree.root}; waiting for it"]
+    assert heard == [f"waiting: another lxdocker is using {tree.root}"]
 
 
 def test_what_is_deleted_while_being_read_is_no_fault(tree: Tree) -> None:
@@ -355,14 +402,14 @@ def run(*command: str, expect: int = 0) -> tuple[str, str]:
 def test_the_exit_status_says_whether_all_is_well(tree: Tree) -> None:
     root = str(tree.root)
     out, _ = run("publish", "verify", "--deep", "--tree", root)
-    assert out == f"{root}: 3 versions, 3.1 kB, all well\n"
+    assert out == f"{root}: 3 versions, 3.1 kB, OK\n"
     victim = newest(tree)
     change_byte(victim.folder / ROOTFS_FILE)
     path = (victim.folder / ROOTFS_FILE).relative_to(tree.root)
     out, _ = run("publish", "verify", "--deep", "--tree", root, expect=1)
     assert out.splitlines() == [
-        f"{path}: has another hash than what was published",
-        "to withdraw what is damaged and write the index anew: lxdocker publish verify --repair",
+        f"{path}: does not have the published hash",
+        "to withdraw damaged versions and rewrite the index: lxdocker publish verify --repair",
         f"{root}: 3 versions, 3.1 kB, 1 problem",
     ]
     out, _ = run("publish", "verify", "--deep", "--repair", "--json", "--tree", root)
@@ -373,7 +420,7 @@ def test_the_exit_status_says_whether_all_is_well(tree: Tree) -> None:
     assert "withdrawn" in finding["repaired"]
     (tree.root / "images/mine").write_bytes(b"x")
     out, _ = run("publish", "verify", "--tree", root, expect=1)
-    assert "what lxdocker does not know it leaves alone" in out
+    assert "lxdocker leaves unknown files alone" in out
     document = json.loads(run("publish", "verify", "--json", "--tree", f"{root}/none", expect=1)[0])
     assert "No such file" in document["error"]["why"]
 
@@ -385,7 +432,7 @@ def test_a_rollback_says_what_clients_get(tree: Tree) -> None:
     out, _ = run("publish", "rollback", "web", "--tree", root)
     assert out.splitlines() == [
         f"web for x86_64 is now {before.key} ({before.fingerprint.short}) instead of {current.key}",
-        "the local LXD follows with the next sync; to undo: lxdocker publish rollback web --undo",
+        "the next sync updates the local LXD; to undo: lxdocker publish rollback web --undo",
     ]
     assert json.loads(run("publish", "rollback", "web", "--undo", "--json", "--tree", root)[0]) == {
         "undone": [current.key],
@@ -402,15 +449,15 @@ def test_a_rollback_says_what_clients_get(tree: Tree) -> None:
         }
     ]
     with tree.lock(print, NEVER):
-        tree.sweep(0)
+        retention.sweep(tree, 0)
     out, _ = run("publish", "rollback", "web", "--undo", "--tree", root)
-    assert out == f"web {current.key} for x86_64 is gone; the next sync makes it again if it is still wanted\n"
+    assert out == f"web {current.key} for x86_64 is gone; the next sync rebuilds it if it is still wanted\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["none"], "there is no image none"),
+        (["none"], "no image none in the tree"),
         (["a/b"], "can't be an image name"),
         (["web", "20200101_0000"], "no version 20200101_0000"),
         (["web", "x", "--undo"], "--undo takes no version"),

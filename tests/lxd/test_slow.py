@@ -1,0 +1,104 @@
+"""A slow LXD, and slow programs in a builder: each phase of a build, an import and a first start last some seconds.
+
+Nothing is simulated: what is at work is stopped for a while, as a full disk, a far registry or a busy machine would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.lxd.rig import Instance, Lxc, World, builders, command_lines, entry
+from tests.runtime.boxes import box
+from tests.waiting import wait_until
+
+PAUSE_SECONDS = 3.3
+SLOW_SECONDS = 3
+DATA = hashlib.shake_256(b"slow").digest(32 << 20)  # so that each program is at work long enough to be caught at it
+
+
+def hold(find: Callable[[], int | None]) -> None:
+    """Stops a process for a while, as soon as it is there."""
+    pid = wait_until("a process to stop", find)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(PAUSE_SECONDS)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def of_lxd(*words: str) -> Callable[[], int | None]:
+    """A program that LXD runs for something below its folder."""
+
+    def find() -> int | None:
+        for path, line in command_lines().items():
+            if os.environ["LXD_DIR"] + "/" in line and all(word in line for word in words):
+                return int(path.name)
+        return None
+
+    return find
+
+
+def of_instances(names: Sequence[str], program: str) -> Callable[[], int | None]:
+    """A program that runs in one of these instances."""
+
+    def find() -> int | None:
+        for path, line in command_lines().items():
+            if line.startswith(f"{program} ") and any(name in cgroups(path) for name in names):
+                return int(path.name)
+        return None
+
+    return find
+
+
+def cgroups(process: Path) -> str:
+    try:
+        return (process / "cgroup").read_text()
+    except OSError:  # it has ended
+        return ""
+
+
+def test_whatever_takes_its_time_comes_to_its_end(world: World, launch: Callable[..., Instance]) -> None:
+    script = "echo started; exec sleep 1000000"
+    world.wants("app", box(entry("data", DATA), Cmd=["/bin/sh", "-c", script]))
+    # LXD is asked beforehand for what will be needed: it may take longer to answer than a program is at work.
+    daemon = int(Lxc().query("/1.0")["environment"]["server_pid"])
+    builder: list[str] = []
+    workers = [
+        ("start builder", of_lxd("unsquashfs")),
+        ("start builder", of_lxd("forkstart")),
+        ("fetch", of_instances(builder, "skopeo")),
+        ("unpack", of_instances(builder, "umoci")),
+        ("pack", of_instances(builder, "mksquashfs")),
+        ("export", lambda: daemon),
+        ("import", lambda: daemon),
+    ]
+    began: dict[str, float] = {}
+    with world.start("sync", "--json") as run:
+        for phase, worker in workers:
+            run.wait_for(f"app: {phase}")
+            began.setdefault(phase, time.monotonic())
+            hold(run.while_at_work(worker))
+            builder[:] = builder or builders()
+        run.wait_for("app: publish")
+        began["publish"] = time.monotonic()
+        done = run.end()
+    assert done.statuses == {"app": "built"}, done.err
+    world.holds("app", done.fingerprint("app"))
+    times = list(began.values())
+    took = {phase: later - at for phase, at, later in zip(began, times, times[1:], strict=False)}
+    assert len(took) == 6
+    assert min(took.values()) > SLOW_SECONDS, took
+
+    watch = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        launching = pool.submit(launch, world, "app")
+        hold(of_lxd("forkstart"))
+        instance = launching.result()
+    assert time.monotonic() - watch > SLOW_SECONDS
+    instance.log_with("started")
