@@ -28,6 +28,7 @@ from tests.registry_server import (
     Blob,
     Image,
 )
+from tests.waiting import wait_until
 
 Test = Callable[..., None]
 CREATED = 1704164645  # 2024-01-02T03:04:05Z, which rig.image() gives to images
@@ -239,7 +240,9 @@ def test_lxd_launches_what_is_in_the_place_of_its_files(
     built: World, launch: Callable[..., Instance], name: str
 ) -> None:
     instance = launch(built, name)
-    instance.log_with("lxdocker: ")  # our init has run, whatever it thinks of the application
+    instance.log_with("lxdocker: ")  # our init has run, and ends with an application that is no program
+    # Its end would cut off "file pull".
+    wait_until(f"the end of {instance.name}", lambda: built.lxc.has_ended(instance.name))
     assert built.lxc("file", "pull", f"{instance.name}/etc/hostname", "-") == f"{instance.name}\n"
     if name == "own-metadata":
         assert built.lxc("file", "pull", f"{instance.name}/metadata.yaml", "-") == "own"
