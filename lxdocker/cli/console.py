@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -182,8 +182,3 @@ class Live(Progress):
         with self._lock:
             if name in self._tasks:
                 self._progress.update(self._tasks[name], description=outcome, completed=1)
-
-
-def error_document(error: LxdockerError) -> Mapping[str, str]:
-    """An error for --json."""
-    return {"what": error.brief, "why": error.details, "do": error.resolution}

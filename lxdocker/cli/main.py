@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from lxdocker import __version__
 from lxdocker.cli.app import INTERRUPTED, Run, app
-from lxdocker.cli.console import Console, OutputError, error_document
+from lxdocker.cli.console import Console, OutputError
 from lxdocker.errors import LxdockerError
 from lxdocker.log import RUN, Log, shell
 
@@ -35,7 +35,9 @@ def main() -> NoReturn:
                 raise
             console.error(error)
             if "--json" in sys.argv[1:]:
-                console.json({"error": error_document(error)})
+                from lxdocker.cli import documents
+
+                console.json({"error": documents.error(error)})
             raise SystemExit(error.exit_code) from None
     except OutputError as error:
         # Nothing more may be written there, not even at exit.

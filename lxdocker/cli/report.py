@@ -1,13 +1,14 @@
-"""Results, as tables and sentences for people and as JSON for programs."""
+"""Results, as tables and sentences for people; ``documents`` has them for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lxdocker.builder.image import BuilderImage
-from lxdocker.cli.console import Console, error_document
+from lxdocker.cli import documents
+from lxdocker.cli.console import Console
 from lxdocker.config.settings import Settings
 from lxdocker.config.spec import BrokenSpec, ImageSpec
 from lxdocker.progress import human_size
@@ -21,7 +22,6 @@ from lxdocker.tree.version import Published, Withheld
 if TYPE_CHECKING:
     from lxdocker.follow.run import Followed  # which load what only they need
     from lxdocker.tree.mirror import Failure, Mirrored
-    from lxdocker.tree.server import Listed
 
 
 FAILS = "fail at"  # the action in JSON, where programs expect it
@@ -30,13 +30,7 @@ FAILS = "fail at"  # the action in JSON, where programs expect it
 def print_sync(console: Console, result: Report, *, json: bool) -> None:
     """The one summary at the end of a sync."""
     if json:
-        console.json(
-            {
-                "images": [_outcome_document(outcome) for outcome in result.outcomes],
-                "pruned": list(result.pruned),
-                "kept_builders": list(result.kept_builders),
-            }
-        )
+        console.json(documents.synced(result))
         return
     for text in result.pruned:
         console.print(text)
@@ -64,17 +58,6 @@ def _counts(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing to do"
 
 
-def _outcome_document(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "name": str(outcome.name),
-        "status": outcome.status.value,
-        "reason": outcome.reason,
-        "fingerprint": outcome.fingerprint.value if outcome.fingerprint else None,
-        "seconds": round(outcome.seconds, 3),
-        "error": error_document(outcome.error) if outcome.error else None,
-    }
-
-
 def print_plan(
     console: Console,
     actions: Sequence[PerSpec],
@@ -88,7 +71,7 @@ def print_plan(
     lines += [(spec.label, FAILS, _on_one_line(spec)) for spec in broken]
     lines += [(str(removal.name), "remove", "no spec names it") for removal in removals]
     if json:
-        console.json({"plan": [{"name": name, "action": verb, "reason": why} for name, verb, why in lines]})
+        console.json(documents.planned(lines))
         return
     for name, verb, why in lines:
         if verb != "keep":
@@ -123,9 +106,7 @@ def _in_words(action: PerSpec) -> tuple[str, str]:
 def print_specs(console: Console, specs: Sequence[ImageSpec], *, json: bool) -> None:
     """Valid specs."""
     if json:
-        console.json(
-            {"specs": [{"name": spec.name.value, "image": str(spec.image), "file": str(spec.path)} for spec in specs]}
-        )
+        console.json(documents.specs(specs))
         return
     valid = f"{len(specs)} {'spec is' if len(specs) == 1 else 'specs are'} valid"
     console.print(valid if specs else "no specs found")
@@ -181,7 +162,7 @@ def print_status(
             }
         )
     if json:
-        console.json({"images": rows})
+        console.json(documents.status(rows))
         return
     console.table(
         ["NAME", "SOURCE", "DIGEST", "FINGERPRINT", "BUILT", "STATE"],
@@ -203,16 +184,7 @@ def print_builder(console: Console, image: BuilderImage, settings: Settings, *, 
     """The contents of the builder image."""
     stale = image.stale_reason(settings.builder_max_age_days)
     if json:
-        console.json(
-            {
-                "fingerprint": image.fingerprint.value,
-                "size": image.size,
-                "built_at": image.built_at.isoformat(),
-                "base": image.base,
-                "versions": dict(image.versions),
-                "stale": stale,
-            }
-        )
+        console.json(documents.builder(image, stale))
         return
     rows = [
         ["fingerprint", image.fingerprint.short],
@@ -228,20 +200,7 @@ def print_builder(console: Console, image: BuilderImage, settings: Settings, *, 
 def print_rollback(console: Console, done: Sequence[Rollback], *, json: bool) -> None:
     """The versions that clients get now, and those withheld."""
     if json:
-        console.json(
-            {
-                "rolled_back": [
-                    {
-                        "name": rollback.current.name.value,
-                        "arch": rollback.current.arch.value,
-                        "version": rollback.current.key,
-                        "fingerprint": rollback.current.fingerprint.value,
-                        "withheld": [gone.key for gone in rollback.withheld],
-                    }
-                    for rollback in done
-                ]
-            }
-        )
+        console.json(documents.rolled_back(done))
         return
     for rollback in done:
         instead = f" instead of {', '.join(gone.key for gone in rollback.withheld)}" if rollback.withheld else ""
@@ -258,7 +217,7 @@ def print_undone(console: Console, undone: Sequence[Withheld], listed: Sequence[
     keys = {(version.arch, version.key) for version in listed}
     again = [version for version in undone if (version.arch, version.key) in keys]
     if json:
-        console.json({"undone": [version.key for version in undone], "published": [version.key for version in again]})
+        console.json(documents.undone(undone, again))
         return
     for version in undone:
         how = "is published again" if version in again else "is gone; the next sync rebuilds it if it is still wanted"
@@ -268,16 +227,7 @@ def print_undone(console: Console, undone: Sequence[Withheld], listed: Sequence[
 def print_verified(console: Console, found: Verified, tree: Path, *, json: bool) -> None:
     """Problems in the tree, and the repairs."""
     if json:
-        findings = [
-            {
-                "kind": finding.kind.value,
-                "path": finding.path,
-                "problem": finding.problem,
-                "repaired": finding.repaired or None,
-            }
-            for finding in found.findings
-        ]
-        console.json({"clean": found.clean, "versions": found.versions, "size": found.size, "findings": findings})
+        console.json(documents.verified(found))
         return
     for finding in found.findings:
         console.print(f"{finding.path}: {finding.problem}" + (f" ({finding.repaired})" if finding.repaired else ""))
@@ -296,24 +246,8 @@ def _problems(count: int) -> str:
 
 def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
     """Copied versions and failures."""
-
-    def keys(versions: Sequence[Published]) -> list[dict[str, str]]:
-        return [
-            {"name": version.name.value, "arch": version.arch.value, "version": version.key} for version in versions
-        ]
-
     if json:
-        console.json(
-            {
-                "fetched": keys(result.fetched),
-                "updated": keys(result.updated),
-                "unchanged": result.unchanged,
-                "withdrawn": keys(result.withdrawn),
-                "deleted": keys(result.deleted),
-                "failed": _failures(result.failed),
-                "bytes": result.size,
-            }
-        )
+        console.json(documents.mirrored(result))
         return
     for verb, versions in (
         ("fetched", result.fetched),
@@ -331,27 +265,8 @@ def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
 
 def print_followed(console: Console, result: Followed, *, json: bool) -> None:
     """Imported images and failures."""
-
-    def versions(listed: Sequence[Listed]) -> list[dict[str, str]]:
-        return [
-            {"name": image.name.value, "version": image.key, "fingerprint": image.fingerprint.value} for image in listed
-        ]
-
     if json:
-        console.json(
-            {
-                "imported": versions(result.imported),
-                "updated": versions(result.updated),
-                "unchanged": result.unchanged,
-                "removed": [fingerprint.value for fingerprint in result.removed],
-                "left": [
-                    {"name": imported.origin.name.value, "fingerprint": imported.image.fingerprint.value}
-                    for imported in result.left
-                ],
-                "failed": _failures(result.failed),
-                "bytes": result.size,
-            }
-        )
+        console.json(documents.followed(result))
         return
     for verb, listed in (("imported", result.imported), ("updated", result.updated)):
         for image in listed:
@@ -360,13 +275,6 @@ def print_followed(console: Console, result: Followed, *, json: bool) -> None:
     counts = [("imported", len(result.imported)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
     counts += [("no longer on the server", len(result.left)), ("failed", len(result.failed))]
     _print_counts(console, counts, result.size)
-
-
-def _failures(failed: Sequence[Failure]) -> list[dict[str, Any]]:
-    return [
-        {"name": failure.name.value, "version": failure.key, "error": error_document(failure.error)}
-        for failure in failed
-    ]
 
 
 def _print_failures(console: Console, failed: Sequence[Failure]) -> None:

@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 import pytest
 
-from lxdocker.cli.console import Console, OutputError, error_document
+from lxdocker.cli import documents
+from lxdocker.cli.console import Console, OutputError
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.log import Log, command, shell
 from lxdocker.progress import human_size
@@ -102,7 +103,7 @@ def test_an_error_says_what_why_and_what_to_do(captured: Captured) -> None:
     error = LxdockerError("it failed", "line one\nline two", "do this")
     captured.console.error(error)
     assert captured.err.getvalue() == "error: it failed\n  line one\n  line two\n  -> do this\n"
-    assert error_document(error) == {"what": "it failed", "why": "line one\nline two", "do": "do this"}
+    assert documents.error(error) == {"what": "it failed", "why": "line one\nline two", "do": "do this"}
 
 
 def test_an_error_leaves_out_what_it_does_not_know(captured: Captured) -> None:
