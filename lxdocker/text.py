@@ -19,3 +19,8 @@ def printable(text: str) -> str:
 def one_line(text: str, limit: int = 1000) -> str:
     """``text`` on one line, a space for each run of control characters, and of at most ``limit`` characters."""
     return _LINE.sub(" ", text)[:limit]
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """``1 version``, ``2 versions``."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"

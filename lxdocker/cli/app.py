@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.models import CommandFunctionType
 
 from lxdocker import __version__
 from lxdocker.cli.console import Console
@@ -41,6 +43,32 @@ class Group(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, [*_given_before(ctx), *rest]
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Whole first sentences, however narrow the terminal is."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, summary(command)) for name, command in commands if command and not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class Command(TyperCommand):
+    """A command, whose required arguments stand in its usage line as they are in the documentation: URL, not {URL}."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [re.sub(r"^\{(.*)\}$", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
+
+
+class Application(typer.Typer):
+    """The program, or a group of its commands."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        return super().command(name, **{"cls": Command, **options})
+
+
+def summary(command: Any) -> str:
+    """The first paragraph of a command's help, on one line."""
+    return " ".join((command.help or "").partition("\n\n")[0].split())
+
 
 def _given_before(ctx: Any) -> Iterator[str]:
     """The options that stood before a command."""
@@ -60,11 +88,19 @@ def _given_before(ctx: Any) -> Iterator[str]:
 def _be_verbose(ctx: typer.Context, value: int) -> int:
     if value and isinstance(ctx.obj, Run):
         ctx.obj.log.be_verbose(value)
+        ctx.obj.console.be_verbose()
     return value
 
 
-app = typer.Typer(
+def _be_quiet(ctx: typer.Context, value: bool) -> bool:
+    if value and isinstance(ctx.obj, Run):
+        ctx.obj.console.be_quiet()
+    return value
+
+
+app = Application(
     name="lxdocker",
+    context_settings={"help_option_names": ["--help", "-h"]},
     cls=Group,
     help="Turn Docker/OCI images into LXD images, keep them up to date and publish them for other hosts.",
     no_args_is_help=True,
@@ -72,11 +108,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-builder_app = typer.Typer(cls=Group, help="Manage the image of the ephemeral builders.", no_args_is_help=True)
+builder_app = Application(cls=Group, help="Manage the image of the ephemeral builders.", no_args_is_help=True)
 app.add_typer(builder_app, name="builder")
-remote_app = typer.Typer(cls=Group, help="Manage the image servers of this host's LXD or Incus.", no_args_is_help=True)
+remote_app = Application(cls=Group, help="Manage the image servers of this host's LXD or Incus.", no_args_is_help=True)
 app.add_typer(remote_app, name="remote")
-publish_app = typer.Typer(cls=Group, help="Manage the published tree.", no_args_is_help=True)
+publish_app = Application(cls=Group, help="Manage the published tree.", no_args_is_help=True)
 app.add_typer(publish_app, name="publish")
 
 # A command takes the options of those settings that it reads, and no others: tests/unit/cli/test_options.py.
@@ -102,7 +138,7 @@ InsecureOption = Annotated[
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", metavar="N", help="Number of images to build in parallel [processors, at most 4]."),
+    typer.Option("--jobs", "-j", metavar="N", help="Number of images to build in parallel [processors, at most 4]."),
 ]
 VerboseOption = Annotated[
     int,
@@ -115,7 +151,11 @@ VerboseOption = Annotated[
         help="Show the executed commands on stderr; -vv also shows requests.",
     ),
 ]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Specs [all].")]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=_be_quiet, help="Print nothing unless something changed or failed."),
+]
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Specs [all].")]
 
 
 @app.callback(invoke_without_command=True)
@@ -129,6 +169,7 @@ def _global(
     tree: TreeOption = None,
     project: ProjectOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     if version:
@@ -146,6 +187,7 @@ def _builder(
     specs: SpecsOption = None,
     builder_project: BuilderProjectOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     pass
@@ -153,13 +195,17 @@ def _builder(
 
 @publish_app.callback()
 def _publish(
-    config: ConfigOption = None, tree: TreeOption = None, json: JsonOption = False, verbose: VerboseOption = 0
+    config: ConfigOption = None,
+    tree: TreeOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
 ) -> None:
     pass
 
 
 @remote_app.callback()
-def _remote(json: JsonOption = False, verbose: VerboseOption = 0) -> None:
+def _remote(json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = 0) -> None:
     pass
 
 

@@ -11,6 +11,7 @@ from lxdocker.cli.app import (
     ConfigOption,
     InsecureOption,
     JsonOption,
+    QuietOption,
     SpecsOption,
     VerboseOption,
     builder_app,
@@ -34,6 +35,7 @@ def builder_build(
     config: ConfigOption = None,
     builder_project: BuilderProjectOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Build the builder image, replacing the current one."""
@@ -56,6 +58,7 @@ def builder_show(
     config: ConfigOption = None,
     builder_project: BuilderProjectOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Show the builder image's contents, build time and source."""
@@ -80,6 +83,7 @@ def builder_delete(
     config: ConfigOption = None,
     builder_project: BuilderProjectOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Delete the builder image; the next sync builds a new one."""
@@ -108,6 +112,7 @@ def builder_input(
     config: ConfigOption = None,
     specs: SpecsOption = None,
     insecure_registry: InsecureOption = None,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Print a builder's input, to repeat a build by hand.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from lxdocker.cli.table import RED, YELLOW, Column, coloured, lay_out
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.progress import Progress, human_size
 from lxdocker.text import printable
@@ -22,6 +24,27 @@ from lxdocker.values import ImageName
 
 # More would say nothing about the image and hide the rest.
 REFRESH_PER_SECOND = 5
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether colours may be sent there: https://no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Columns of the terminal that ``stream`` is. COLUMNS comes first, as in shells; 80 where nothing is known."""
+    with suppress(ValueError):
+        if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
+            return columns
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    return 80
+
+
+def _marked(text: str, colour: int) -> str:
+    """``text`` with its first word in a colour."""
+    word, space, rest = text.partition(" ")
+    return f"{coloured(word, colour)}{space}{rest}"
 
 
 class OutputError(LxdockerError):
@@ -41,10 +64,26 @@ class Console:
         self._err = err or sys.stderr or io.StringIO()
         self._lock = threading.Lock()
         self.live: Live | None = None
+        self._is_quiet = False
+        self._is_verbose = False
+        self._held: list[str] = []
 
-    def print(self, text: str = "") -> None:
-        """A line of the result."""
-        self._write(printable(text))
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing should be printed unless something changed or failed."""
+        return self._is_quiet
+
+    def be_quiet(self) -> None:
+        """No remarks and no progress. Warnings wait for a result or an error, and are lost if there is none."""
+        self._is_quiet = True
+
+    def be_verbose(self) -> None:
+        """Each phase of an image, also where there is no terminal."""
+        self._is_verbose = True
+
+    def print(self, text: str = "", colour: int = 0) -> None:
+        """A line of the result. ``colour``: of its first word, on a terminal."""
+        self._write(_marked(printable(text), colour if has_colours(self._out) else 0))
 
     def json(self, document: Any) -> None:
         """The result as JSON."""
@@ -67,32 +106,45 @@ class Console:
 
     def note(self, text: str) -> None:
         """A line on how it goes."""
+        if not self._is_quiet:
+            self.log(text, YELLOW if text.startswith("warning: ") else 0)
+        elif text.startswith("warning: "):
+            self._held.append(text)
+
+    def log(self, text: str, colour: int = 0) -> None:
+        """A line on how it goes that was asked for, or is about a failure: also when quiet."""
+        shown = _marked(printable(text), colour if has_colours(self._err) else 0)
         with self._lock:
             if self.live is not None:
-                self.live.above(printable(text))
+                self.live.above(shown)
                 return
             # Nobody may be reading it any more, which is no reason to stop in the middle of the work.
             with suppress(OSError):
-                print(printable(text), file=self._err, flush=True)
+                print(shown, file=self._err, flush=True)
 
     def error(self, error: LxdockerError) -> None:
         """What failed, why, and what to do now."""
-        self.note(f"error: {error.brief}")
+        self._release()
+        self.log(f"error: {error.brief}", RED)
         for line in error.details.splitlines():
-            self.note(f"  {line}")
+            self.log(f"  {line}")
         if error.resolution:
-            self.note(f"  -> {error.resolution}")
+            self.log(f"  -> {error.resolution}")
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Columns, as wide as they need to be."""
-        lines = [[printable(cell).replace("\n", " ") for cell in row] for row in [header, *rows]]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        for line in lines:
-            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            self._write("  ".join(padded).rstrip())
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for text in held:
+            self.log(text, YELLOW)
+
+    def table(self, header: Sequence[str | Column], rows: Sequence[Sequence[str]]) -> None:
+        """Columns, as wide as they need to be; on a terminal, cut so that they fit (see Column)."""
+        width = terminal_width(self._out) if self._out.isatty() else None
+        for line in lay_out(header, rows, width, colour=has_colours(self._out)):
+            self._write(line)
 
     def _write(self, text: str) -> None:
         """At once, so that what goes wrong goes wrong here and not when the program ends."""
+        self._release()
         try:
             print(text, file=self._out, flush=True)
         except OSError as error:

@@ -13,6 +13,7 @@ import typer
 from lxdocker.cli.app import (
     ConfigOption,
     JsonOption,
+    QuietOption,
     TreeOption,
     VerboseOption,
     app,
@@ -59,6 +60,7 @@ def serve(
     ] = None,
     config: ConfigOption = None,
     tree: TreeOption = None,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Serve the published images to other hosts over HTTPS."""
@@ -94,6 +96,7 @@ def remote_add(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Trust any certificate it shows.")] = False,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Add an image server to this host's LXD or Incus.
@@ -169,7 +172,7 @@ def mirror(
     rest: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DIR | NAME...", help="Folder to copy its tree to; with --import, images to import [all]."
+            metavar="[DIR|NAME]...", help="Folder to copy its tree to; with --import, images to import [all]."
         ),
     ] = None,
     into_store: Annotated[
@@ -193,7 +196,7 @@ def mirror(
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", metavar="N", help="Number of images to copy in parallel.")
+        int | None, typer.Option("--jobs", "-j", metavar="N", help="Number of images to copy in parallel.")
     ] = None,
     client: Annotated[
         str | None,
@@ -210,6 +213,7 @@ def mirror(
     ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Copy another server's tree, or import its images. Run it again to continue or to update."""

@@ -14,6 +14,7 @@ from lxdocker.cli.app import (
     JsonOption,
     NamesArgument,
     ProjectOption,
+    QuietOption,
     SpecsOption,
     TreeOption,
     VerboseOption,
@@ -28,7 +29,7 @@ def sync(
     ctx: typer.Context,
     names: NamesArgument = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done without doing it.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Rebuild images that are up to date.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Rebuild images that are up to date.")] = False,
     keep_builder: Annotated[
         bool,
         typer.Option("--keep-builder", help="Keep a failed build's builder running for debugging."),
@@ -45,6 +46,7 @@ def sync(
     project: ProjectOption = None,
     insecure_registry: InsecureOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Build and update images from specs.
@@ -83,10 +85,11 @@ def sync(
 @app.command()
 def validate(
     ctx: typer.Context,
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Specs [all].")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Specs [all].")] = None,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Check specs, without contacting LXD or a registry.
@@ -111,6 +114,7 @@ def status(
     project: ProjectOption = None,
     insecure_registry: InsecureOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """List the images, and whether each is up to date.
@@ -144,6 +148,7 @@ def prune(
     tree: TreeOption = None,
     project: ProjectOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Remove images without a spec, and other leftovers.

@@ -28,7 +28,7 @@ def main() -> NoReturn:
     console = Console()
     try:
         try:
-            with Log(console.note, os.environ) as log:
+            with Log(console.log, os.environ) as log:
                 _run(Run(console, log))
         except LxdockerError as error:
             if isinstance(error, OutputError):

@@ -9,6 +9,7 @@ import typer
 from lxdocker.cli.app import (
     ConfigOption,
     JsonOption,
+    QuietOption,
     TreeOption,
     VerboseOption,
     cancellable,
@@ -27,11 +28,12 @@ def publish_verify(
         typer.Option("--repair", help="Withdraw damaged versions and rewrite the index. Deletes nothing."),
     ] = False,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", metavar="N", help="Number of versions to check in parallel.")
+        int | None, typer.Option("--jobs", "-j", metavar="N", help="Number of versions to check in parallel.")
     ] = None,
     config: ConfigOption = None,
     tree: TreeOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Check that all published files are present and unchanged.
@@ -70,6 +72,7 @@ def publish_rollback(
     config: ConfigOption = None,
     tree: TreeOption = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Roll back to an older version.

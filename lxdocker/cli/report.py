@@ -15,6 +15,7 @@ from lxdocker.progress import human_size
 from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.outcome import Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Reimport, Remove, Republish, Touch
+from lxdocker.text import counted
 from lxdocker.tree.rollback import Rollback
 from lxdocker.tree.verify import Kind, Verified
 from lxdocker.tree.version import Published, Withheld
@@ -31,6 +32,8 @@ def print_sync(console: Console, result: Report, *, json: bool) -> None:
     """The one summary at the end of a sync."""
     if json:
         console.json(documents.synced(result))
+        return
+    if console.is_quiet and not _is_news(result):
         return
     for text in result.pruned:
         console.print(text)
@@ -53,6 +56,13 @@ def print_sync(console: Console, result: Report, *, json: bool) -> None:
     console.print(_counts(result.outcomes))
 
 
+def _is_news(result: Report) -> bool:
+    """Whether something changed or failed."""
+    return bool(result.pruned or result.kept_builders) or any(
+        outcome.status is not Status.UNCHANGED for outcome in result.outcomes
+    )
+
+
 def _counts(outcomes: Sequence[Outcome]) -> str:
     counts = [(status, sum(outcome.status is status for outcome in outcomes)) for status in Status]
     return ", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing to do"
@@ -72,6 +82,8 @@ def print_plan(
     lines += [(str(removal.name), "remove", "no spec names it") for removal in removals]
     if json:
         console.json(documents.planned(lines))
+        return
+    if console.is_quiet and all(verb == "keep" for _, verb, _ in lines):
         return
     for name, verb, why in lines:
         if verb != "keep":
@@ -108,7 +120,9 @@ def print_specs(console: Console, specs: Sequence[ImageSpec], *, json: bool) -> 
     if json:
         console.json(documents.specs(specs))
         return
-    valid = f"{len(specs)} {'spec is' if len(specs) == 1 else 'specs are'} valid"
+    if console.is_quiet:
+        return
+    valid = counted(len(specs), "spec is valid", "specs are valid")
     console.print(valid if specs else "no specs found")
 
 
@@ -236,12 +250,10 @@ def print_verified(console: Console, found: Verified, tree: Path, *, json: bool)
         console.print("to withdraw damaged versions and rewrite the index: lxdocker publish verify --repair")
     if any(finding.kind is Kind.STRAY for finding in left):
         console.print("lxdocker leaves unknown files alone: move or delete them yourself")
-    amount = f"{found.versions} versions, {human_size(found.size)}"
-    console.print(f"{tree}: {amount}, {_problems(len(left))}")
-
-
-def _problems(count: int) -> str:
-    return {0: "OK", 1: "1 problem"}.get(count, f"{count} problems")
+    if console.is_quiet and not found.findings:
+        return
+    amount = f"{counted(found.versions, 'version')}, {human_size(found.size)}"
+    console.print(f"{tree}: {amount}, {counted(len(left), 'problem') if left else 'OK'}")
 
 
 def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
@@ -285,5 +297,7 @@ def _print_failures(console: Console, failed: Sequence[Failure]) -> None:
 
 
 def _print_counts(console: Console, counts: Sequence[tuple[str, int]], size: int) -> None:
+    if console.is_quiet and not any(count for what, count in counts if what != "unchanged"):
+        return
     words = ", ".join(f"{count} {what}" for what, count in counts if count)
     console.print(f"{words or 'nothing to do'}; {human_size(size)} downloaded")

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lxdocker import serve
 from lxdocker.cli import app, hosts
 from lxdocker.config.settings import Settings
 from lxdocker.config.settings import load as load_settings
+from lxdocker.tree.tree import Tree
 from tests import recorded
 from tests.stand_ins import ImageDaemon, image_daemon
 from tests.unit.cli.test_commands import Done, Program, commands, lxdocker, place
@@ -66,7 +68,7 @@ def test_each_option_is_used_by_its_command(name: str) -> None:
     (tree,) = ast.parse(inspect.getsource(function)).body
     assert isinstance(tree, ast.FunctionDef)
     used = {node.id for part in tree.body for node in ast.walk(part) if isinstance(node, ast.Name)}
-    options = {parameter.name for parameter in COMMANDS[name].params} - {"verbose"}  # which has a callback
+    options = {parameter.name for parameter in COMMANDS[name].params} - {"verbose", "quiet"}  # with callbacks
     assert options <= used
 
 
@@ -254,9 +256,73 @@ def test_v_may_stand_anywhere_and_changes_nothing_else(
     assert level or not done.stderr
 
 
-def test_every_command_has_it() -> None:
+def test_every_command_has_it_and_the_other_short_options() -> None:
     for name, command in COMMANDS.items():
-        assert "--verbose" in {option for parameter in command.params for option in parameter.opts}, name
+        if command.hidden:
+            continue
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {"--verbose", "-v", "--quiet", "-q"} <= options, name
+        assert ("--jobs" in options) == ("-j" in options), name
+        assert ("--force" in options) == ("-f" in options), name
+
+
+# ---- -h
+
+
+@pytest.mark.parametrize("command", ["", "builder", "publish", "remote", *COMMANDS])
+def test_h_is_help_and_nothing_in_it_is_cut(lxdocker: Program, command: str) -> None:
+    done = lxdocker(*command.split(), "-h")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done == lxdocker(*command.split(), "--help")
+    assert re.search(r"^  -h, --help +Show this message and exit\.$", done.stdout, re.MULTILINE)
+    assert "..." not in re.sub(r"\[[A-Z|]+\]\.\.\.|COMMAND \[ARGS\]\.\.\.", "", done.stdout)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "{" not in done.stdout
+
+
+def test_long_summaries_are_wrapped_and_not_cut(monkeypatch: pytest.MonkeyPatch, lxdocker: Program) -> None:
+    words = " ".join(f"word{number}" for number in range(40))
+    monkeypatch.setattr(app.app.registered_commands[0], "help", f"{words}.\n\nDetails.")
+    shown = lxdocker("--help").stdout
+    assert f"{words}." in " ".join(shown.split())
+    assert "Details." not in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("sync", "sync [OPTIONS] [NAME]..."),
+        ("validate", "validate [OPTIONS] [FILE]..."),
+        ("mirror", "mirror [OPTIONS] URL [DIR|NAME]..."),
+        ("publish rollback", "publish rollback [OPTIONS] NAME [VERSION]"),
+        ("remote add", "remote add [OPTIONS] URL [NAME]"),
+    ],
+)
+def test_arguments_look_as_in_a_manual(lxdocker: Program, command: str, usage: str) -> None:
+    assert lxdocker(*command.split(), "-h").stdout.splitlines()[0].endswith(f" {usage}")
+
+
+# ---- -q
+
+
+@pytest.mark.parametrize("arguments", ["validate -q", "-q validate", "publish verify -q --tree tree", "prune -q"])
+def test_q_is_silent_where_nothing_changed_or_failed(
+    place: Path, lxd: ImageDaemon, lxdocker: Program, arguments: str
+) -> None:
+    Tree(place / "tree").write_index()
+    done = lxdocker(*arguments.split())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_q_leaves_failures_results_and_what_was_asked_for(place: Path, lxd: ImageDaemon, lxdocker: Program) -> None:
+    (place / "images.d/db.yaml").unlink()
+    (place / "images.d/web.yaml").write_text("image: oci:/nowhere\n")
+    loud, quiet = lxdocker("sync"), lxdocker("sync", "-q")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (1, loud.stdout, "")
+    assert lxdocker("publish", "verify", "-q", "--tree", "/nowhere/tree").stderr.startswith("error: ")
+    assert json.loads(lxdocker("status", "-q", "--json").stdout)["images"]
+    with_builder_image(lxd, "lxdocker")
+    assert shown(lxdocker("builder", "delete", "-qv"))
 
 
 def test_a_file_has_the_log_of_each_run(
