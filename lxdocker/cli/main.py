@@ -16,7 +16,7 @@ from lxdocker.log import RUN, Log, shell
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
-from lxdocker.cli import images, hosts, builder, publish  # noqa: F401 - as above
+from lxdocker.cli import images, hosts, builder, publish, unattended  # noqa: F401 - as above
 
 # isort: on
 

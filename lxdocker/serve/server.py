@@ -30,6 +30,7 @@ from lxdocker.serve.certs import Watch
 from lxdocker.serve.hostnames import check_name
 from lxdocker.serve.joining import instructions, server_url
 from lxdocker.serve.metrics import Metrics
+from lxdocker.serve.notify import READY, notify, stopping
 from lxdocker.serve.site import Site, log_to_stderr
 from lxdocker.serve.slots import Slot, Slots, client_of
 from lxdocker.serve.worker import Worker
@@ -158,6 +159,7 @@ class Server:
 
     async def _finish(self) -> None:
         self._stop.clear()
+        notify(stopping(self._stop_seconds))
         running = sum(worker.busy for worker in self._workers)
         if running:
             self._say(f"stopping; waiting up to {self._stop_seconds:g} s for {running} requests, or until told again")
@@ -277,6 +279,7 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Say) -> None:
                 "note: LXD and Incus ask for image files without TLS first, with the password, on the same port; if"
                 " others can listen in, serve on port 443, where they ask port 80 instead (keep that closed)"
             )
+        notify(READY)
 
     per_client = settings.connections_per_client
     server = Server(sockets, watch, users, site, metrics, say, settings.stop_timeout, per_client)
