@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lxdocker.cli.app import ConfigOption, VerboseOption, app
+from lxdocker.cli.app import ConfigOption, QuietOption, VerboseOption, app
 from lxdocker.config.settings import load
 
 
@@ -18,6 +18,7 @@ def units(
         bool, typer.Option("--install", help="Write them to /etc instead of printing them. Enables nothing.")
     ] = False,
     config: ConfigOption = None,
+    quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Print or install systemd units for an hourly sync and for serve.
