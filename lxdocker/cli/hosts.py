@@ -63,7 +63,10 @@ def serve(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Serve the published images to other hosts over HTTPS."""
+    """Serve the published images to other hosts over HTTPS.
+
+    Prints the command for other hosts; with -v, also those for hosts without lxdocker.
+    """
     settings = effective_settings(
         ctx,
         config,
@@ -79,7 +82,7 @@ def serve(
     from lxdocker.serve.run import serve as run_server
 
     console = ctx.obj.console
-    run_server(settings, console.print, console.note)
+    run_server(settings, console.print, console.note, verbose=bool(verbose))
 
 
 @remote_app.command("add")

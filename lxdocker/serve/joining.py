@@ -1,10 +1,11 @@
-"""What to type on another host, for each kind of client."""
+"""What ``lxdocker serve`` says at its start: what it serves, and what to type on other hosts."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lxdocker.lxd.dialect import register_command
@@ -55,19 +56,32 @@ def main_address() -> str:
     return str(others[0]) if others else "127.0.0.1"
 
 
-def instructions(url: str, certificate: Certificate, authority: Authority | None, *, password: bool) -> str:
-    """What ``lxdocker serve`` says when it is ready."""
-    asks = url.replace("https://", "https://USER@") if password else url
-    lines = [
-        f"serving {url}",
-        f"certificate SHA-256 {certificate.shown_fingerprint}, valid until {certificate.ends:%Y-%m-%d}",
-        "",
-        "To use the images on another host, where lxdocker is installed:",
-        f"  lxdocker remote add {asks} {REMOTE} --fingerprint {certificate.fingerprint}",
-        "",
-    ]
+def summary(tree: Path, images: int, url: str, certificate: Certificate, *, password: bool) -> str:
+    """The three lines that ``lxdocker serve`` starts with: what is served where, how to recognize it, and the command
+    for other hosts.
+    """
+    amount = f"{images} {'image' if images == 1 else 'images'}" if images else "no images yet: run lxdocker sync"
+    # An authority's certificate is not pinned, since its renewals bring new keys.
+    pinned = f" --fingerprint {certificate.fingerprint}" if certificate.self_signed else ""
+    return "\n".join(
+        [
+            f"serving {tree} ({amount}) at {url}",
+            f"certificate SHA-256 {certificate.shown_fingerprint}, valid until {certificate.ends:%Y-%m-%d}",
+            f"on other hosts: lxdocker remote add {_asking(url, password)} {REMOTE}{pinned}",
+        ]
+    )
+
+
+def _asking(url: str, password: bool) -> str:
+    """The address for a client that asks for the password."""
+    return url.replace("https://", "https://USER@") if password else url
+
+
+def by_hand(url: str, certificate: Certificate, authority: Authority | None, *, password: bool) -> str:
+    """What to type on a host without lxdocker, for each kind of client."""
+    lines = ["On a host without lxdocker:", ""]
     if password:
-        mirror = f"lxdocker mirror --import {asks}"
+        mirror = f"lxdocker mirror --import {_asking(url, password)}"
         lines += [
             "LXD 6.10 or later does not support logins to image servers. Import the images instead:",
             f"  {mirror} --fingerprint {certificate.fingerprint}" if certificate.self_signed else f"  {mirror}",
@@ -75,7 +89,7 @@ def instructions(url: str, certificate: Certificate, authority: Authority | None
     else:
         lines += _registry(url, certificate, authority)
     for flavour in FLAVOURS:
-        lines += ["", f"or by hand, {flavour.title}:", *_remote(url, certificate, flavour, password=password)]
+        lines += ["", f"{flavour.title}:", *_remote(url, certificate, flavour, password=password)]
     lines += [
         "",
         "Then:",
@@ -94,11 +108,11 @@ def _registry(url: str, certificate: Certificate, authority: Authority | None) -
             f"  lxdocker serve --name {host}",
         ]
     if not certificate.self_signed:
-        return ["or by hand, LXD 6.10 or later:", create]
+        return ["LXD 6.10 or later:", create]
     if authority is None:
         return ["LXD 6.10 or later cannot use this server: it does not accept a self-signed --tls-cert"]
     return [
-        "or by hand, LXD 6.10 or later, as root:",
+        "LXD 6.10 or later, as root:",
         *install_command(url, authority),
         f"  {RESTART_SNAP}    # instances keep running; without the snap: {RESTART_PACKAGE}",
         create,

@@ -8,7 +8,9 @@ from lxdocker.config.settings import Settings
 from lxdocker.errors import UsageError
 
 
-def serve(settings: Settings, ready: Callable[[str], None], say: Callable[[str], None]) -> None:
+def serve(
+    settings: Settings, ready: Callable[[str], None], say: Callable[[str], None], *, verbose: bool = False
+) -> None:
     """As ``server.serve``. Raises UsageError where a package of the extra ``serve`` is missing."""
     try:
         from lxdocker.serve import server
@@ -20,4 +22,4 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Callable[[str],
             f"no module named {error.name}",
             "install them with the extra serve: pip install 'lxdocker[serve]', or pip install '.[serve]' in a checkout",
         ) from error
-    server.serve(settings, ready, say)
+    server.serve(settings, ready, say, verbose=verbose)

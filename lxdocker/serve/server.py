@@ -19,6 +19,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lxdocker.config.settings import SYSTEM_TLS, Settings
@@ -28,12 +29,13 @@ from lxdocker.serve import certs
 from lxdocker.serve.access import Users
 from lxdocker.serve.certs import Watch
 from lxdocker.serve.hostnames import check_name
-from lxdocker.serve.joining import instructions, server_url
+from lxdocker.serve.joining import by_hand, server_url, summary
 from lxdocker.serve.metrics import Metrics
 from lxdocker.serve.notify import READY, notify, stopping
 from lxdocker.serve.site import Site, log_to_stderr
 from lxdocker.serve.slots import Slot, Slots, client_of
 from lxdocker.serve.worker import Worker
+from lxdocker.tree.index import indexed_names
 
 BACKLOG = 512
 MAX_CONNECTIONS = 1000
@@ -254,11 +256,13 @@ def _raise_file_limit() -> int:
     return wanted if soft == resource.RLIM_INFINITY else soft
 
 
-def serve(settings: Settings, ready: Callable[[str], None], say: Say) -> None:
-    """Serves the published tree until it is told to stop. ``ready`` is given what to type on other hosts.
+def serve(settings: Settings, ready: Callable[[str], None], say: Say, *, verbose: bool = False) -> None:
+    """Serves the published tree until it is told to stop. ``ready`` is given what is served, and what to type on other
+    hosts; if ``verbose``, also on those without lxdocker.
 
     Raises UsageError where a setting can't be used.
     """
+    check_tree(settings.tree)
     try:
         endpoint = Endpoint.parse(settings.listen)
     except ValueError as error:
@@ -273,7 +277,10 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Say) -> None:
     url = server_url(endpoint.host, sockets[0].getsockname()[1], settings.tls_names)
 
     def announce() -> None:
-        ready(instructions(url, watch.certificate, watch.authority, password=users is not None))
+        images = len(indexed_names(settings.tree))
+        ready(summary(settings.tree, images, url, watch.certificate, password=users is not None))
+        if verbose:
+            ready("\n" + by_hand(url, watch.certificate, watch.authority, password=users is not None))
         if users is not None and endpoint.port != 443:
             say(
                 "note: LXD and Incus ask for image files without TLS first, with the password, on the same port; if"
@@ -284,6 +291,22 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Say) -> None:
     per_client = settings.connections_per_client
     server = Server(sockets, watch, users, site, metrics, say, settings.stop_timeout, per_client)
     asyncio.run(server.run(announce))
+
+
+def check_tree(tree: Path) -> None:
+    """Raises UsageError unless there is a readable folder. It may be empty, and filled later."""
+    try:
+        with os.scandir(tree):
+            return
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = "not a folder" if tree.exists() else "no such folder"
+        todo = "publish images with lxdocker sync first, or name the folder they are published in: --tree DIR"
+        raise UsageError(f"no published images at {tree}", why, todo) from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UsageError(
+            f"cannot read the tree {tree}", why, "run as a user who may read it, or correct --tree"
+        ) from error
 
 
 def _pair(settings: Settings, say: Say) -> certs.Pair:

@@ -101,6 +101,15 @@ def without_times(document: Any) -> Any:
     return stripped
 
 
+def indexed_names(root: Path) -> set[str]:
+    """The image names that images.json lists; none if there is no index, or not one of ours."""
+    try:
+        products = json.loads((root / simplestreams.IMAGES_PATH).read_bytes())["products"]
+        return {str(key).partition(":")[0] for key in products}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+
+
 def indexed_paths(root: Path) -> set[str]:
     """Every file that images.json names at this moment; none if there is no index, or not one of ours."""
     try:

@@ -224,9 +224,17 @@ def read_all(connection: socket.socket) -> bytes:
 
 @contextmanager
 def serve(
-    folder: Path, tree: Path, *options: str, limits: Mapping[str, float] | None = None, tls: Path | None = None
+    folder: Path,
+    tree: Path,
+    *options: str,
+    limits: Mapping[str, float] | None = None,
+    tls: Path | None = None,
+    verbose: bool = True,
 ) -> Iterator[Served]:
-    """A server on a free port of loopback, until the end of the block; it must end in good order by itself then."""
+    """A server on a free port of loopback, until the end of the block; it must end in good order by itself then.
+
+    ``verbose``: with -v, so that it says all there is to type on other hosts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tls = tls or folder / "tls"
     said, log = folder / "said", folder / "log"
@@ -235,7 +243,18 @@ def serve(
     environment = {key: os.environ[key] for key in kept if key in os.environ}
     with said.open("w") as out, log.open("w") as err:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _LAUNCH, json.dumps(dict(limits or {})), "serve", *where, *options],
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-c",
+                _LAUNCH,
+                json.dumps(dict(limits or {})),
+                "serve",
+                *where,
+                *options,
+                *(["-v"] if verbose else []),
+            ],
             env={**environment, "HOME": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -245,7 +264,7 @@ def serve(
 
     def port() -> int | None:
         assert process.poll() is None, log.read_text()
-        found = re.search(r"^serving https://.*:(\d+)$", said.read_text(), re.M)
+        found = re.search(r"^serving .* at https://.*:(\d+)$", said.read_text(), re.M)
         return int(found[1]) if found else None
 
     try:

@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from email.utils import formatdate
 from http.client import HTTPSConnection
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lxdocker.serve.certs import Certificate
 from tests.serve.rig import METADATA, ROOTFS, SIDECAR, VERSION, Served, make_tree, serve
 from tests.waiting import wait_until
 
@@ -306,13 +309,50 @@ def test_it_says_what_to_type_elsewhere(tmp_path: Path, tree: Path) -> None:
     with serve(tmp_path, tree, "--name", "images.lan") as served:
         said = served.said
         url = f"https://images.lan:{served.port}"
-        assert said.startswith(f"serving {url}\n")
+        assert said.startswith(f"serving {tree} (1 image) at {url}\n")
         assert f"lxdocker remote add {url} lxdocker --fingerprint" in said
         for program in ("lxc", "incus"):
             assert f"{program} remote add lxdocker {url} --protocol simplestreams" in said
         for folder in ("~/.config/lxc", "~/snap/lxd/common/config", "~/.config/incus"):
             assert f"{folder}/servercerts/lxdocker.crt" in said
         assert "https://images.lan" in said
+
+
+def test_it_starts_with_three_lines(tmp_path: Path, tree: Path) -> None:
+    with serve(tmp_path, tree, verbose=False) as served:
+        certificate = Certificate.parse(served.certificate.read_bytes())
+        assert served.said.splitlines() == [
+            f"serving {tree} (1 image) at {served.url}",
+            f"certificate SHA-256 {certificate.shown_fingerprint}, valid until {certificate.ends:%Y-%m-%d}",
+            f"on other hosts: lxdocker remote add {served.url} lxdocker --fingerprint {certificate.fingerprint}",
+        ]
+        assert served.log == ""
+
+
+def test_an_empty_tree_is_served_and_said_to_be_empty(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with serve(tmp_path / "served", empty, verbose=False) as served:
+        assert served.said.splitlines()[0] == f"serving {empty} (no images yet: run lxdocker sync) at {served.url}"
+        assert served.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize(("name", "why"), [("missing", "no such folder"), ("file", "not a folder")])
+def test_a_tree_that_is_no_folder_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "lxdocker", "serve", "--listen", "127.0.0.1:0"]
+    done = subprocess.run(
+        [*command, "--tree", str(tmp_path / name), "--tls-dir", str(tmp_path / "tls")],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[:2] == [f"error: no published images at {tmp_path / name}", f"  {why}"]
+    assert "--tree DIR" in done.stderr
+    assert not (tmp_path / "tls").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this host has no IPv6")

@@ -28,7 +28,7 @@ from lxdocker.serve import certs
 from lxdocker.serve.authority import Authority
 from lxdocker.serve.certs import Certificate
 from lxdocker.serve.hostnames import as_address, host_addresses
-from lxdocker.serve.joining import instructions
+from lxdocker.serve.joining import by_hand
 from tests.chroots import needs_namespaces
 from tests.forked import die, in_child
 from tests.serve.rig import Served, make_tree, own_pair, serve
@@ -440,7 +440,7 @@ def test_while_serving_it_is_replaced(tmp_path: Path) -> None:
 
 
 def test_an_address_the_certificate_is_not_for(tls: Path) -> None:
-    said = instructions("https://192.0.2.99:8444", certificate_of(tls), authority_of(tls), password=False)
+    said = by_hand("https://192.0.2.99:8444", certificate_of(tls), authority_of(tls), password=False)
     assert "the certificate is not valid for 192.0.2.99:\n  lxdocker serve --name 192.0.2.99\n" in said
     assert "registry create" not in said
 
