@@ -22,6 +22,7 @@ and ``resolution`` (what to do now). Only the command line prints them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -46,8 +47,29 @@ class UsageError(LxdockerError):
     exit_code = 2
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """One mistake in a file, a flag or a variable; sorts by file and line. ``line`` 0 stands for the whole file."""
+
+    where: str  # the file as the user knows it; "" for flags and variables
+    line: int
+    field: str  # "aliases[1]"; "" for the file or the document as a whole
+    text: str  # "expected ..., found ..."
+
+    def __str__(self) -> str:
+        where = f"{self.where}:{self.line}" if self.where and self.line else self.where
+        return ": ".join(part for part in (where, self.field, self.text) if part)
+
+
 class SpecError(UsageError):
-    """Specs or the configuration file are invalid; ``details`` has one line per mistake."""
+    """Specs or the configuration file are invalid; ``details`` has one line per mistake.
+
+    ``mistakes``: the same for programs, with the paths of the files. Empty if nothing could be read at all.
+    """
+
+    def __init__(self, brief: str, details: str = "", resolution: str = "", mistakes: Iterable[Mistake] = ()) -> None:
+        super().__init__(brief, details, resolution)
+        self.mistakes = tuple(mistakes)
 
 
 class HostError(UsageError):

@@ -94,7 +94,9 @@ def builder_delete(
     console = ctx.obj.console
     gone = image.delete(Lxd(), settings.builder_project)
     if json:
-        console.json({"deleted": gone.fingerprint.value if gone else None})
+        from lxdocker.cli import documents
+
+        console.json(documents.builder_deleted(gone))
     else:
         console.print(f"deleted builder image {gone.fingerprint.short}" if gone else "no builder image to delete")
 

@@ -145,10 +145,9 @@ def remote_add(
         address = replace(address, password=_password(address.user))
     added = remote.add(found, name, address, seen, expected, remote.Questions(is_right, may_register))
     if json:
-        console.json(
-            {"name": added.name, "url": added.url, "client": added.client, "images": added.images}
-            | {"certificate": str(added.certificate) if added.certificate else None, "registry": added.registry}
-        )
+        from lxdocker.cli import documents
+
+        console.json(documents.remote_added(added))
         return
     summary = f"remote {added.name} ({added.url}, {added.images} images)"
     also = " and as an image registry to LXD" if added.registry else ""

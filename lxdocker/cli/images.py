@@ -22,6 +22,7 @@ from lxdocker.cli.app import (
     cancellable,
     effective_settings,
 )
+from lxdocker.errors import LxdockerError
 
 
 @app.command()
@@ -62,6 +63,7 @@ def sync(
     from lxdocker.sync.plan import refuse_to_empty
     from lxdocker.sync.run import SyncOptions, make_plan
     from lxdocker.sync.run import sync as run_sync
+    from lxdocker.sync.state import State
 
     console = ctx.obj.console
     found = SpecFolder(load_specs(settings.specs)) if strict else read_specs(settings.specs)
@@ -71,14 +73,18 @@ def sync(
     whole = not names
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
         if dry_run:
-            _, actions, removals = make_plan(context, chosen, found.broken, whole=whole, force=force, adopt=adopted)
+            holdings, actions, removals = make_plan(
+                context, chosen, found.broken, whole=whole, force=force, adopt=adopted
+            )
             refuse_to_empty(chosen, removals, settings)
-            report.print_plan(console, actions, removals, found.broken, json=json)
-            raise typer.Exit(report.plan_status(actions, found.broken))
+            images = context.survey(holdings).planned(actions, removals, found.broken)
+            report.print_plan(console, images, json=json)
+            raise typer.Exit(1 if any(image.state is State.FAILED for image in images) else 0)
         options = SyncOptions(force, keep_builder, adopted)
         with console.progress() as progress:
             result = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
-    report.print_sync(console, result, json=json)
+        survey = context.survey() if json else None
+    report.print_sync(console, result, survey)
     raise typer.Exit(1 if result.failed else 0)
 
 
@@ -108,6 +114,10 @@ def validate(
 def status(
     ctx: typer.Context,
     names: NamesArgument = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Print one line for monitoring; exit 1 if an image is pending, 2 if one failed."),
+    ] = False,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     tree: TreeOption = None,
@@ -121,19 +131,32 @@ def status(
 
     Shows the source, digest, fingerprint and build time of each, and what the next sync would do and why.
     """
-    settings = effective_settings(
-        ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry
-    )
     from lxdocker.cli import report
     from lxdocker.config.spec import read_specs, select
     from lxdocker.sync.context import open_context
     from lxdocker.sync.run import make_plan
+    from lxdocker.sync.state import exit_status
 
-    found = read_specs(settings.specs)
-    chosen = select(found.specs, names or [], found.broken)
-    with cancellable() as cancelled, open_context(settings, cancelled) as context:
-        holdings, actions, removals = make_plan(context, chosen, found.broken, whole=not names, force=False)
-    report.print_status(ctx.obj.console, actions, removals, holdings, found.broken, json=json)
+    console = ctx.obj.console
+    try:
+        settings = effective_settings(
+            ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry
+        )
+        found = read_specs(settings.specs)
+        chosen = select(found.specs, names or [], found.broken)
+        with cancellable() as cancelled, open_context(settings, cancelled) as context:
+            holdings, actions, removals = make_plan(context, chosen, found.broken, whole=not names, force=False)
+            images = context.survey(holdings).planned(actions, removals, found.broken)
+    except LxdockerError as error:
+        if not check or json:
+            raise
+        report.print_check_failed(console, error)
+        raise typer.Exit(2) from None
+    if check and not json:
+        report.print_check(console, images)
+    else:
+        report.print_status(console, images, json=json)
+    raise typer.Exit(exit_status(images) if check else 0)
 
 
 @app.command()
@@ -165,5 +188,6 @@ def prune(
     found = None if everything else read_specs(settings.specs)
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
         result = prune_all(context, found, console.note)
-    report.print_sync(console, result, json=json)
+        survey = context.survey() if json else None
+    report.print_sync(console, result, survey)
     raise typer.Exit(1 if result.failed else 0)

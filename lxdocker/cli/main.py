@@ -37,7 +37,7 @@ def main() -> NoReturn:
             if "--json" in sys.argv[1:]:
                 from lxdocker.cli import documents
 
-                console.json({"error": documents.error(error)})
+                console.json(documents.failed(error))
             raise SystemExit(error.exit_code) from None
     except OutputError as error:
         # Nothing more may be written there, not even at exit.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxdocker.builder.image import BuilderImage
 from lxdocker.cli import documents
 from lxdocker.cli.console import Console
+from lxdocker.cli.table import NAME, SOURCE, STATE, Column, digest_column
 from lxdocker.config.settings import Settings
-from lxdocker.config.spec import BrokenSpec, ImageSpec
+from lxdocker.config.spec import ImageSpec
+from lxdocker.errors import LxdockerError
 from lxdocker.progress import human_size
-from lxdocker.sync.holdings import Holdings
-from lxdocker.sync.outcome import Outcome, Report, Status
-from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Reimport, Remove, Republish, Touch
+from lxdocker.sync.outcome import Outcome, Report, Status, Verb
+from lxdocker.sync.state import ImageState, State, Survey, exit_status
 from lxdocker.text import counted
 from lxdocker.tree.rollback import Rollback
 from lxdocker.tree.verify import Kind, Verified
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
     from lxdocker.tree.mirror import Failure, Mirrored
 
 
-FAILS = "fail at"  # the action in JSON, where programs expect it
+MOST_NAMES = 10  # in one line
+_REASON = Column("REASON", least=20)
+_BUILT = Column("BUILT", least=10)  # the day, at least
 
 
-def print_sync(console: Console, result: Report, *, json: bool) -> None:
-    """The one summary at the end of a sync."""
-    if json:
-        console.json(documents.synced(result))
+def print_sync(console: Console, result: Report, survey: Survey | None = None) -> None:
+    """The one summary at the end of a sync; as JSON, if there is a ``survey`` of what it left."""
+    if survey is not None:
+        console.json(documents.images(survey.done(result.outcomes), result))
         return
     if console.is_quiet and not _is_news(result):
         return
@@ -68,51 +71,18 @@ def _counts(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing to do"
 
 
-def print_plan(
-    console: Console,
-    actions: Sequence[PerSpec],
-    removals: Sequence[Remove],
-    broken: Sequence[BrokenSpec] = (),
-    *,
-    json: bool,
-) -> None:
+def print_plan(console: Console, images: Sequence[ImageState], *, json: bool) -> None:
     """The planned actions of a sync, in words."""
-    lines = [(str(action.spec.name), *_in_words(action)) for action in actions]
-    lines += [(spec.label, FAILS, _on_one_line(spec)) for spec in broken]
-    lines += [(str(removal.name), "remove", "no spec names it") for removal in removals]
     if json:
-        console.json(documents.planned(lines))
+        console.json(documents.images(images))
         return
-    if console.is_quiet and all(verb == "keep" for _, verb, _ in lines):
+    if console.is_quiet and all(image.verb is Verb.KEEP for image in images):
         return
-    for name, verb, why in lines:
-        if verb != "keep":
-            console.print(f"would {'fail on' if verb == FAILS else verb} {name}: {why}")
-    kept = sum(verb == "keep" for _, verb, _ in lines)
-    console.print(f"{kept} up to date, {len(lines) - kept} to do")
-
-
-def plan_status(actions: Sequence[PerSpec], broken: Collection[BrokenSpec] = ()) -> int:
-    """The expected exit status of a sync, according to the plan."""
-    return 1 if broken or any(isinstance(action, Fail) for action in actions) else 0
-
-
-def _on_one_line(broken: BrokenSpec) -> str:
-    return f"{broken.error.brief}: {'; '.join(broken.error.details.splitlines())}"
-
-
-def _in_words(action: PerSpec) -> tuple[str, str]:
-    match action:
-        case Build():
-            return "build", action.reason
-        case Reimport() | Republish():
-            return "restore", action.reason
-        case Touch():
-            return "update", action.reason
-        case Keep():
-            return "keep", action.reason
-        case Fail():
-            return FAILS, str(action.error)
+    for image in images:
+        if image.verb is not Verb.KEEP:
+            console.print(f"would {image.verb.value if image.verb else 'fail on'} {image.name}: {image.reason}")
+    kept = sum(image.verb is Verb.KEEP for image in images)
+    console.print(f"{kept} up to date, {len(images) - kept} to do")
 
 
 def print_specs(console: Console, specs: Sequence[ImageSpec], *, json: bool) -> None:
@@ -126,72 +96,55 @@ def print_specs(console: Console, specs: Sequence[ImageSpec], *, json: bool) -> 
     console.print(valid if specs else "no specs found")
 
 
-def print_status(
-    console: Console,
-    actions: Sequence[PerSpec],
-    removals: Sequence[Remove],
-    holdings: Holdings,
-    broken: Sequence[BrokenSpec] = (),
-    *,
-    json: bool,
-) -> None:
+def print_status(console: Console, images: Sequence[ImageState], *, json: bool) -> None:
     """One row per image."""
-    rows: list[dict[str, str | None]] = []
-    for action in actions:
-        held = holdings.stored(action.spec.name) or holdings.published(action.spec.name)
-        verb, why = _in_words(action)
-        state = why if isinstance(action, Keep) else f"{'failed' if verb == FAILS else verb}: {why}"
-        rows.append(
-            {
-                "name": action.spec.name.value,
-                "source": action.source,
-                "digest": held.provenance.source_digest.value if held else None,
-                "fingerprint": held.fingerprint.value if held else None,
-                "built_at": held.provenance.built_at if held else None,
-                "state": state,
-            }
-        )
-    for spec in broken:
-        kept = (holdings.stored(spec.name) or holdings.published(spec.name)) if spec.name else None
-        rows.append(
-            {
-                "name": spec.label,
-                "source": kept.provenance.source if kept else None,
-                "digest": kept.provenance.source_digest.value if kept else None,
-                "fingerprint": kept.fingerprint.value if kept else None,
-                "built_at": kept.provenance.built_at if kept else None,
-                "state": f"failed: {_on_one_line(spec)}",
-            }
-        )
-    for removal in removals:
-        gone = removal.stored[0] if removal.stored else removal.published[0]
-        rows.append(
-            {
-                "name": removal.name.value,
-                "source": gone.provenance.source,
-                "digest": gone.provenance.source_digest.value,
-                "fingerprint": gone.fingerprint.value,
-                "built_at": gone.provenance.built_at,
-                "state": "remove: no spec names it",
-            }
-        )
     if json:
-        console.json(documents.status(rows))
+        console.json(documents.images(images))
         return
     console.table(
-        ["NAME", "SOURCE", "DIGEST", "FINGERPRINT", "BUILT", "STATE"],
+        [NAME, STATE, _REASON, SOURCE, _BUILT, digest_column(), digest_column("FINGERPRINT")],
         [
             [
-                row["name"] or "",
-                row["source"] or "-",
-                (row["digest"] or "-").removeprefix("sha256:")[:12],
-                (row["fingerprint"] or "-")[:12],
-                (row["built_at"] or "-")[:16].replace("T", " "),
-                row["state"] or "",
+                str(image.name),
+                image.state.value,
+                f"{image.verb.value}: {image.reason}" if image.verb not in {None, Verb.KEEP} else image.reason,
+                image.source or "-",
+                image.held.provenance.built_at[:16].replace("T", " ") if image.held else "-",
+                image.held.provenance.source_digest.hex[:12] if image.held else "-",
+                image.held.fingerprint.short if image.held else "-",
             ]
-            for row in rows
+            for image in images
         ],
     )
+
+
+def print_check(console: Console, images: Sequence[ImageState]) -> None:
+    """One line for Nagios and its kin."""
+    if console.is_quiet and not exit_status(images):
+        return
+    word = ("OK", "WARNING", "CRITICAL")[exit_status(images)]
+    counts = {state: [str(image.name) for image in images if image.state is state] for state in State}
+    noteworthy = [
+        f"{len(names)} {state.value} ({_cut(names)})"
+        for state, names in counts.items()
+        if names and state is not State.CURRENT
+    ]
+    # Worst first, since pagers cut lines.
+    noteworthy.sort(key=lambda text: f" {State.FAILED.value} " not in text)
+    summary = ", ".join([*noteworthy, f"{len(counts[State.CURRENT])} of {len(images)} current"])
+    figures = " ".join(f"{state.value}={len(names)}" for state, names in counts.items())
+    console.print(f"LXDOCKER {word} - {summary} | {figures}")
+
+
+def print_check_failed(console: Console, error: LxdockerError) -> None:
+    """The same where nothing could be checked."""
+    console.print(f"LXDOCKER CRITICAL - {' '.join(str(error).split()).replace('|', '/')}")
+
+
+def _cut(names: Sequence[str]) -> str:
+    """The names in a line that is not too long."""
+    shown = ", ".join(names[:MOST_NAMES])
+    return f"{shown} and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else shown
 
 
 def print_builder(console: Console, image: BuilderImage, settings: Settings, *, json: bool) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lxdocker.config import yamlfile
-from lxdocker.config.yamlfile import Document, Mistake
+from lxdocker.config.yamlfile import Document
+from lxdocker.errors import Mistake
 from lxdocker.values import home_folder, parse_registry_host
 
 SCHEMA = "config.schema.json"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lxdocker.config import yamlfile
-from lxdocker.config.yamlfile import Document, Mistake, Place
-from lxdocker.errors import SpecError, UsageError
+from lxdocker.config.yamlfile import Document, Place
+from lxdocker.errors import Mistake, SpecError, UsageError
 from lxdocker.values import ImageName, ImageRef, parse_image_ref
 
 SCHEMA = "image.schema.json"
@@ -102,7 +102,7 @@ def read_specs(folder: Path) -> SpecFolder:
     good, broken = [], []
     for path, document in documents:
         if found := flawed.get(document.label):
-            error = yamlfile.spec_error(document.label, found, _CORRECT_ONE)
+            error = yamlfile.spec_error(document.label, found, _CORRECT_ONE, {document.label: path.absolute()})
             broken.append(BrokenSpec(path, _name_of(path), error))
         else:
             good.append(_spec(path, document.value))
@@ -178,7 +178,8 @@ def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]
     mistakes, _ = _mistakes(documents)
     if mistakes:
         resolution = _CORRECT_ONE if len(set(mistakes)) == 1 else _CORRECT_ALL
-        raise yamlfile.spec_error(what, mistakes, resolution)
+        paths = {document.label: path.absolute() for path, document in documents}
+        raise yamlfile.spec_error(what, mistakes, resolution, paths)
     return tuple(sorted((_spec(path, document.value) for path, document in documents), key=lambda spec: spec.name))
 
 

@@ -17,15 +17,16 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lxdocker.config.resources import resource
-from lxdocker.errors import SpecError
+from lxdocker.errors import Mistake, SpecError
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -49,20 +50,6 @@ _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
 _YES = {"yes", "on", "y", "true", "1"}
 _NO = {"no", "off", "n", "false", "0"}
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Mistake:
-    """One thing wrong; sorts by file and line. ``line`` 0 stands for the file as a whole."""
-
-    where: str  # the file as the user knows it; "" for flags and variables
-    line: int
-    field: str  # "aliases[1]"; "" for the file or the document as a whole
-    text: str  # "expected ..., found ..."
-
-    def __str__(self) -> str:
-        where = f"{self.where}:{self.line}" if self.where and self.line else self.where
-        return ": ".join(part for part in (where, self.field, self.text) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +138,19 @@ def check(document: Document, schema_name: str) -> list[Mistake]:
     return sorted(found)
 
 
-def spec_error(what: str, mistakes: Iterable[Mistake], resolution: str) -> SpecError:
-    """The error that reports these mistakes in ``what``, one line each."""
-    lines = [str(mistake) for mistake in sorted(set(mistakes))]
-    count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-    return SpecError(f"{count} in {what}", "\n".join(lines), resolution)
+def spec_error(
+    what: str,
+    mistakes: Iterable[Mistake],
+    resolution: str,
+    paths: Mapping[str, Path] = MappingProxyType({}),
+) -> SpecError:
+    """The error that reports these mistakes in ``what``, one line each. ``paths``: of the files, by what messages call
+    them, where that is not the path.
+    """
+    found = sorted(set(mistakes))
+    count = "a mistake" if len(found) == 1 else f"{len(found)} mistakes"
+    placed = [replace(one, where=str(paths.get(one.where, one.where))) for one in found]
+    return SpecError(f"{count} in {what}", "\n".join(map(str, found)), resolution, placed)
 
 
 @cache

@@ -19,6 +19,7 @@ from lxdocker.source.registry import RegistryClient
 from lxdocker.source.resolve import ResolvedImage, Resolver
 from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.plan import Fail
+from lxdocker.sync.state import Survey
 from lxdocker.tree.tree import Tree
 from lxdocker.values import Arch
 
@@ -41,6 +42,10 @@ class Context:
     def look(self) -> Holdings:
         """What the store and the tree hold now."""
         return Holdings.look(self.store.view(), self.tree.versions(), self.tree.withheld())
+
+    def survey(self, holdings: Holdings | None = None) -> Survey:
+        """The states of images are made from this. Without ``holdings``, from a new look."""
+        return Survey(holdings or self.look(), self.arch, self.tree.at_work())
 
     def resolve(self, specs: Sequence[ImageSpec], holdings: Holdings) -> list[Wanted | Fail]:
         """The image that each spec names now, in their order. Costs one HEAD for each that has not changed."""

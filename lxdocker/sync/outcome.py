@@ -20,6 +20,16 @@ class Status(Enum):
     FAILED = "failed"
 
 
+class Verb(Enum):
+    """What a sync does about one image."""
+
+    BUILD = "build"
+    RESTORE = "restore"
+    UPDATE = "update"
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of one action."""
@@ -30,6 +40,9 @@ class Outcome:
     fingerprint: Fingerprint | None = None
     error: LxdockerError | None = None
     seconds: float = 0.0
+    verb: Verb | None = None  # what was to be done; None if nothing could be
+    source: str | None = None  # source_label() of the spec's reference
+    rolled_back: bool = False  # an older version is kept, since the registry still has the withdrawn one
 
 
 @dataclass(frozen=True, slots=True)

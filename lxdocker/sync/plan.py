@@ -60,6 +60,7 @@ class Republish(_ForWanted):
     """The store has the image, the tree has not: publish it once more."""
 
     stored: Stored
+    rolled_back: bool = False
 
     @property
     def reason(self) -> str:
@@ -82,6 +83,7 @@ class Touch(_ForWanted):
     provenance: Provenance
     surplus: tuple[str, ...]  # aliases from an older version of the spec, which no spec asks for now
     reason: str
+    rolled_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,11 @@ class Remove:
 
 PerSpec = Build | Restore | Touch | Keep | Fail
 Action = PerSpec | Remove
+
+
+def is_rolled_back(action: PerSpec) -> bool:
+    """Whether the registry still has the image that was rolled back, so that an older version is kept."""
+    return isinstance(action, Reimport | Republish | Touch | Keep) and action.rolled_back
 
 
 def plan(
@@ -259,9 +266,9 @@ class Planner:
             if stored is None or stored.fingerprint != published.fingerprint:
                 return Reimport(wanted, published, rolled_back=True)
             action = self._touch_or_keep(wanted, published.provenance.source_digest, stored, published)
-            return replace(action, rolled_back=True) if isinstance(action, Keep) else action
+            return replace(action, rolled_back=True)
         if stored is not None and not self._withholds(wanted.name, stored.provenance.inputs):
-            return Republish(wanted, stored)
+            return Republish(wanted, stored, rolled_back=True)
         spec = wanted.spec
         error = UsageError(
             f"{spec.name}: the image was rolled back and has no other version",

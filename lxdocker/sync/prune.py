@@ -16,7 +16,7 @@ from lxdocker.progress import Say
 from lxdocker.sync import plan
 from lxdocker.sync.context import Context
 from lxdocker.sync.make import Builders
-from lxdocker.sync.outcome import Outcome, Report, Status
+from lxdocker.sync.outcome import Outcome, Report, Status, Verb
 from lxdocker.sync.plan import Remove
 from lxdocker.tree import retention
 
@@ -60,8 +60,8 @@ def remove(context: Context, removal: Remove, reason: str = _NO_SPEC) -> Outcome
     except Cancelled:
         raise
     except LxdockerError as error:
-        return Outcome(removal.name, Status.FAILED, "removal failed", error=error)
-    return Outcome(removal.name, Status.REMOVED, reason)
+        return Outcome(removal.name, Status.FAILED, "removal failed", error=error, verb=Verb.REMOVE)
+    return Outcome(removal.name, Status.REMOVED, reason, verb=Verb.REMOVE)
 
 
 def left_alone(broken: BrokenSpec) -> Outcome:

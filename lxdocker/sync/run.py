@@ -24,6 +24,7 @@ from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.make import Builders, Making, copied
 from lxdocker.sync.outcome import Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Reimport, Remove, Republish, Restore, Touch
+from lxdocker.sync.state import concluded
 from lxdocker.values import ImageName
 
 
@@ -177,7 +178,7 @@ class Run:
             raise
         except LxdockerError as error:
             outcome = Outcome(name, Status.FAILED, error.brief, error=error)
-        outcome = replace(outcome, seconds=time.monotonic() - began)
+        outcome = replace(concluded(outcome, action), seconds=time.monotonic() - began)
         if outcome.status is not Status.UNCHANGED:
             self._progress.done(name, outcome.status.value)
         return outcome

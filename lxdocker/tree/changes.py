@@ -31,7 +31,7 @@ from lxdocker.tree.workspace import Workspace
 
 def add_version(space: Workspace, version: Published, files: Mapping[str, Path]) -> None:
     """A new version appears with all of its files at once: the last step renames its complete folder."""
-    folder = space.new_folder("publish")
+    folder = space.new_folder(".publish")
     for name, source in files.items():
         durable.link(source, folder / name, 0o644)
     durable.write_new(folder / SIDECAR, _readable(sidecar_document(version)), 0o644)
@@ -71,7 +71,7 @@ def drop_deltas(space: Workspace, version: Published, files: Iterable[str]) -> N
 def delete_version(space: Workspace, folder: Path) -> None:
     """A version disappears as it came, all at once: it is moved into the staging area first."""
     space.check(folder)
-    doomed = space.new_folder("gone") / folder.name
+    doomed = space.new_folder(".gone") / folder.name
     folder.rename(doomed)
     shutil.rmtree(doomed.parent)
 

@@ -150,6 +150,19 @@ class Workspace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def at_work(self) -> frozenset[str]:
+        """The images that other runs are making now: those in the staging folders of processes that live. Empty for a
+        user who may not look there. Waits for no lock.
+        """
+        found: set[str] = set()
+        with contextlib.suppress(OSError):
+            for run in self._staging.glob("run.*/"):
+                with contextlib.suppress(OSError):  # it has just ended
+                    if run != self._work and lock.is_held(run):
+                        names = {entry.name.rpartition(".")[0] for entry in run.iterdir() if entry.is_dir()}
+                        found |= {name for name in names if not name.startswith(".")}  # others are no images
+        return frozenset(found)
+
     def new_folder(self, name: str) -> Path:
         """A new private folder for unfinished work."""
         return Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self._here()))

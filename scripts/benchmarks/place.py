@@ -143,7 +143,7 @@ class Place:
         if process.returncode != 0:
             raise MeasurementError(f"lxdocker sync failed:\n{(folder / 'err').read_text()[-2000:]}")
         report = json.loads((folder / "out").read_text())
-        return Synced(seconds, peak, [image["status"] for image in report["images"]])
+        return Synced(seconds, peak, [image["outcome"] for image in report["images"]])
 
     def by_hand(self, folder: Path, reference: str, alias: str) -> float:
         """The steps of a build by hand, without a container; returns their duration in seconds."""

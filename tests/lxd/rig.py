@@ -290,7 +290,7 @@ class Done:
     @property
     def statuses(self) -> dict[str, str]:
         """Image -> what came of it."""
-        return {image["name"]: image["status"] for image in self.document["images"]}
+        return {image["name"]: image["outcome"] for image in self.document["images"]}
 
     def image(self, name: str) -> dict[str, Any]:
         return next(image for image in self.document["images"] if image["name"] == name)

@@ -66,8 +66,8 @@ def test_the_image_does_not_depend_on_the_builder(spare: World, world: World) ->
     assert again.fingerprint("app") == first.fingerprint("app")
     spare.settings["builder_project"] = f"{world.project}-b"
     deleted = spare.run("builder", "delete", "--json").document
-    assert deleted == {"deleted": made["fingerprint"]}
-    assert spare.run("builder", "delete", "--json").document == {"deleted": None}
+    assert deleted == {"schema": 1, "deleted": made["fingerprint"]}
+    assert spare.run("builder", "delete", "--json").document == {"schema": 1, "deleted": None}
     assert spare.run("builder", "show", expect=1)
 
 

@@ -70,6 +70,7 @@ def test_incus_joins_by_hand_and_downloads(published: World, served: Served, hos
 def test_lxdocker_joins_incus(served: Served, host: Host) -> None:
     done = json.loads(host(*LXDOCKER, "remote", "add", served.url, "--yes", "--json"))
     assert done == {
+        "schema": 1,
         "name": "lxdocker",
         "url": served.url,
         "client": "incus",

@@ -116,6 +116,7 @@ def test_lxdocker_joins(published: World, served: Served, host: Host) -> None:
     host.lxc("image", "copy", "lxdocker:nginx", "local:", "--quiet")
     done = host.lxdocker("remote", "add", served.url, "--yes", "--json")
     assert done.document == {
+        "schema": 1,
         "name": "lxdocker",
         "url": served.url,
         "client": "lxc",

@@ -289,9 +289,9 @@ def test_an_image_is_one_folders_until_another_adopts_it(pair: World) -> None:
                 assert text in done.error("app")
         assert pair.lxc.aliases() == {**before, "third": done.fingerprint("third")}
         assert pair.lxc.images()[pair.lxc.aliases()["app"]]["properties"]["lxdocker.folder_path"] == str(pair.specs)
-        plan = elsewhere.run("sync", "--dry-run", "--json", *where, expect=1).document["plan"]
-        assert {one["name"]: one["action"] for one in plan} == {"app": "fail at", "third": "keep"}
-        rows = {row["name"]: row["state"] for row in elsewhere.run("status", "--json", *where).document["images"]}
+        planned = elsewhere.run("sync", "--dry-run", "--json", *where, expect=1).document["images"]
+        assert {image["name"]: image["action"] for image in planned} == {"app": None, "third": "keep"}
+        rows = {row["name"]: row["reason"] for row in elsewhere.run("status", "--json", *where).document["images"]}
         assert "belongs to another folder" in rows["app"]
         # Its own spec gone, the other one's image stays.
         (elsewhere.specs / "app.yaml").rename(elsewhere.folder / "app.yaml")
@@ -341,7 +341,8 @@ def test_a_spec_with_mistakes_stops_only_itself(pair: World) -> None:
     assert "would remove other" in words
     rows = {row["name"]: row for row in pair.run("status", "--json").document["images"]}
     assert rows["app"]["fingerprint"] == before["app"]
-    assert "app.yaml:" in rows["app"]["state"]
+    assert rows["app"]["state"] == "failed"
+    assert rows["app"]["error"]["mistakes"][0]["file"] == str(pair.specs / "app.yaml")
     assert pair.run("prune", "--json", expect=1).statuses == {"other": "removed", "app": "failed", "folder": "failed"}
     assert pair.sync(expect=1).statuses == {"third": "unchanged", "app": "failed", "folder": "failed"}
     assert pair.lxc.aliases() == {"app": before["app"], "third": done.fingerprint("third")}
@@ -378,7 +379,7 @@ def test_an_emptied_folder_of_specs_removes_nothing(pair: World) -> None:
         assert "lxdocker prune --all" in refused
         assert pair.state() == before
     states = {row["name"]: row["state"] for row in pair.run("status", "--json").document["images"]}
-    assert states == dict.fromkeys(["app", "other"], "remove: no spec names it")
+    assert states == dict.fromkeys(["app", "other"], "orphan")
     pair.specs.rmdir()
     assert pair.run("prune", "--all", "--json").statuses == {"app": "removed", "other": "removed"}
     assert pair.lxc.images() == {}
@@ -540,7 +541,7 @@ def test_dry_run_says_what_it_would_do_and_does_nothing(pair: World) -> None:
     (pair.specs / "other.yaml").unlink()
     before = pair.state()
     done = pair.run("sync", "--dry-run", "--json")
-    plan = {one["name"]: one["action"] for one in done.document["plan"]}
+    plan = {one["name"]: one["action"] for one in done.document["images"]}
     assert plan == {"app": "build", "third": "build", "other": "remove"}
     words = pair.run("sync", "--dry-run").out
     assert "would build app: image changed" in words
@@ -578,9 +579,11 @@ def test_status_tells_each_image_apart(pair: World) -> None:
     pair.push("app", tiny("app 2"))
     pair.wants("third", tiny("third"))
     rows = {row["name"]: row for row in pair.run("status", "--json").document["images"]}
-    assert rows["app"]["state"].startswith("build: image changed")
-    assert rows["other"]["state"] == "up to date"
-    assert rows["third"]["state"] == "build: new"
+    assert (rows["app"]["state"], rows["app"]["action"]) == ("pending", "build")
+    assert rows["app"]["reason"].startswith("image changed")
+    assert (rows["other"]["state"], rows["other"]["reason"]) == ("current", "up to date")
+    assert (rows["third"]["state"], rows["third"]["reason"]) == ("pending", "new")
+    assert pair.run("status", "--check", expect=1).out.startswith("LXDOCKER WARNING - 2 pending (app, third)")
     assert rows["third"]["fingerprint"] is None
     assert rows["other"]["fingerprint"] == pair.lxc.aliases()["other"]
     assert rows["other"]["digest"] == tiny("other").manifest.digest

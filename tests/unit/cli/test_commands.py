@@ -182,6 +182,7 @@ def test_valid_specs_in_words_and_as_json(place: Path, lxdocker: Program) -> Non
     done = lxdocker("validate", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {
+        "schema": 1,
         "specs": [
             {
                 "name": name,
@@ -189,7 +190,7 @@ def test_valid_specs_in_words_and_as_json(place: Path, lxdocker: Program) -> Non
                 "file": str(place / "images.d" / f"{name}.yaml"),
             }
             for name in ("db", "web")
-        ]
+        ],
     }
 
 
@@ -210,13 +211,31 @@ def test_mistakes_are_named_in_three_parts_and_the_result_is_empty(place: Path, 
 
 
 def test_mistakes_as_json_are_the_only_thing_on_stdout(place: Path, lxdocker: Program) -> None:
-    (place / "images.d/bad.yaml").write_text("imgae: nginx\n")
+    (place / "images.d/bad.yaml").write_text("restart: never\nimgae: nginx\n")
     done = lxdocker("validate", "--json")
     assert done.returncode == 2
-    error = json.loads(done.stdout)["error"]
-    assert set(error) == {"what", "why", "do"}
-    assert "imgae" in error["why"]
+    document = json.loads(done.stdout)
+    error = document["error"]
+    assert document["schema"] == 1
+    assert (set(error), error["exit"]) == ({"what", "why", "do", "exit", "mistakes"}, 2)
+    assert [(mistake["file"], mistake["line"], mistake["key"]) for mistake in error["mistakes"]] == [
+        (str(place / "images.d/bad.yaml"), 1, "restart"),
+        (str(place / "images.d/bad.yaml"), 2, "imgae"),
+    ]
+    assert [mistake["text"] in line for mistake, line in zip(error["mistakes"], error["why"].splitlines(), strict=True)]
     assert done.stderr.startswith(f"error: {error['what']}")
+
+
+def test_mistakes_in_the_settings_are_a_list_too(
+    place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "config.yaml").write_text("# mine\njobs: many\n")
+    monkeypatch.setenv("LXDOCKER_KEEP_VERSIONS", "0")
+    found = json.loads(lxdocker("validate", "--json", "--config", "config.yaml").stdout)["error"]["mistakes"]
+    assert [(mistake["file"], mistake["line"], mistake["key"]) for mistake in found] == [
+        (None, None, "LXDOCKER_KEEP_VERSIONS"),
+        (str(place / "config.yaml"), 2, "jobs"),
+    ]
 
 
 def test_a_wrong_setting_is_the_users_mistake(lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_an_error_says_what_why_and_what_to_do(captured: Captured) -> None:
     error = LxdockerError("it failed", "line one\nline two", "do this")
     captured.console.error(error)
     assert captured.err.getvalue() == "error: it failed\n  line one\n  line two\n  -> do this\n"
-    assert documents.error(error) == {"what": "it failed", "why": "line one\nline two", "do": "do this"}
+    assert documents.error(error) == {"what": "it failed", "why": "line one\nline two", "do": "do this", "exit": 1}
 
 
 def test_an_error_leaves_out_what_it_does_not_know(captured: Captured) -> None:

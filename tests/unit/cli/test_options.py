@@ -180,9 +180,9 @@ def test_the_builder_of_a_project_is_that_of_builder_project(lxd: ImageDaemon, l
         shown = lxdocker("builder", "show", "--json", *where)
         assert json.loads(shown.stdout)["fingerprint"] == fingerprint
         done = lxdocker("builder", "delete", "--json", *where)
-        assert json.loads(done.stdout) == {"deleted": fingerprint}
+        assert json.loads(done.stdout) == {"schema": 1, "deleted": fingerprint}
         assert fingerprint not in {key for _, key in lxd.images}
-        assert json.loads(lxdocker("builder", "delete", "--json", *where).stdout) == {"deleted": None}
+        assert json.loads(lxdocker("builder", "delete", "--json", *where).stdout) == {"schema": 1, "deleted": None}
     assert lxdocker("builder", "delete").stdout == "no builder image to delete\n"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,8 @@ from lxdocker.lxd.store import StoreView
 from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.outcome import Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Remove, Republish, Touch
-from lxdocker.values import ImageName
+from lxdocker.sync.state import ImageState, State, Survey, exit_status
+from lxdocker.values import Arch, ImageName
 from tests.examples import SETTINGS, fingerprint, provenance, published, resolved, spec, stored, wanted
 
 Show = Callable[[Console, bool], None]
@@ -55,7 +57,7 @@ RESULT = Report(OUTCOMES, ("deleted a 20260102_0304 from the tree",), ("builder-
 
 
 def show_sync(result: Report) -> Show:
-    return lambda console, json: report.print_sync(console, result, json=json)
+    return lambda console, json: report.print_sync(console, result, Survey(HOLDINGS, Arch.X86_64) if json else None)
 
 
 def test_a_sync_in_words() -> None:
@@ -76,30 +78,31 @@ def test_a_sync_in_words() -> None:
 
 def test_a_sync_as_json() -> None:
     document = as_json(show_sync(RESULT))
-    assert set(document) == {"images", "pruned", "kept_builders"}
+    assert set(document) == {"schema", "images", "pruned", "kept_builders"}
+    assert document["schema"] == 1
     assert document["pruned"] == ["deleted a 20260102_0304 from the tree"]
     assert document["kept_builders"] == ["builder-1"]
-    assert [image["name"] for image in document["images"]] == list(NAMES)
-    assert document["images"][0] == {
-        "name": "a",
-        "status": "built",
-        "reason": "new",
-        "fingerprint": fingerprint("a").value,
-        "seconds": 1.235,
-        "error": None,
-    }
-    assert document["images"][1]["fingerprint"] is None
+    assert [(image["name"], image["state"], image["outcome"]) for image in document["images"]] == [
+        ("a", "current", "built"),
+        ("b", "failed", "failed"),
+        ("c", "current", "unchanged"),
+        ("d", "current", "restored"),
+        ("e", "current", "updated"),
+        ("f", "orphan", "removed"),
+    ]
+    assert document["images"][0]["seconds"] == 1.235
     assert document["images"][1]["error"] == {
         "what": "pulling nope failed",
         "why": "line one\nline two",
         "do": "correct the name",
+        "exit": 1,
     }
 
 
 def test_a_sync_with_nothing_to_do() -> None:
     assert as_text(show_sync(Report((), (), ()))) == ["nothing to do"]
     assert as_text(show_sync(Report((OUTCOMES[2],) * 3, (), ()))) == ["3 unchanged"]
-    assert as_json(show_sync(Report((), (), ()))) == {"images": [], "pruned": [], "kept_builders": []}
+    assert as_json(show_sync(Report((), (), ()))) == {"schema": 1, "images": [], "pruned": [], "kept_builders": []}
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.status.value)
@@ -122,16 +125,21 @@ ACTIONS: list[PerSpec] = [
 ]
 REMOVALS = [Remove(NAMES["f"], (), (TREE["f"],))]
 HOLDINGS = Holdings(
-    StoreView(tuple(STORED[name] for name in "bcd"), {name: fingerprint(name) for name in "bcd"}), (TREE["d"],)
+    StoreView(tuple(STORED[name] for name in "bcd"), {name: fingerprint(name) for name in "bcd"}),
+    (TREE["d"], TREE["f"]),
 )
 
 
-def show_plan(actions: list[PerSpec], removals: list[Remove]) -> Show:
-    return lambda console, json: report.print_plan(console, actions, removals, json=json)
+def images(actions: Sequence[PerSpec] = ACTIONS, removals: Sequence[Remove] = (), **more: Any) -> list[ImageState]:
+    return Survey(HOLDINGS, Arch.X86_64, **more).planned(actions, removals)
+
+
+def show_plan(console: Console, json: bool) -> None:
+    report.print_plan(console, images(ACTIONS, REMOVALS), json=json)
 
 
 def test_a_plan_in_words() -> None:
-    assert as_text(show_plan(ACTIONS, REMOVALS)) == [
+    assert as_text(show_plan) == [
         "would build a: new",
         "would restore c: missing from the published tree",
         "would update d: published aliases to correct",
@@ -142,63 +150,119 @@ def test_a_plan_in_words() -> None:
 
 
 def test_a_plan_as_json_has_what_stays_too() -> None:
-    document = as_json(show_plan(ACTIONS, REMOVALS))
-    assert [(entry["name"], entry["action"]) for entry in document["plan"]] == [
-        ("a", "build"),
-        ("b", "keep"),
-        ("c", "restore"),
-        ("d", "update"),
-        ("e", "fail at"),
-        ("f", "remove"),
+    document = as_json(show_plan)
+    assert [(entry["name"], entry["state"], entry["action"]) for entry in document["images"]] == [
+        ("a", "pending", "build"),
+        ("b", "current", "keep"),
+        ("c", "pending", "restore"),
+        ("d", "pending", "update"),
+        ("e", "failed", None),
+        ("f", "orphan", "remove"),
     ]
-    assert document["plan"][0]["reason"] == "new"
-
-
-def test_a_dry_run_fails_as_the_sync_would() -> None:
-    assert report.plan_status(ACTIONS) == 1
-    assert report.plan_status(ACTIONS[:4]) == 0
-    assert report.plan_status([]) == 0
+    assert document["images"][0]["reason"] == "new"
+    assert {image["outcome"] for image in document["images"]} == {None}
 
 
 def show_status(console: Console, json: bool) -> None:
-    report.print_status(console, ACTIONS, REMOVALS, HOLDINGS, json=json)
+    report.print_status(console, images(ACTIONS, REMOVALS), json=json)
 
 
 def test_a_status_table() -> None:
     lines = as_text(show_status)
     digest = resolved().source_digest.hex[:12]
-    rows = [line.split(None, 6) for line in lines]
-    assert rows[0] == ["NAME", "SOURCE", "DIGEST", "FINGERPRINT", "BUILT", "STATE"]
-    assert rows[1] == ["a", "docker.io/library/a:1", "-", "-", "-", "build:", "new"]
-    made = ["2026-01-02", "03:04"]
-    held = {name: [f"docker.io/library/{name}:1", digest, fingerprint(name).short, *made] for name in NAMES}
-    assert rows[2] == ["b", *held["b"], "up to date"]
-    assert rows[3] == ["c", *held["c"], "restore: missing from the published tree"]
-    assert rows[4] == ["d", *held["d"], "update: published aliases to correct"]
-    assert lines[5].endswith("failed: no image e:1: the registry has none")
-    assert rows[6] == ["f", *held["f"], "remove: no spec names it"]
+    rows = [re.split(r"  +", line) for line in lines]
+    assert rows[0] == ["NAME", "STATE", "REASON", "SOURCE", "BUILT", "DIGEST", "FINGERPRINT"]
+    assert rows[1] == ["a", "pending", "build: new", "docker.io/library/a:1", "-", "-", "-"]
+    made = "2026-01-02 03:04"
+    held = {name: [f"docker.io/library/{name}:1", made, digest, fingerprint(name).short] for name in NAMES}
+    assert rows[2] == ["b", "current", "up to date", *held["b"]]
+    assert rows[3] == ["c", "pending", "restore: missing from the published tree", *held["c"]]
+    assert rows[4] == ["d", "pending", "update: published aliases to correct", *held["d"]]
+    assert rows[5][:4] == ["e", "failed", "no image e:1: the registry has none", "docker.io/library/e:1"]
+    assert rows[6] == ["f", "orphan", "remove: no spec names it", *held["f"]]
     assert len(rows) == 7
 
 
+NOTHING = {"outcome": None, "seconds": None, "error": None}
+
+
 def test_a_status_as_json() -> None:
-    images = as_json(show_status)["images"]
-    assert [image["name"] for image in images] == list(NAMES)
-    assert images[0] == {
+    found = {image["name"]: image for image in as_json(show_status)["images"]}
+    assert list(found) == list(NAMES)
+    assert found["a"] == {
         "name": "a",
+        "state": "pending",
+        "action": "build",
+        "reason": "new",
         "source": "docker.io/library/a:1",
+        "architecture": "x86_64",
+        "aliases": [],
+        "version": None,
         "digest": None,
         "fingerprint": None,
+        "size": None,
         "built_at": None,
-        "state": "build: new",
+        "published_at": None,
+        "withheld_at": None,
+        **NOTHING,
     }
-    assert images[1] == {
-        "name": "b",
-        "source": "docker.io/library/b:1",
+    assert found["d"] == {
+        "name": "d",
+        "state": "pending",
+        "action": "update",
+        "reason": "published aliases to correct",
+        "source": "docker.io/library/d:1",
+        "architecture": "x86_64",
+        "aliases": ["d"],
+        "version": "20260102_0304",
         "digest": resolved().source_digest.value,
-        "fingerprint": fingerprint("b").value,
+        "fingerprint": fingerprint("d").value,
+        "size": 30,
         "built_at": "2026-01-02T03:04:05+00:00",
-        "state": "up to date",
+        "published_at": "2026-01-02T03:04:00+00:00",
+        "withheld_at": None,
+        **NOTHING,
     }
+    assert found["e"]["error"] == {"what": "no image e:1", "why": "the registry has none", "do": "", "exit": 1}
+
+
+def test_only_what_is_to_be_done_can_be_at_work() -> None:
+    states = {str(image.name): image.state for image in images(building={"a", "b", "e"})}
+    assert (states["a"], states["b"], states["c"]) == (State.BUILDING, State.CURRENT, State.PENDING)
+    assert states["e"] is State.FAILED
+
+
+ROLLED_BACK = Keep(wanted(SPECS["b"]), STORED["b"], rolled_back=True)
+
+
+@pytest.mark.parametrize(
+    ("actions", "removals", "status", "line"),
+    [
+        ([], [], 0, "OK - 0 of 0 current"),
+        ([ACTIONS[1]], [], 0, "OK - 1 of 1 current"),
+        ([ACTIONS[1], ROLLED_BACK], [], 0, "OK - 1 withheld (b), 1 of 2 current"),
+        (ACTIONS[:2], [], 1, "WARNING - 1 pending (a), 1 of 2 current"),
+        ([ACTIONS[1]], REMOVALS, 1, "WARNING - 1 orphan (f), 1 of 2 current"),
+        (ACTIONS, REMOVALS, 2, "CRITICAL - 1 failed (e), 3 pending (a, c, d), 1 orphan (f), 1 of 6 current"),
+        ([ACTIONS[0]] * 12, [], 1, f"WARNING - 12 pending ({', '.join('a' * 10)} and 2 more), 0 of 12 current"),
+    ],
+)
+def test_the_check_is_one_line_and_a_status(
+    actions: list[PerSpec], removals: list[Remove], status: int, line: str
+) -> None:
+    found = images(actions, removals)
+    assert exit_status(found) == status
+    (shown,) = as_text(lambda console, _: report.print_check(console, found))
+    said, figures = shown.split(" | ")
+    assert said == f"LXDOCKER {line}"
+    assert [figure.partition("=")[0] for figure in figures.split()] == [state.value for state in State]
+    assert sum(int(figure.partition("=")[2]) for figure in figures.split()) == len(found)
+
+
+def test_a_check_that_failed_is_one_line_too() -> None:
+    error = LxdockerError("cannot connect", "first | line\nsecond line")
+    (line,) = as_text(lambda console, _: report.print_check_failed(console, error))
+    assert line == "LXDOCKER CRITICAL - cannot connect: first / line second line"
 
 
 # ---- specs
@@ -250,6 +314,7 @@ def test_a_builder_as_json() -> None:
     document = as_json(show_builder(BUILDER))
     assert datetime.fromisoformat(document.pop("built_at")) == BUILDER.built_at
     assert document == {
+        "schema": 1,
         "fingerprint": fingerprint("builder").value,
         "size": 12_300_000,
         "base": "https://images.example debian/13",

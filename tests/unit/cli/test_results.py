@@ -28,7 +28,8 @@ def broken(place: Path) -> None:
 def test_an_image_that_can_t_be_resolved_fails_alone(lxdocker: Program) -> None:
     done = lxdocker("sync", "--json")
     (image,) = json.loads(done.stdout)["images"]
-    assert (done.returncode, image["name"], image["status"]) == (1, "web", "failed")
+    assert (done.returncode, image["name"], image["state"]) == (1, "web", "failed")
+    assert (image["outcome"], image["error"]["exit"]) == ("failed", 1)
     assert "/nowhere" in image["error"]["why"] + image["error"]["what"]
     assert lxdocker("sync").returncode == 1
 

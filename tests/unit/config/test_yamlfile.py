@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from lxdocker.config import resources, yamlfile
-from lxdocker.errors import LxdockerError
+from lxdocker.errors import LxdockerError, Mistake
 
 SCHEMAS = ("image.schema.json", "config.schema.json")
 
@@ -98,7 +98,7 @@ def test_no_pattern_lets_a_last_line_break_pass(name: str) -> None:
 
 def test_mistakes_are_sorted_as_one_reads() -> None:
     lines = [("a", 2, "x"), ("a", 10, "b"), ("a", 10, "c"), ("b", 1, "a")]
-    mistakes = [yamlfile.Mistake(where, line, field, "expected y") for where, line, field in lines]
+    mistakes = [Mistake(where, line, field, "expected y") for where, line, field in lines]
     for permutation in itertools.permutations(mistakes):
         error = yamlfile.spec_error("these", permutation, "do so")
         assert error.details.splitlines() == [

@@ -591,7 +591,7 @@ def test_what_was_rolled_back_to_may_be_made_from_the_same(tmp_path: Path) -> No
 
 def test_the_version_rolled_back_to_is_restored_from_the_store(tmp_path: Path) -> None:
     found = after_rollback(tmp_path, [GOOD_STORED], good=None)
-    assert decide(found) == Republish(NOW, GOOD_STORED)
+    assert decide(found) == Republish(NOW, GOOD_STORED, rolled_back=True)
 
 
 @pytest.mark.parametrize("in_store", [[], [BAD_STORED]], ids=["nothing", "what is withheld"])

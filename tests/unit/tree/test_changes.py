@@ -51,7 +51,7 @@ def test_a_version_is_complete_on_disk_before_it_appears_and_appears_before_it_i
     base = publish(tree)
     with recorded(tree.root) as journal:
         new = publish_with_delta(tree, base)
-    staged = ".staging/publish.*"
+    staged = ".staging/.publish.*"
     files = (METADATA_FILE, ROOTFS_FILE, f"{base.key}.vcdiff", SIDECAR)
     appears = f"rename {staged} {WEB}/{new.key}"
     for name in files:
@@ -158,7 +158,7 @@ def test_a_version_is_deleted_all_at_once_after_the_index_was_written(tree: Tree
     (old.folder / WITHDRAWN).touch()  # and killed: the index has it still
     with recorded(tree.root) as journal:
         assert [version.key for version in retention.sweep(tree, 0)] == [old.key]
-    in_order(journal, *INDEXED, f"rename {WEB}/{old.key} .staging/gone.*/{old.key}")
+    in_order(journal, *INDEXED, f"rename {WEB}/{old.key} .staging/.gone.*/{old.key}")
     assert not [line for line in journal if line.startswith(("unlink", "rmdir")) and WEB in line]
 
 
