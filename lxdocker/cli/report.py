@@ -224,8 +224,8 @@ def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:
             console.print(f"{verb:9} {version.name} {version.key} for {version.arch.value}")
     _print_failures(console, result.failed)
     counts = [("fetched", len(result.fetched)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
-    counts += [("withdrawn", len(result.withdrawn)), ("failed", len(result.failed))]
-    _print_counts(console, counts, result.size)
+    counts += [("withdrawn", len(result.withdrawn)), ("deleted", len(result.deleted)), ("failed", len(result.failed))]
+    _print_counts(console, "version", counts, result.size)
 
 
 def print_followed(console: Console, result: Followed, *, json: bool) -> None:
@@ -239,7 +239,7 @@ def print_followed(console: Console, result: Followed, *, json: bool) -> None:
     _print_failures(console, result.failed)
     counts = [("imported", len(result.imported)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
     counts += [("no longer on the server", len(result.left)), ("failed", len(result.failed))]
-    _print_counts(console, counts, result.size)
+    _print_counts(console, "image", counts, result.size)
 
 
 def _print_failures(console: Console, failed: Sequence[Failure]) -> None:
@@ -249,8 +249,14 @@ def _print_failures(console: Console, failed: Sequence[Failure]) -> None:
             console.print(f"            -> {failure.error.resolution}")
 
 
-def _print_counts(console: Console, counts: Sequence[tuple[str, int]], size: int) -> None:
+def _print_counts(console: Console, noun: str, counts: Sequence[tuple[str, int]], size: int) -> None:
+    """``2 versions fetched, 5 unchanged, 68.3 MB downloaded``."""
     if console.is_quiet and not any(count for what, count in counts if what != "unchanged"):
         return
-    words = ", ".join(f"{count} {what}" for what, count in counts if count)
-    console.print(f"{words or 'nothing to do'}; {human_size(size)} downloaded")
+    found = [(count, what) for what, count in counts if count]
+    words = [f"{count} {what}" for count, what in found]
+    if found:
+        count, what = found[0]
+        words[0] = f"{count} {noun if count == 1 else f'{noun}s'} {what}"
+    words += [f"{human_size(size)} downloaded"] if size else []
+    console.print(", ".join(words) or f"the server has no {noun}s")

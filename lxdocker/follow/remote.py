@@ -152,7 +152,7 @@ def check_index(address: Address, pinned: Certificate | None) -> int:
     answer = _get(address, INDEX_PATH, pinned)
     if answer.status == 401:
         raise LxdockerError(
-            f"{address.url} wants a login" if address.user is None else f"{address.url} does not know this login",
+            f"{address.url} requires a login" if address.user is None else f"wrong user or password for {address.url}",
             "401 Unauthorized",
             "give the user in the URL, https://USER@HOST:PORT; lxdocker asks for the password",
         )

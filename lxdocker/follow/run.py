@@ -316,7 +316,7 @@ class _Importing:
             now = self._decide(listed, self._look())
             if now.is_cached and now.here:
                 self._store.remove(now.here)
-        self._progress.phase(listed.name, "import", fetched.metadata_size + fetched.rootfs_size)
+        self._progress.phase(listed.name, "importing", fetched.metadata_size + fetched.rootfs_size)
         self._store.add(fetched, todo.origin, lambda amount: self._progress.count(listed.name, amount))
         shutil.rmtree(folder)
 
@@ -331,7 +331,7 @@ class _Importing:
                 f"{human_size(size - here)} to fetch, {human_size(free)} free",
                 "free space on that filesystem, or name another folder with --import-dir",
             )
-        self._progress.phase(listed.name, f"fetch {listed.key}", size)
+        self._progress.phase(listed.name, f"fetching {listed.key}", size)
 
         def count(amount: int) -> None:
             self._progress.count(listed.name, amount)

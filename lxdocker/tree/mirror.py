@@ -7,6 +7,7 @@ Only the files of versions are fetched, as lxdocker lays them out, to a path tha
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections import Counter
@@ -20,14 +21,18 @@ from pathlib import Path
 from lxdocker.errors import LxdockerError, MirrorError, UsageError
 from lxdocker.files import durable, rights
 from lxdocker.progress import Progress, Say, human_size
+from lxdocker.text import one_line
 from lxdocker.tree import retention
 from lxdocker.tree.server import Listed, Server, ServerOptions, hash_of, read_index, size_of
 from lxdocker.tree.simplestreams import File
 from lxdocker.tree.tree import MIRROR, Tree
 from lxdocker.tree.version import SIDECAR, Published, parse_sidecar
+from lxdocker.tree.workspace import LOCK, STAGING
 from lxdocker.values import ImageName, parse_alias
 
 MAX_SIDECAR = 1 << 20
+# What a run that was killed before its first step leaves, and what a new filesystem has.
+_LEFT_BY_A_FIRST_RUN = {LOCK, STAGING, MIRROR, "lost+found"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +72,55 @@ def mirror(
     """
     with (
         closing(Server(url, options, cancelled)) as server,
-        tree.lock(say, cancelled),
         tree.explained("mirroring into"),
     ):
-        _claim(tree, server.url)
-        return _Mirroring(server, tree, options.jobs, progress, cancelled).all(grace_seconds)
+        # Before anything is written: locking the tree would make its folders.
+        _check_folder(tree, server.url)
+        with tree.lock(say, cancelled):
+            _claim(tree, server.url)
+            return _Mirroring(server, tree, options.jobs, progress, cancelled).all(grace_seconds)
 
 
-def _claim(tree: Tree, url: str) -> None:
-    """Checks that the folder is this server's mirror, or makes it one."""
+def _check_folder(tree: Tree, url: str) -> None:
+    """Raises UsageError unless the folder is this server's mirror, or may become it. Writes nothing."""
     source = tree.root / MIRROR / "source"
     if source.exists():
         before = source.read_text(encoding="utf-8").strip()
         if before != url:
             raise UsageError(
-                f"{tree.root} is a mirror of another server", before, f"if it is the same one, delete {source} first"
+                f"{tree.root} is a mirror of {before}",
+                f"it cannot also be a mirror of {url}",
+                f"choose another folder; if the server only has a new address, delete {source}",
             )
         return
     if tree.versions():
         raise UsageError(
             f"{tree.root} has images that were published there",
-            "a mirror would withdraw all that the other server lacks",
-            "mirror into a folder of its own",
+            "a mirror would withdraw all images that the other server lacks",
+            "choose another folder, for the mirror alone",
         )
-    rights.make_below(tree.root, source.parent / "partial", rights.PRIVATE)
-    durable.write_file(source, f"{url}\n".encode(), 0o644)
+    if not tree.root.is_dir():
+        if os.path.lexists(tree.root):
+            raise UsageError(f"cannot mirror into {tree.root}", "not a folder", "choose another folder")
+        return
+    found = {entry.name for entry in tree.root.iterdir()}
+    if found <= _LEFT_BY_A_FIRST_RUN or tree.is_one():
+        return
+    shown = ", ".join(sorted(found - _LEFT_BY_A_FIRST_RUN)[:5])
+    raise UsageError(
+        f"{tree.root} is neither empty nor a tree",
+        f"it contains {one_line(shown, 200)}",
+        "choose an empty folder, or one that does not exist yet",
+    )
+
+
+def _claim(tree: Tree, url: str) -> None:
+    """Makes the folder this server's mirror."""
+    _check_folder(tree, url)  # again, under the lock
+    source = tree.root / MIRROR / "source"
+    if not source.exists():
+        rights.make_below(tree.root, source.parent / "partial", rights.PRIVATE)
+        durable.write_file(source, f"{url}\n".encode(), 0o644)
 
 
 class _Mirroring:
@@ -115,8 +144,8 @@ class _Mirroring:
         if not there and any(version.withdrawn is None for version in self._here.values()):
             raise MirrorError(
                 f"{self._server.url} has no images",
-                "the mirror has some, so that looks like a mistake there",
-                f"to mirror it nevertheless, delete {self._tree.root}",
+                "this mirror has some, so the server is probably misconfigured",
+                f"check the server; if it is meant to be empty, delete {self._tree.root}",
             )
         self._check_space(there)
         hashes = Counter(file.sha256 for listed in there for file in listed.files.values())
@@ -170,7 +199,7 @@ class _Mirroring:
             self._results.add(unchanged=1)
             return
         if needed:
-            self._progress.phase(listed.name, f"fetch {listed.key}", sum(file.size for file in needed))
+            self._progress.phase(listed.name, f"fetching {listed.key}", sum(file.size for file in needed))
         fetched: dict[str, Path] = {}
         for file in needed:
             fetched[file.path] = self._fetch(listed.files[file.path], listed.name)
@@ -238,9 +267,9 @@ class _Mirroring:
         free = shutil.disk_usage(self._tree.root).free
         if needed > free:
             raise MirrorError(
-                f"{self._server.url} does not fit into {self._tree.root}",
-                f"{human_size(needed)} to fetch, {human_size(free)} free",
-                "free space on that filesystem, or mirror into another folder",
+                f"not enough space in {self._tree.root} for the images of {self._server.url}",
+                f"{human_size(needed)} to download, {human_size(free)} free",
+                "free space on that filesystem, or choose another folder",
             )
 
     def _forget_partials(self, there: Sequence[Listed]) -> None:

@@ -183,7 +183,9 @@ class Server:
         return self._base.rstrip("/")
 
     def wrong(self, what: str) -> MirrorError:
-        return MirrorError(f"cannot mirror {self.url}", what, "is it a tree that lxdocker published, and complete?")
+        return MirrorError(
+            f"cannot mirror {self.url}", what, "check that it serves a complete tree published by lxdocker"
+        )
 
     def admit(self, url: Url, previous: Url | None) -> Tls | None:
         """How a server that has its files proves its identity. Raises UsageError for plain HTTP to other hosts."""
@@ -286,8 +288,8 @@ class Server:
         answer.discard()
         if status >= 500 or status in {408, 416, 429}:
             raise RequestError("broken", f"its answer has status {status}")
-        login = "; it does not know this login" if self._login else "; it wants a login: https://NAME:PASSWORD@HOST"
-        hint = {401: login, 404: "; no such file, or no longer"}
+        login = "; wrong user or password" if self._login else "; it requires a login: https://NAME@HOST"
+        hint = {401: login, 404: "; no such file"}
         raise self.wrong(f"{path}: its answer has status {status}{hint.get(status, '')}")
 
     def _final(self, failure: RequestError, path: str) -> MirrorError | None:
@@ -296,7 +298,7 @@ class Server:
             return DistrustedError(
                 f"the certificate of {self.url} is not trusted",
                 failure.why,
-                "--fingerprint HEX trusts just that certificate (its server shows it), --ca FILE those of an authority",
+                "--fingerprint HEX (shown by lxdocker serve) trusts only that one, --ca FILE those of an authority",
             )
         if failure.kind == "proxy":
             resolution = "see the variables https_proxy, http_proxy and all_proxy"

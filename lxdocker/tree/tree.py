@@ -42,7 +42,7 @@ from lxdocker.tree.version import (
     read_sidecar,
     read_withheld,
 )
-from lxdocker.tree.workspace import Workspace
+from lxdocker.tree.workspace import LOCK, STAGING, Workspace
 from lxdocker.values import Arch
 
 MIRROR = ".mirror"
@@ -67,6 +67,10 @@ class Tree(Workspace):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._sidecars: dict[str, tuple[tuple[int, int, int], Published | None]] = {}  # as last read
+
+    def is_one(self) -> bool:
+        """Whether the folder is a tree that lxdocker made, perhaps without a version."""
+        return (self.root / LOCK).is_file() and (self.root / STAGING).is_dir()
 
     # ---- reading
 

@@ -304,7 +304,7 @@ def test_what_is_imported_is_launched(published: World, served: Served, follower
     assert asked(served, 2) == ["304 /streams/v1/index.json", "304 /streams/v1/images.json"]
     follower("launch", "nginx", "web")
     assert fetch(f"http://{address(follower, 'web')}/") == "lxdocker test page\n"
-    assert follower.run("mirror", "--import", url, *options).out == "1 unchanged; 0 B downloaded\n"
+    assert follower.run("mirror", "--import", url, *options).out == "1 image unchanged\n"
 
 
 def address(follower: Follower, instance: str) -> str:
@@ -379,7 +379,7 @@ def test_an_image_that_left_the_server_stays(shop: Shop, pinned: Sequence[str], 
         shop.tree.withdraw(shop.versions("web"))
     said = host.run("mirror", "--import", *pinned)
     assert f"stays until: {host.client} image delete {web[:12]}" in said.err
-    assert said.out == "1 unchanged, 1 no longer on the server; 0 B downloaded\n"
+    assert said.out == "1 image unchanged, 1 no longer on the server\n"
     again = host.run("mirror", "--import", *pinned)
     assert (again.out, again.err) == (said.out, "")
     assert host.aliases() == {"web": web, "db": db}
@@ -424,11 +424,11 @@ def guarded(shop: Shop, tmp_path: Path) -> Iterator[Served]:
 def test_with_a_login(shop: Shop, guarded: Served, host: Follower, tmp_path: Path) -> None:
     web = shop.publish("web")
     url, ca = guarded.url.replace("https://", f"https://{LOGIN[0]}@"), ("--ca", str(guarded.authority))
-    assert "wants a login" in host.follow(guarded.url, *ca, expect=1)["error"]["why"]
+    assert "requires a login" in host.follow(guarded.url, *ca, expect=1)["error"]["why"]
     password = tmp_path / "password"
     password.write_text("wrong\n")
     done = host.follow(url, *ca, "--password-file", str(password), expect=1)
-    assert "does not know this login" in done["error"]["why"]
+    assert "wrong user or password" in done["error"]["why"]
     password.write_text(f"{LOGIN[1]}\n")
     assert names(host.follow(url, *ca, "--password-file", str(password))["imported"]) == ["web"]
     assert host.images()[web]["properties"]["lxdocker.server"] == guarded.url
@@ -536,7 +536,7 @@ def test_the_same_image_from_somebody_else_is_used_and_said(
     follower("image", "import", str(folder / "lxd.tar.xz"), str(folder / ROOTFS_FILE), "--alias", "web")
     done = follower.run("mirror", "--import", *pinned)
     assert f"{follower.client} image delete {web[:12]}" in done.err
-    assert done.out.endswith("1 updated; 0 B downloaded\n")
+    assert done.out.endswith("1 image updated\n")
     assert follower.aliases() == {"web": web, "www": web}
     shop.publish("web", "2")
     assert "is taken" in follower.follow(*pinned, expect=1)["failed"][0]["error"]["what"]
@@ -563,7 +563,7 @@ def test_a_server_may_follow_itself(filled: World, tmp_path: Path) -> None:
     before = filled.store_state()
     with serve(tmp_path / "own", filled.tree) as own:
         done = follower.run("mirror", "--import", own.url, "--ca", str(own.authority), "--project", filled.project)
-    assert (done.out, done.err) == ("1 unchanged; 0 B downloaded\n", "")
+    assert (done.out, done.err) == ("1 image unchanged\n", "")
     assert filled.store_state() == before
 
 

@@ -219,5 +219,5 @@ def test_lxdocker_joins_with_a_login_that_nobody_else_sees(guarded: Served, host
     host.lxc("image", "copy", "shop:nginx", "local:", "--quiet")
     for word in ("wrong", ""):
         done = host.lxdocker("remote", "add", url, "shop2", "--yes", stdin=f"{word}\n", expect=1)
-        assert "does not know this login" in done.err
+        assert "wrong user or password" in done.err
     assert "shop2" not in host.remotes()

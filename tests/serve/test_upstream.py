@@ -135,9 +135,9 @@ def test_a_remote_gives_address_login_and_certificate(
         remotes.add("nobody", served.url, certificate)
         assert names(remotes.find("shop"), folder) == ["db", "web"]
         assert remotes.find("shop").name == served.url
-        with pytest.raises(MirrorError, match="does not know this login") as wrong:
+        with pytest.raises(MirrorError, match="wrong user or password") as wrong:
             names(remotes.find("wrong"), folder)
-        with pytest.raises(MirrorError, match="wants a login"):
+        with pytest.raises(MirrorError, match="requires a login"):
             names(remotes.find("nobody"), folder)
         assert "wrong@" not in str(wrong.value)
         kept = b"".join(path.read_bytes() for path in folder.iterdir())

@@ -465,7 +465,7 @@ def test_a_full_disk(world: World, tmp_path: Path) -> None:
         here = Tree(point)
         run(world, here)
         big = world.publish("big", size=1_000_000)
-        with pytest.raises(MirrorError, match="does not fit") as caught:
+        with pytest.raises(MirrorError, match="not enough space") as caught:
             run(world, here)
         assert " free" in caught.value.details
         # It fills up only in the middle.
@@ -501,8 +501,56 @@ def test_a_mirror_of_another_server_is_refused(world: World, here: Tree) -> None
     world.publish("1")
     run(world, here)
     (here.root / MIRROR / "source").write_text("https://other.example\n")
-    with pytest.raises(UsageError, match="is a mirror of another server"):
+    with pytest.raises(UsageError, match=r"is a mirror of https://other\.example"):
         run(world, here)
+
+
+def entries(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "found",
+    ["notes.txt", "Documents/notes.txt", "streams/v1/index.json", "index.html", ".git/config", "images/web.png"],
+)
+def test_a_folder_of_something_else_is_refused_and_nothing_is_written(world: World, here: Tree, found: str) -> None:
+    """A mistyped folder would be littered, and another server's tree overwritten."""
+    world.publish("1")
+    (here.root / found).parent.mkdir(parents=True)
+    (here.root / found).write_text("{}")
+    before = entries(here.root)
+    with pytest.raises(UsageError, match="is neither empty nor a tree") as caught:
+        run(world, here)
+    assert found.partition("/")[0] in caught.value.details
+    assert entries(here.root) == before
+    assert world.requests == []
+
+
+def test_a_file_is_no_folder_to_mirror_into(world: World, here: Tree) -> None:
+    here.root.write_text("notes")
+    with pytest.raises(UsageError, match="not a folder"):
+        run(world, here)
+    assert here.root.read_text() == "notes"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        (),
+        ("lost+found/",),  # of a filesystem of its own
+        (".lock",),  # of a first run that was killed
+        (".lock", ".staging/run.x/file"),
+        (".lock", ".staging/", "images/", "streams/v1/index.json", "index.html", "robots.txt"),  # an empty tree
+    ],
+)
+def test_an_empty_folder_or_an_empty_tree_becomes_a_mirror(world: World, here: Tree, found: tuple[str, ...]) -> None:
+    version = world.publish("1")
+    here.root.mkdir()
+    for name in found:
+        path = here.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True) if name.endswith("/") else path.write_text("{}")
+    assert keys(run(world, here).fetched) == [version.key]
 
 
 def test_nobody_publishes_or_rolls_back_in_a_mirror(world: World, here: Tree) -> None:
@@ -621,7 +669,7 @@ def test_a_missing_file_fails_its_version_and_no_other(world: World, here: Tree)
     (newer.folder / METADATA_FILE).unlink()
     result = run(world, here)
     assert [failure.key for failure in result.failed] == [newer.key]
-    assert "no such file, or no longer" in str(result.failed[0].error)
+    assert "no such file" in str(result.failed[0].error)
     assert result.withdrawn == ()
     assert {version for product in products(here).values() for version in product["versions"]} == {bad.key, good.key}
 
@@ -971,7 +1019,7 @@ def test_the_exit_status_says_whether_all_was_copied(world: World, here: Tree) -
     shutil.rmtree(bad.folder)
     with world.tree.lock(print, NEVER):
         world.tree.write_index()
-    assert command(world.url, str(here.root), expect=0) == "1 unchanged; 0 B downloaded\n"
+    assert command(world.url, str(here.root), expect=0) == "1 version unchanged\n"
     assert command("http://192.0.2.1", str(here.root), expect=2) == ""
 
 
