@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -32,6 +32,8 @@ class Run:
 
     console: Console
     log: Log
+    # Called with an error that ends the command, once it has been printed.
+    on_error: list[Callable[[LxdockerError], None]] = field(default_factory=list)
 
 
 class Group(TyperGroup):

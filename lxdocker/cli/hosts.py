@@ -22,6 +22,7 @@ from lxdocker.cli.app import (
     remote_app,
 )
 from lxdocker.cli.console import Console
+from lxdocker.cli.events import Hooks
 from lxdocker.config.settings import Settings
 from lxdocker.errors import UsageError
 
@@ -226,7 +227,8 @@ def mirror(
         if jobs is not None:
             raise UsageError("--jobs does not apply to --import", "images are imported one at a time", "omit it")
         settings = effective_settings(ctx, config, project=project, import_dir=import_dir)
-        _import(ctx.obj.console, url, rest or [], options, password_file, client, settings, json=json)
+        hooks = Hooks(ctx, settings, "mirror --import")
+        _import(ctx.obj.console, url, rest or [], options, password_file, client, settings, hooks, json=json)
     for option, value in {"--client": client, "--project": project, "--import-dir": import_dir}.items():
         if value is not None:
             raise UsageError(
@@ -271,6 +273,7 @@ def _import(
     password_file: Path | None,
     client: str | None,
     settings: Settings,
+    hooks: Hooks,
     *,
     json: bool,
 ) -> NoReturn:
@@ -289,8 +292,7 @@ def _import(
                 f"{daemon.client} stores the login of {url}",
                 "omit it, or pass the URL",
             )
-        # systemd gives its own services no HOME.
-        known = Client.find(daemon.client, {"HOME": str(Path.home()), **os.environ})
+        known = Client.find(daemon.client, os.environ)
         source = upstream.Upstream.of_remote(remote, known)
         if options.fingerprint or options.ca:
             source = upstream.Upstream.at(source.url, options)
@@ -302,7 +304,10 @@ def _import(
         assert settings.import_dir is not None  # noqa: S101 - for the type checker: load() always gives one
         lxd = Lxd(cancelled, daemon)
         result = follow(source, lxd, settings.project, names, settings.import_dir, progress, console.note)
-    report.print_followed(console, result, json=json)
+    try:
+        report.print_followed(console, result, json=json)
+    finally:
+        hooks.imported(result)
     raise typer.Exit(1 if result.failed else 0)
 
 

@@ -22,6 +22,7 @@ from lxdocker.cli.app import (
     cancellable,
     effective_settings,
 )
+from lxdocker.cli.events import Hooks
 from lxdocker.errors import LxdockerError
 
 
@@ -66,6 +67,7 @@ def sync(
     from lxdocker.sync.state import State
 
     console = ctx.obj.console
+    hooks = Hooks(ctx, settings, "sync", unless=dry_run)
     found = SpecFolder(load_specs(settings.specs)) if strict else read_specs(settings.specs)
     chosen = select(found.specs, names or [], found.broken)
     named = [] if adopt == ["*"] else adopt or []
@@ -83,8 +85,11 @@ def sync(
         options = SyncOptions(force, keep_builder, adopted)
         with console.progress() as progress:
             result = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
-        survey = context.survey() if json else None
-    report.print_sync(console, result, survey)
+        survey = context.survey() if json or hooks.want(result) else None
+    try:
+        report.print_sync(console, result, survey if json else None)
+    finally:
+        hooks.synced(result, survey)
     raise typer.Exit(1 if result.failed else 0)
 
 

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import sys
+from collections.abc import Callable, MutableMapping
 from typing import NoReturn
 
 from lxdocker import __version__
@@ -13,6 +14,7 @@ from lxdocker.cli.app import INTERRUPTED, Run, app
 from lxdocker.cli.console import Console, OutputError
 from lxdocker.errors import LxdockerError
 from lxdocker.log import RUN, Log, shell
+from lxdocker.values import home_folder
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
@@ -20,16 +22,20 @@ from lxdocker.cli import images, hosts, builder, publish, unattended  # noqa: F4
 
 # isort: on
 
+PROGRAMS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/snap/bin")
+
 
 def main() -> NoReturn:
     """The ``lxdocker`` program. Exit status: 0 success, 1 an image failed, 2 usage, configuration or host."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
+    complete(os.environ)
     console = Console()
+    told: list[Callable[[LxdockerError], None]] = []
     try:
         try:
             with Log(console.log, os.environ) as log:
-                _run(Run(console, log))
+                _run(Run(console, log, told))
         except LxdockerError as error:
             if isinstance(error, OutputError):
                 raise
@@ -38,7 +44,11 @@ def main() -> NoReturn:
                 from lxdocker.cli import documents
 
                 console.json(documents.failed(error))
+            for tell in told:
+                tell(error)
             raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
     except OutputError as error:
         # Nothing more may be written there, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
@@ -53,6 +63,19 @@ def main() -> NoReturn:
         # Or Python would search all objects for cycles once more before it ends, for a tenth of a second.
         gc.freeze()
     raise SystemExit(0)
+
+
+def complete(environ: MutableMapping[str, str]) -> None:
+    """Adds what cron and systemd leave out: the usual folders of programs, and the home folder.
+
+    Helpers for logins, xdelta3 and the snaps' lxc are in such folders. What is given comes first, and a PATH without
+    /usr/bin, which somebody chose, stays as it is.
+    """
+    given = environ["PATH"].split(os.pathsep) if environ.get("PATH") else ["/usr/bin"]
+    if "/usr/bin" in given:
+        environ["PATH"] = os.pathsep.join([*given, *(folder for folder in PROGRAMS if folder not in given)])
+    if not environ.get("HOME"):
+        environ["HOME"] = str(home_folder(environ))
 
 
 def _run(run: Run) -> None:

@@ -7,6 +7,8 @@ A new setting takes its entry there and a field of Settings.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,6 +73,9 @@ class Settings:
     stop_timeout: int = 60  # seconds that running downloads have to finish
     connections_per_client: int = 250  # of the server, for each address
     import_dir: Path | None = None  # what a follower fetches lies there until it is in the store
+    on_change: str | None = field(default=None, repr=False)  # a command or a URL, which may hold a login
+    on_failure: str | None = field(default=None, repr=False)
+    hook_timeout: int = 60  # seconds
 
 
 def size_in_bytes(text: str) -> int:
@@ -99,7 +104,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     ):
         if document.value == {} and not document.mistakes:
             continue  # the usual case, which needs no schema checker to be loaded
-        found = [*yamlfile.check(document, SCHEMA), *_bad_registries(document)]
+        found = [*yamlfile.check(document, SCHEMA), *_bad_registries(document), *_bad_hooks(document)]
         mistakes += found
         if not found:
             values |= {key: _typed(key, value, folder, home) for key, value in document.value.items()}
@@ -203,6 +208,25 @@ def _bad_registries(document: Document) -> Iterator[Mistake]:
                 parse_registry_host(registry)
             except ValueError as error:
                 yield document.mistake((key, index), str(error))
+
+
+def _bad_hooks(document: Document) -> Iterator[Mistake]:
+    """Commands that can't be split into words, and URLs without a host."""
+    for key in ("on_change", "on_failure"):
+        hook = document.value.get(key) if isinstance(document.value, dict) else None
+        if not isinstance(hook, str):
+            continue
+        if re.match("https?:/", hook.strip(), re.IGNORECASE):
+            if not re.fullmatch(r"https?://[^\s/]\S*", hook.strip(), re.IGNORECASE):
+                yield document.mistake((key,), "not a URL such as https://HOST/PATH")
+            continue
+        try:
+            words = shlex.split(hook)
+        except ValueError as error:
+            yield document.mistake((key,), f"cannot split the command: {str(error).lower()}")
+        else:
+            if not words or not words[0]:
+                yield document.mistake((key,), "the command is empty")
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Mistake]:

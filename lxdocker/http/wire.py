@@ -57,6 +57,7 @@ class Request:
     limit: int = 0
     body: bytes | None = field(default=None, repr=False)
     previous: Url | None = None  # the URL that redirected here
+    is_private: bool = False  # the path is as secret as a login, and not logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +256,9 @@ class Wire:
             )
         except _FAILURES as error:
             failure = explain(error)
-            self._log(request.method, url, failure.why, began)
+            self._log(request, url, failure.why, began)
             raise failure from None
-        self._log(request.method, url, response.raw.status, began)
+        self._log(request, url, response.raw.status, began)
         try:
             guide.reached(url, response.place)
         except BaseException:
@@ -271,12 +272,13 @@ class Wire:
             return RequestError(failure.kind, f"{failure.why}; no permission to read {', '.join(map(str, tls.closed))}")
         return failure
 
-    def _log(self, method: str, url: Url, outcome: int | str, began: float) -> None:
+    def _log(self, request: Request, url: Url, outcome: int | str, began: float) -> None:
         if _LOG.isEnabledFor(logging.DEBUG):
             milliseconds = (time.monotonic() - began) * 1000
             proxy = self._transport.proxy_for(url)
             through = f" through {proxies.shown(proxy)}" if proxy else ""
-            _LOG.debug("%s %s: %s in %.0f ms%s", method, urls.shown(url), outcome, milliseconds, through)
+            named = urls.shown(url._replace(path="/...") if request.is_private else url)
+            _LOG.debug("%s %s: %s in %.0f ms%s", request.method, named, outcome, milliseconds, through)
 
 
 def _redirected(request: Request, location: str) -> Request:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from lxdocker.builder.instance import Workshop
+from lxdocker.cli.main import complete
 from lxdocker.config import units
 from lxdocker.config.units import File
-from tests.unit.cli.test_commands import Program, lxdocker, place
+from lxdocker.sync import run as sync_run
+from tests import recorded
+from tests.registry_server import ScriptedServer, make_image, write_layout
+from tests.stand_ins import ImageDaemon, ScriptedBuilders, image_daemon
+from tests.unit.cli.test_commands import Done, Program, lxdocker, place
 
 __all__ = ["lxdocker", "place"]  # fixtures
 
@@ -64,3 +75,161 @@ def test_units_are_installed_but_not_enabled(lxdocker: Program, program: Path, m
     assert "not installing lxdocker-serve.service: its user cannot run it" in done.stderr
     assert "lxdocker-serve.service" not in {*asked, *done.stdout.split()}
     assert "lxdocker-sync.timer" in asked
+
+
+# ---- what cron and systemd leave out
+
+
+def test_the_usual_folders_of_programs_and_the_home_folder_are_known() -> None:
+    cron = {"PATH": "/usr/bin:/bin", "HOME": "/home/ann"}
+    complete(cron)
+    assert cron["PATH"] == "/usr/bin:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/snap/bin"
+    assert cron["HOME"] == "/home/ann"
+    nothing: dict[str, str] = {}
+    complete(nothing)
+    assert nothing["HOME"] == str(Path("~").expanduser()) or "HOME" in os.environ
+    assert "/snap/bin" in nothing["PATH"].split(":")
+    chosen = {"PATH": "/opt/incus/bin", "HOME": "/"}
+    complete(chosen)
+    assert chosen["PATH"] == "/opt/incus/bin"
+
+
+# ---- hooks, and -q
+
+
+@pytest.fixture
+def lxd(place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageDaemon]:
+    """An LXD, and builders that make something of two images on disk."""
+    (place / "lxd").mkdir()
+    monkeypatch.setenv("LXDOCKER_TREE", str(place / "tree"))
+    for name in ("web", "db"):
+        change(place, name, "first")
+    builders = cast("Workshop", ScriptedBuilders())
+    monkeypatch.setattr(sync_run, "_open_workshop", lambda *_: builders)
+    with image_daemon(place / "lxd", recorded.every()[-1]) as daemon:
+        yield daemon
+
+
+def change(place: Path, name: str, text: str) -> None:
+    folder = place / "images" / f"{name}-{text}"
+    made = make_image(text=text)
+    write_layout(folder, [made], [(made.manifest, "1")], [])
+    (place / f"images.d/{name}.yaml").write_text(f"image: oci:{folder}:1\n")
+
+
+def hook(place: Path, name: str, text: str = "") -> str:
+    """A command that keeps each document it is given."""
+    path = place / name
+    path.write_text(f"#!/bin/sh\n{text}\ncat >>{place}/{name}.told\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def told(place: Path, name: str) -> list[dict[str, Any]]:
+    """What a hook was given, since the last look."""
+    path = place / f"{name}.told"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return [json.loads(line) for line in lines]
+
+
+def test_hooks_are_told_what_changed_and_what_failed(
+    place: Path, lxd: ImageDaemon, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LXDOCKER_ON_CHANGE", hook(place, "changed"))
+    monkeypatch.setenv("LXDOCKER_ON_FAILURE", hook(place, "failed"))
+    assert lxdocker("sync", "--dry-run").returncode == 0
+    assert (told(place, "changed"), told(place, "failed")) == ([], [])
+    assert lxdocker("sync").returncode == 0
+    (document,) = told(place, "changed")
+    assert {**document, "images": [], "time": ""} == {
+        "schema": 1,
+        "event": "change",
+        "command": "sync",
+        "host": os.uname().nodename,
+        "time": "",
+        "images": [],
+        "error": None,
+    }
+    assert document["time"].endswith("Z")
+    assert [image["name"] for image in document["images"]] == ["db", "web"]
+    assert told(place, "failed") == []
+    # Nothing new, nothing told.
+    assert lxdocker("sync").returncode == 0
+    assert (told(place, "changed"), told(place, "failed")) == ([], [])
+    # One of each.
+    change(place, "web", "second")
+    (place / "images.d/db.yaml").write_text("image: oci:/nowhere\n")
+    for changes in (["web"], []):  # a failure is told each time
+        assert lxdocker("sync").returncode == 1
+        assert [image["name"] for found in told(place, "changed") for image in found["images"]] == changes
+        (document,) = told(place, "failed")
+        assert document["event"] == "failure"
+        (image,) = document["images"]
+        assert image["name"] == "db"
+        assert image["error"].keys() >= {"what", "why", "do"}
+
+
+def test_a_run_that_fails_as_a_whole_is_a_failure(
+    place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here without LXD."""
+    monkeypatch.setenv("LXDOCKER_ON_FAILURE", hook(place, "failed"))
+    monkeypatch.setenv("LXDOCKER_ON_CHANGE", hook(place, "changed"))
+    for arguments in (["sync", "-q"], ["mirror", "--import", "https://127.0.0.1:1", "--client", "lxc"]):
+        done = lxdocker(*arguments)
+        assert done.returncode != 0
+        (document,) = told(place, "failed")
+        assert (document["command"], document["images"]) == (" ".join(arguments[:2]).removesuffix(" -q"), [])
+        assert document["error"]["what"] in done.stderr
+    assert told(place, "changed") == []
+    assert lxdocker("sync", "--dry-run").returncode == 2
+    assert lxdocker("status").returncode == 2
+    assert told(place, "failed") == []
+
+
+def test_a_hook_that_fails_changes_nothing_else(
+    place: Path, lxd: ImageDaemon, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LXDOCKER_ON_CHANGE", hook(place, "changed", "echo no >&2; exit 3"))
+    done = lxdocker("sync", "-q", "--json")
+    assert (done.returncode, len(json.loads(done.stdout)["images"])) == (0, 2)
+    assert f"warning: on_change: {place}/changed failed\n  exit status 3\n  no\n" in done.stderr
+    # One that hangs, and is ended.
+    change(place, "web", "second")
+    monkeypatch.setenv("LXDOCKER_ON_CHANGE", shlex.join(["sleep", "1000"]))
+    monkeypatch.setenv("LXDOCKER_HOOK_TIMEOUT", "1")
+    done = lxdocker("sync", "-q")
+    assert done.returncode == 0
+    assert "warning: on_change: sleep was stopped\n  it ran longer than 1 s\n" in done.stderr
+
+
+def test_a_hook_may_be_a_url(place: Path, lxd: ImageDaemon, lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(lambda handler: handler.reply(200 if handler.path == "/ok" else 404)) as server:
+        monkeypatch.setenv("LXDOCKER_ON_CHANGE", f"{server.url}/ok")
+        assert lxdocker("sync", "-q").stderr == ""
+        assert [image["name"] for image in json.loads(server.seen[0].body)["images"]] == ["db", "web"]
+        change(place, "web", "second")
+        monkeypatch.setenv("LXDOCKER_ON_CHANGE", f"http://ann:s3cret@{server.address}/s3cret")
+        done = lxdocker("sync", "-q")
+    assert done.returncode == 0
+    assert f"warning: on_change: {server.url} refused the POST\n  status 404\n" in done.stderr
+    assert "s3cret" not in done.stderr + done.stdout
+
+
+def test_quiet_says_nothing_but_news(place: Path, lxd: ImageDaemon, lxdocker: Program) -> None:
+    """What cron would mail: each line of either stream."""
+    done = lxdocker("sync", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:2]] == [["built", "db"], ["built", "web"]]
+    for arguments in ("sync -q", "prune -q", "publish verify -q", "sync -q --dry-run", "sync -q web"):
+        assert lxdocker(*arguments.split()) == Done(0, "", ""), arguments
+    (place / "images.d/db.yaml").write_text("image: oci:/nowhere\n")
+    done = lxdocker("sync", "-q")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.split()[:2] == ["failed", "db:"]
+    assert "web" not in done.stdout
+    (place / "images.d/db.yaml").unlink()
+    done = lxdocker("prune", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("removed   db")

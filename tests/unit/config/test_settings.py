@@ -84,6 +84,9 @@ def test_everything_has_a_default(place: Path, monkeypatch: pytest.MonkeyPatch) 
         stop_timeout=60,
         connections_per_client=250,
         import_dir=Path("/var/lib/lxdocker/import"),
+        on_change=None,
+        on_failure=None,
+        hook_timeout=60,
     )
 
 
@@ -169,6 +172,9 @@ users: /srv/users
 stop_timeout: 5
 connections_per_client: 20
 import_dir: /srv/import
+on_change: notify --all
+on_failure: https://hooks.example/s
+hook_timeout: 7
 """
 
 
@@ -214,6 +220,9 @@ def test_every_key_can_be_set_in_the_file(place: Path) -> None:
         stop_timeout=5,
         connections_per_client=20,
         import_dir=Path("/srv/import"),
+        on_change="notify --all",
+        on_failure="https://hooks.example/s",
+        hook_timeout=7,
     )
 
 
@@ -339,6 +348,14 @@ def test_a_file_that_is_named_must_be_there(place: Path) -> None:
             "grace_hours: 1e999",
             "config.yaml:1: grace_hours: expected a number of hours from 0 to 87600, found the number 1e999",
         ),
+        (
+            "hook_timeout: 0",
+            "config.yaml:1: hook_timeout: expected a whole number of seconds from 1 to 86400, found the number 0",
+        ),
+        ("on_change: 'mail \"root'", "config.yaml:1: on_change: cannot split the command: no closing quotation"),
+        ("on_change: \"''\"", "config.yaml:1: on_change: the command is empty"),
+        ("on_failure: https:///x", "config.yaml:1: on_failure: not a URL such as https://HOST/PATH"),
+        ("on_failure: https://host/ x", "config.yaml:1: on_failure: not a URL such as https://HOST/PATH"),
         (
             "builder_from: debian",
             "config.yaml:1: builder_from: expected 'image' or 'mmdebstrap', found 'debian'",
