@@ -20,12 +20,12 @@ _looking=before # look_after_helpers is not needed yet
 # Messages appear in `lxc console NAME --show-log` and in /lxd-log.
 say() {
 	printf 'lxdocker: %s\n' "$*"
-	[ -z "$_logged" ] || say_to_log "$*"
+	case $_logged in yes) say_to_log "$*" ;; esac
 }
 
 # Exits with a message. When PID 1 ends, the instance stops.
 die() {
-	[ -z "$_logger" ] || end_log
+	case $_logger in ?*) end_log ;; esac
 	say "$1"
 	exit "${2:-1}"
 }
@@ -37,11 +37,12 @@ done
 
 # Used until the application starts.
 stop_early() {
-	[ "$1" != reboot ] || {
+	case $1 in reboot)
 		say "restarted before the application was started"
 		"$_bb" reboot -f
 		exit 0
-	}
+		;;
+	esac
 	die "stopped before the application was started" 0
 }
 

@@ -4,15 +4,18 @@
 _checker= # PID of the checking process
 
 start_health() {
-	[ "$_health" = yes ] || return 0
+	case $_health in yes) ;; *) return 0 ;; esac
 	watch_health "$_app" 3>&- </dev/null >/dev/console 2>&1 &
 	_checker=$!
 }
 
 # Restarts the checker if somebody killed it.
 look_after_health() {
-	[ -n "$_checker" ] && [ -n "$_app" ] && ! read_start "$_checker" || return 0
-	[ ! -e /dev/.lxd-unhealthy ] || return 0
+	case $_checker:$_app in :* | *:) return 0 ;; esac
+	read_start "$_checker"
+	case $_start in ?*) return 0 ;; esac
+	# It has ended by itself after it found the application unhealthy.
+	case $(echo /dev/.lxd-unhealth[y]) in *y) return 0 ;; esac
 	start_health
 }
 

@@ -41,23 +41,25 @@ read_cmdline() {
 	[ -n "$_cmdline" ]
 }
 
-# Sets start to the process's start time, in clock ticks since the boot. Fails for an ended process, even before it is
-# reaped. Its arguments in /proc would not identify it: during execve they may be a mix of both programs.
+# Sets start to the process's start time, in clock ticks since the boot; empty, and fails, for an ended process, even
+# before it is reaped. Its arguments in /proc would not identify it: during execve they may be a mix of both programs.
 read_start() {
-	_stat=
-	{ read -r _stat <"/proc/$1/stat"; } 2>/dev/null || return
-	# shellcheck disable=SC2086 # words; the second field of the file may contain blanks and brackets
-	set -- ${_stat##*) }
-	case $1 in Z | X) return 1 ;; esac
-	_start=${20}
+	_stat='' _start=
+	{ read -r _stat <"/proc/$1/stat"; } 2>/dev/null
+	# The second field may contain blanks and brackets.
+	_stat=${_stat##*) }
+	case $_stat in '' | Z* | X*) return 1 ;; esac
+	# shellcheck disable=SC2086 # words
+	set -- $_stat
+	_start=${20-}
 }
 
 # note_helper NAME PID
 note_helper() {
-	if read_start "$2"; then
-		echo "$2 $_start" >"$_net/keep.$1"
-		: >"$_helpers/$2"
-	fi
+	read_start "$2"
+	case $_start in '') return 0 ;; esac
+	echo "$2 $_start" >"$_net/keep.$1"
+	: >"$_helpers/$2"
 }
 
 is_up() {

@@ -34,7 +34,9 @@ start_logger() {
 }
 
 look_after_logger() {
-	[ -n "$_logger" ] && ! read_start "$_logger" || return 0
+	case $_logger in '') return 0 ;; esac
+	read_start "$_logger"
+	case $_start in ?*) return 0 ;; esac
 	# Remaining processes of the old logger must not read part of the output.
 	"$_bb" kill -KILL "-$_logger" 2>/dev/null
 	start_logger
@@ -42,12 +44,13 @@ look_after_logger() {
 
 say_to_log() { printf 'lxdocker: %s\n' "$*" >>"$_log/current"; } 2>/dev/null
 
-# Waits until all output of the application is written, but not for processes that still hold the pipe.
+# Waits until all output of the application is written, but not long for processes that still hold the pipe: shells of lxc
+# exec, say. On a busy host, a logger that was just started needs a while.
 end_log() {
 	exec 3>&-
 	_tries=0
 	# An ended process keeps its PID until it is reaped, but no open files.
-	while [ -e "/proc/$_logger/fd/0" ] && [ "$_tries" -lt 50 ]; do
+	while [ -e "/proc/$_logger/fd/0" ] && [ "$_tries" -lt 200 ]; do
 		"$_bb" usleep 20000
 		_tries=$((_tries + 1))
 	done

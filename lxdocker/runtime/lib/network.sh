@@ -46,12 +46,15 @@ await_network() {
 	write_own_name
 }
 
-# Starts wanted helpers that are not running. PID 1 calls it whenever a process ends, so it must be cheap.
+# Starts wanted helpers that are not running. PID 1 calls it whenever a process ends, so it must be cheap. Runs in a trap:
+# see supervise.sh.
 ensure_network_helpers() {
 	for _file in "$_net"/keep.*; do
-		# An incomplete line is just being written.
-		{ [ -s "$_file" ] && read -r _pid _since <"$_file"; } || continue
-		is_helper "$_pid" "$_since" && continue
+		_pid='' _since=''
+		{ read -r _pid _since <"$_file"; } 2>/dev/null
+		case $_since in '') continue ;; esac # it is just being written
+		read_start "$_pid"
+		case $_start in "$_since") continue ;; esac
 		"$_bb" rm -f "$_helpers/$_pid"
 		start_helper "${_file##*/keep.}"
 	done

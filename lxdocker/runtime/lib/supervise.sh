@@ -15,6 +15,10 @@ uptime_seconds() {
 
 # ---- signals
 
+# A trap must not depend on exit statuses: if a second signal arrives in a trap, busybox's shell then replaces the status
+# of the command just run by the one from before the first trap. So neither `&&`, `||`, `if` nor `while` is used there,
+# only `case` and `for`, on values.
+
 # Signals from LXD. If PID 1 blocks SIGRTMIN+3 (37), as systemd does, liblxc sends that instead of SIGPWR; any process
 # blocks it briefly during a fork. SIGINT requests a reboot.
 hear_lxd() {
@@ -36,48 +40,64 @@ hear_others() {
 
 # Like the kernel for PID 1, drops signals without a handler, even SIGTERM.
 pass_on() {
-	[ -n "$_app" ] || return 0
-	while read -r _key _mask; do
-		[ "$_key" = SigCgt: ] || continue
-		[ $(((0x$_mask >> ($1 - 1)) & 1)) -eq 0 ] || kill "-$1" "$_app"
-		return 0
-	done <"/proc/$_app/status"
+	case $_app in '') return 0 ;; esac
+	_caught=
+	IFS= read -r -d '' _caught <"/proc/$_app/status" # all of it
+	_caught=${_caught##*SigCgt:?}
+	_caught=${_caught%%[!0-9a-f]*}
+	case $(((0x${_caught:-0} >> ($1 - 1)) & 1)) in 1) kill "-$1" "$_app" ;; esac
 } 2>/dev/null
 
 # The kernel also sends SIGWINCH, perhaps twice, when the window of a console viewer changes; some applications take it
 # as a request to shut down.
 on_window_change() {
-	! has_ended || return 0
+	check_ended
+	case $_has_ended in yes) return 0 ;; esac
 	_before=$_window
 	_window=$("$_bb" stty size </dev/console 2>/dev/null)
 	_now=$(uptime_seconds)
-	[ "$_window" = "$_before" ] || _resized=$_now
-	[ "$((_now - _resized))" -lt 2 ] || pass_on 28
+	case $_window in "$_before") ;; *) _resized=$_now ;; esac
+	case $((_now - _resized < 2)) in 0) pass_on 28 ;; esac
 }
 
 # ---- children
 
 # Called whenever a child ends. Restarts the runtime's own processes if they were killed. While it is at work, and while
 # nothing may be started, further ends are only noted; it then looks again. A helper that ends at once each time must not
-# keep it busy for ever.
+# keep it busy for ever: after ten rounds, it continues at the end of a child that sleeps for a while.
 look_after_helpers() {
 	_unseen=yes
-	[ -z "$_looking" ] || return 0 # already running, or not now
-	_rounds=0
-	while [ -n "$_unseen" ] && [ "$_rounds" -lt 10 ] && ! has_ended; do
+	case $_looking in ?*) return 0 ;; esac # already running, or not now
+	for _round in 1 2 3 4 5 6 7 8 9 10; do
 		_looking=yes
+		check_ended
+		case $_has_ended in yes)
+			_looking=
+			return 0
+			;;
+		esac
 		_unseen=
-		_rounds=$((_rounds + 1))
 		look_after_logger
 		look_after_health
 		ensure_network_helpers 3>&-
 		_looking=
+		# What ends from here on calls this function once more.
+		case $_unseen in '') return 0 ;; esac
 	done
+	"$_bb" sleep 0.5 3>&- &
 }
 
 # Whether the process that PID 1 waits for has ended, and its status is not known yet. Until then, a trap must not start
 # anything, because the shell would lose the status.
 has_ended() { [ -n "$_waits_for" ] && ! kill -0 "$_waits_for" 2>/dev/null; }
+
+# The same for traps: sets _has_ended. It need not be reaped yet.
+check_ended() {
+	_has_ended=
+	case $_waits_for in '') return 0 ;; esac
+	read_start "$_waits_for"
+	case $_start in '') _has_ended=yes ;; esac
+}
 
 # await PID: waits for the real end of a child; sets _ended to its status. A trapped signal ends `wait` early with 128
 # plus its number, which is also the status of a child killed by it.
@@ -223,7 +243,9 @@ run_app() {
 on_stop() {
 	_stopping=$1
 	# Only one signal: some applications abort without cleaning up on a second one.
-	[ -n "$_app" ] && [ -z "$_killer" ] && ! has_ended || return
+	case $_app:$_killer in :* | *:?*) return 0 ;; esac
+	check_ended
+	case $_has_ended in yes) return 0 ;; esac
 	say "stopping with SIG$_stop_signal, and SIGKILL after $_stop_grace s"
 	end_app "$_app" 3>&- &
 	_killer=$!

@@ -253,6 +253,36 @@ done
     assert done == (0, ["after", "lxdocker: /app ended with status 0 after N s"])
 
 
+STORM = "i=0; while [ $i -lt 2000 ]; do ( : & ); i=$((i + 1)); done"
+
+
+def test_a_storm_of_orphans_is_not_the_end_of_a_helper(instance: Instance) -> None:
+    """Ends of children interrupt the trap in which PID 1 looks after its helpers, and the shell then lies about what it
+    has just seen there.
+    """
+    program = f"""
+before=$(/busybox-lxd ls /dev/.lxd-helpers)
+{STORM}
+[ "$(/busybox-lxd ls /dev/.lxd-helpers)" = "$before" ] && echo same
+"""
+    for _ in range(2):
+        assert supervised(instance, program) == (0, ["same", "lxdocker: /app ended with status 0 after N s"])
+
+
+def test_a_request_to_stop_in_a_storm_of_orphans_is_heard(instance: Instance) -> None:
+    program = f"""
+trap 'echo stopped; exit 0' TERM
+({STORM}) &
+/busybox-lxd usleep 100000
+kill -PWR 1
+while :; do /busybox-lxd sleep 1 & wait $!; done
+"""
+    for _ in range(2):
+        status, said = supervised(instance, program, Behaviour(stop_grace=20))
+        assert status == 0
+        assert "stopped" in said
+
+
 def test_the_last_of_its_output_is_kept(instance: Instance) -> None:
     """However long it is in the pipe after the application has ended."""
     program = """
