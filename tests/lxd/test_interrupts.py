@@ -31,7 +31,7 @@ def test_stopped_at_any_moment(filled: World, moment: str) -> None:
     assert list((filled.tree / ".staging").iterdir()) == []
     if done.status == 130:
         assert "the next run continues" in done.err
-        if moment not in ("import", "publish"):
+        if "app: import" not in done.err:  # it may have been faster than the signal
             assert filled.holdings() == held
 
     # kill -9: whatever there is afterwards is whole, and the next sync finishes and cleans up.

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.lxd.rig import Instance, Lxc, World, builders, command_lines, entry
+from tests.lxd.rig import Instance, Lxc, Running, World, builders, command_lines, entry
 from tests.runtime.boxes import box
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS
 
 PAUSE_SECONDS = 3.3
 SLOW_SECONDS = 3
@@ -23,8 +23,10 @@ DATA = hashlib.shake_256(b"slow").digest(32 << 20)  # so that each program is at
 
 
 def hold(find: Callable[[], int | None]) -> None:
-    """Stops a process for a while, as soon as it is there."""
-    pid = wait_until("a process to stop", find)
+    """Stops a process for a while, as soon as it is there; looks all the time, since it may be there only briefly."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (pid := find()):
+        assert time.monotonic() < deadline, "waited in vain for a process to stop"
     os.kill(pid, signal.SIGSTOP)
     try:
         time.sleep(PAUSE_SECONDS)
@@ -56,6 +58,11 @@ def of_instances(names: Sequence[str], program: str) -> Callable[[], int | None]
     return find
 
 
+def in_phase(run: Running, phase: str, find: Callable[[], int | None]) -> Callable[[], int | None]:
+    """Finds a process only once the run has said that it is in this phase."""
+    return lambda: find() if f"app: {phase}" in run.said else None
+
+
 def cgroups(process: Path) -> str:
     try:
         return (process / "cgroup").read_text()
@@ -81,9 +88,8 @@ def test_whatever_takes_its_time_comes_to_its_end(world: World, launch: Callable
     began: dict[str, float] = {}
     with world.start("sync", "--json") as run:
         for phase, worker in workers:
-            run.wait_for(f"app: {phase}")
-            began.setdefault(phase, time.monotonic())
-            hold(run.while_at_work(worker))
+            hold(run.while_at_work(in_phase(run, phase, worker)))
+            began.setdefault(phase, time.monotonic() - PAUSE_SECONDS)
             builder[:] = builder or builders()
         run.wait_for("app: publish")
         began["publish"] = time.monotonic()
