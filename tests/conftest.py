@@ -1,7 +1,7 @@
-"""How the tests share two workers, where scripts/test has them run side by side.
+"""How the tests share workers, where scripts/test has them run side by side.
 
 What needs LXD counts the containers there, so each worker has an LXD of its own. The tests of a file stay together, and
-those of instances, which share their images.
+those of the folders whose tests share their images.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ import pytest
 
 from tests import summary
 
-INSTANCES = "instances"
+TOGETHER = ("runtime", "parity")  # what takes longest must not begin last
 
 
 def group(nodeid: str) -> str:
     """What a test is run together with."""
     path = nodeid.partition("::")[0]
-    return INSTANCES if path.split("/")[1] in ("parity", "runtime") else path
+    folder = path.split("/")[1]
+    return folder if folder in TOGETHER else path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: group(item.nodeid) != INSTANCES)  # what takes longest must not begin last
+    def turn(item: pytest.Item) -> int:
+        together = group(item.nodeid)
+        return TOGETHER.index(together) if together in TOGETHER else len(TOGETHER)
+
+    items.sort(key=turn)
 
 
 def pytest_configure() -> None:
