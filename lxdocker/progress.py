@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from lxdocker.values import ImageName
 
@@ -11,6 +12,16 @@ Say = Callable[[str], None]  # is told a line for people, without its end
 
 class Progress:
     """How each image is coming along. Safe to call from several threads."""
+
+    def expect(self, names: Sequence[ImageName]) -> None:
+        """These images will be worked on, in about this order."""
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[Say]:
+        """Something that the whole run waits for while the block runs, such as registries. The block may tell what it
+        is doing now.
+        """
+        yield lambda _: None
 
     def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
         """The image entered a phase; ``total`` bytes are expected in it."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lxdocker.image.artifact import Artifact
 from lxdocker.image.origin import Origin
 from lxdocker.image.provenance import FOLDER_PATH
 from lxdocker.lxd.store import Store
-from lxdocker.progress import Progress
+from lxdocker.progress import Progress, Say
 from lxdocker.runtime import render
 from lxdocker.sync.make import Builders, Making
 from lxdocker.values import Arch, ImageName
@@ -170,6 +171,16 @@ class Told(Progress):
         self.phases: list[str] = []
         self.bytes = 0
         self.outcomes: list[str] = []
+        self.expected: list[str] = []
+        self.steps: list[str] = []
+
+    def expect(self, names: Sequence[ImageName]) -> None:
+        self.expected += [name.value for name in names]
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[Say]:
+        self.steps.append(what)
+        yield self.steps.append
 
     def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
         self.phases.append(phase)
@@ -188,7 +199,7 @@ def a_build_tells_its_steps_and_gives_the_same_each_time(making: Making, builder
         place = folder / str(number)
         place.mkdir(parents=True)
         finished = making.run(builders, place, told, warned.append)
-        assert told.phases == ["start builder", "fetch", "unpack", "pack", "export"]
+        assert told.phases == ["starting builder", "fetch", "unpack", "pack", "export"]
         assert warned == []
         made = finished.artifact
         content = made.metadata.read_bytes(), made.rootfs.read_bytes()

@@ -45,10 +45,11 @@ def builder_build(
     from lxdocker.lxd.api import Lxd
 
     console = ctx.obj.console
-    with cancellable() as cancelled:
+    with cancellable() as cancelled, console.progress() as progress:
         lxd = Lxd(cancelled)
         instance.sweep(lxd, settings.builder_project, console.note)
-        made = image.build(lxd, settings, lambda text: console.note(f"builder: {text}"))
+        with progress.step("building the builder image") as tell:
+            made = image.build(lxd, settings, lambda text: tell(f"builder: {text}"))
     report.print_builder(console, made, settings, json=json)
 
 

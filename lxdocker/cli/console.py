@@ -11,24 +11,25 @@ import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from lxdocker.cli.live import Lines, Live
 from lxdocker.cli.table import RED, YELLOW, Column, coloured, lay_out
 from lxdocker.errors import LxdockerError, UsageError
-from lxdocker.progress import Progress, human_size
+from lxdocker.progress import Progress
 from lxdocker.text import printable
-from lxdocker.values import ImageName
-
-# More would say nothing about the image and hide the rest.
-REFRESH_PER_SECOND = 5
 
 
 def has_colours(stream: TextIO) -> bool:
     """Whether colours may be sent there: https://no-color.org."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether it is a terminal whose cursor moves."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 def terminal_width(stream: TextIO) -> int:
@@ -152,85 +153,17 @@ class Console:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Live lines where stderr is a terminal, log lines elsewhere."""
-        if self._err.isatty():
-            with Live(self._err) as live:
-                self.live = live
-                try:
-                    yield live
-                finally:
-                    self.live = None
+        """Live lines where stderr is a terminal, log lines elsewhere, nothing when quiet."""
+        if self._is_quiet:
+            yield Progress()
+        elif not can_redraw(self._err):
+            yield Lines(self.note, phases=self._is_verbose)
         else:
-            yield Lines(self)
-
-
-class Lines(Progress):
-    """One plain line per phase."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._began: dict[ImageName, float] = {}
-
-    def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
-        self._began.setdefault(name, time.monotonic())
-        size = f" ({human_size(total)})" if total else ""
-        self._console.note(f"{name}: {phase}{size}")
-
-    def done(self, name: ImageName, outcome: str) -> None:
-        began = self._began.get(name)
-        took = f" in {time.monotonic() - began:.1f} s" if began is not None else ""
-        self._console.note(f"{name}: {outcome}{took}")
-
-
-class Live(Progress):
-    """A line per image with its phase and bytes, redrawn in place."""
-
-    def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import Progress as RichProgress
-        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        self._progress = RichProgress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.fields[name]}", markup=False),
-            TextColumn("{task.description}", markup=False),
-            TextColumn("{task.fields[bytes]}", markup=False),
-            TimeElapsedColumn(),
-            console=RichConsole(file=stream, highlight=False, emoji=False),
-            refresh_per_second=REFRESH_PER_SECOND,
-        )
-        self._tasks: dict[ImageName, Any] = {}
-        self._counts: dict[ImageName, tuple[int, int | None]] = {}
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Live:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def above(self, text: str) -> None:
-        """Prints a line above the live ones."""
-        self._progress.console.print(text, markup=False, soft_wrap=True)
-
-    def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
-        with self._lock:
-            self._counts[name] = (0, total)
-            shown = human_size(total) if total else ""
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(phase, total=1, name=name.value, bytes=shown)
-            self._progress.update(self._tasks[name], description=phase, bytes=shown)
-
-    def count(self, name: ImageName, amount: int) -> None:
-        with self._lock:
-            seen, total = self._counts.get(name, (0, None))
-            seen += amount
-            self._counts[name] = (seen, total)
-            shown = human_size(seen) + (f" of {human_size(total)}" if total else "")
-            self._progress.update(self._tasks[name], bytes=shown)
-
-    def done(self, name: ImageName, outcome: str) -> None:
-        with self._lock:
-            if name in self._tasks:
-                self._progress.update(self._tasks[name], description=outcome, completed=1)
+            live = Live(self._err, lambda: terminal_width(self._err))
+            live.enter(colours=has_colours(self._err))
+            self.live = live
+            try:
+                yield live
+            finally:
+                self.live = None
+                live.leave()

@@ -25,6 +25,7 @@ from lxdocker.cli.console import Console
 from lxdocker.cli.events import Hooks
 from lxdocker.config.settings import Settings
 from lxdocker.errors import UsageError
+from lxdocker.text import counted
 
 if TYPE_CHECKING:
     from lxdocker.tree import server as mirrored_server  # which loads what few commands need
@@ -141,7 +142,8 @@ def remote_add(
     address = remote.Address.parse(url)
     url_shown = address.url
     found = clients.Client.find(client, os.environ)
-    seen = remote.look_at(address)
+    with console.progress() as progress, progress.step(f"asking {address.url}"):
+        seen = remote.look_at(address)
     if address.user is not None and address.password is None:
         address = replace(address, password=_password(address.user))
     added = remote.add(found, name, address, seen, expected, remote.Questions(is_right, may_register))
@@ -150,7 +152,7 @@ def remote_add(
 
         console.json(documents.remote_added(added))
         return
-    summary = f"remote {added.name} ({added.url}, {added.images} images)"
+    summary = f"remote {added.name} ({added.url}, {counted(added.images, 'image')})"
     also = " and as an image registry to LXD" if added.registry else ""
     console.print(f"{summary} is up to date" if added.existed else f"added {summary} to {added.client}{also}")
     console.print(f"try: {added.client} image list {added.name}:")
@@ -258,7 +260,7 @@ def _copy(
     from lxdocker.tree.tree import Tree
 
     full = _with_password(url, password_file)
-    with cancellable() as cancelled, console.progress() as progress:
+    with cancellable() as cancelled, console.progress() as progress, progress.step("copying the tree"):
         tree, grace = Tree(settings.tree), settings.grace_hours * 3600
         result = run_mirror(full, tree, options, grace, progress, console.note, cancelled)
     report.print_mirrored(console, result, json=json)
@@ -300,7 +302,7 @@ def _import(
         raise UsageError(f"not a URL: {url}", "", f"pass one such as https://HOST:8444, or a remote's name: {url}:")
     else:
         source = upstream.Upstream.at(_with_password(url, password_file), options)
-    with cancellable() as cancelled, console.progress() as progress:
+    with cancellable() as cancelled, console.progress() as progress, progress.step("importing images"):
         assert settings.import_dir is not None  # noqa: S101 - for the type checker: load() always gives one
         lxd = Lxd(cancelled, daemon)
         result = follow(source, lxd, settings.project, names, settings.import_dir, progress, console.note)

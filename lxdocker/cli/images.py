@@ -73,19 +73,20 @@ def sync(
     named = [] if adopt == ["*"] else adopt or []
     adopted = frozenset(spec.name for spec in select(chosen, named)) if adopt else frozenset()
     whole = not names
-    with cancellable() as cancelled, open_context(settings, cancelled) as context:
+    with cancellable() as cancelled, console.progress() as progress, open_context(settings, cancelled) as context:
         if dry_run:
             holdings, actions, removals = make_plan(
-                context, chosen, found.broken, whole=whole, force=force, adopt=adopted
+                context, chosen, found.broken, whole=whole, force=force, adopt=adopted, progress=progress
             )
             refuse_to_empty(chosen, removals, settings)
             images = context.survey(holdings).planned(actions, removals, found.broken)
-            report.print_plan(console, images, json=json)
-            raise typer.Exit(1 if any(image.state is State.FAILED for image in images) else 0)
-        options = SyncOptions(force, keep_builder, adopted)
-        with console.progress() as progress:
+        else:
+            options = SyncOptions(force, keep_builder, adopted)
             result = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
-        survey = context.survey() if json or hooks.want(result) else None
+            survey = context.survey() if json or hooks.want(result) else None
+    if dry_run:
+        report.print_plan(console, images, json=json)
+        raise typer.Exit(1 if any(image.state is State.FAILED for image in images) else 0)
     try:
         report.print_sync(console, result, survey if json else None)
     finally:
@@ -149,8 +150,10 @@ def status(
         )
         found = read_specs(settings.specs)
         chosen = select(found.specs, names or [], found.broken)
-        with cancellable() as cancelled, open_context(settings, cancelled) as context:
-            holdings, actions, removals = make_plan(context, chosen, found.broken, whole=not names, force=False)
+        with cancellable() as cancelled, console.progress() as progress, open_context(settings, cancelled) as context:
+            holdings, actions, removals = make_plan(
+                context, chosen, found.broken, whole=not names, force=False, progress=progress
+            )
             images = context.survey(holdings).planned(actions, removals, found.broken)
     except LxdockerError as error:
         if not check or json:

@@ -46,7 +46,7 @@ def publish_verify(
     from lxdocker.tree.verify import verify
 
     console = ctx.obj.console
-    with cancellable() as cancelled, console.progress() as progress:
+    with cancellable() as cancelled, console.progress() as progress, progress.step(f"checking {settings.tree}"):
         found = verify(
             Tree(settings.tree),
             deep=deep,
@@ -93,7 +93,12 @@ def publish_rollback(
         raise UsageError("no such image", str(error), "lxdocker status lists the images") from None
     console = ctx.obj.console
     published = Tree(settings.tree)
-    with cancellable() as cancelled, published.lock(console.note, cancelled):
+    with (
+        cancellable() as cancelled,
+        console.progress() as progress,
+        progress.step("rolling back"),
+        published.lock(console.note, cancelled),
+    ):
         if undo:
             undone = rolling.undo(published, image)
             listed = [entry for entry in published.versions() if entry.name == image and entry.withdrawn is None]

@@ -494,7 +494,8 @@ class Lxd:
     def create_instance(self, project: str, body: Mapping[str, Any]) -> None:
         """Creates an instance and starts it."""
         name = body["name"]
-        what = f"starting builder {name}"
+        starting = f"starting builder {name}"
+        what = starting if self.dialect.starts_what_it_creates else f"creating builder {name}"
         wanted = {**body, "start": True} if self.dialect.starts_what_it_creates else dict(body)
         operation = self.begin("post", ("instances",), what, project=project, params=self.dialect.here, json=wanted)
         if operation is not None:
@@ -510,7 +511,7 @@ class Lxd:
                 raise
         if not self.dialect.starts_what_it_creates:
             start = {"action": "start", "timeout": 60}
-            self.change("put", ("instances", name, "state"), what, project=project, json=start)
+            self.change("put", ("instances", name, "state"), starting, project=project, json=start)
 
     def adding_devices(self, project: str, name: str, devices: Mapping[str, Mapping[str, str]]) -> Callable[[], None]:
         """Returns what adds devices to a running instance, for another thread to call: it takes LXD a second. It is

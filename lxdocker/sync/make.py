@@ -90,7 +90,7 @@ class Making:
             say(f"warning: {name} lacks {count} {what}: see /lxd-lost in an instance, or its console")
 
         def open_builder() -> AbstractContextManager[Builder]:
-            phase("start builder")
+            phase("starting builder")
             return builders.builder(request.route)
 
         if self.own_init:

@@ -25,7 +25,8 @@ from lxdocker.sync.make import Builders, Making, copied
 from lxdocker.sync.outcome import Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Reimport, Remove, Republish, Restore, Touch
 from lxdocker.sync.state import concluded
-from lxdocker.values import ImageName
+from lxdocker.text import counted
+from lxdocker.values import ImageName, RegistryRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class SyncOptions:
     adopt: frozenset[ImageName] = frozenset()  # images that may belong to another folder of specs
 
 
-OpenBuilders = Callable[[Context, SyncOptions, contextlib.ExitStack, Say], Builders | LxdockerError]
+OpenBuilders = Callable[[Context, SyncOptions, contextlib.ExitStack, Progress, Say], Builders | LxdockerError]
 
 
 def make_plan(
@@ -48,15 +49,37 @@ def make_plan(
     whole: bool,
     force: bool,
     adopt: Collection[ImageName] = (),
+    progress: Progress | None = None,
 ) -> tuple[Holdings, list[PerSpec], list[Remove]]:
     """Looks at everything and decides; changes nothing. ``whole``: the specs are all of their folder, but for the
     ``broken`` ones.
     """
-    holdings = context.look()
-    resolved = context.resolve(specs, holdings)
+    with (progress or Progress()).step("looking at images and the published tree") as tell:
+        holdings = context.look()
+        tell(_looking_up(specs))
+        resolved = context.resolve(specs, holdings)
     actions = plan.plan(resolved, holdings, context.folder, context.arch, force=force, adopt=adopt, broken=broken)
     removals = plan.plan_removals(specs, holdings, context.folder, broken) if whole else []
     return holdings, actions, removals
+
+
+def _looking_up(specs: Sequence[ImageSpec]) -> str:
+    registries = {spec.image.registry for spec in specs if isinstance(spec.image, RegistryRef)}
+    where = next(iter(registries)) if len(registries) == 1 else counted(len(registries), "registry", "registries")
+    return f"looking up {counted(len(specs), 'image')}" + (f" at {where}" if registries else "")
+
+
+def hold_tree(context: Context, progress: Progress, say: Say) -> contextlib.ExitStack:
+    """The session of this run, already entered: a context manager. While another lxdocker is in it, the run waits."""
+    held = contextlib.ExitStack()
+    with progress.step("opening the published tree") as tell:
+
+        def waiting(text: str) -> None:
+            say(text)
+            tell(text)
+
+        held.enter_context(context.tree.session(context.folder.id, waiting, context.cancelled))
+    return held
 
 
 def sync(
@@ -78,24 +101,26 @@ def sync(
     ``open_builders``: builders from somewhere else than a workshop.
     """
     opening = open_builders or _open_workshop
-    with context.tree.session(context.folder.id, say, context.cancelled):
+    with hold_tree(context, progress, say):
         if weakness := context.lxd.dialect.weakness:
             say(f"warning: {weakness}")
         was_killed = prune.builders(context, say)
         holdings, actions, removals = make_plan(
-            context, specs, broken, whole=whole, force=options.force, adopt=options.adopt
+            context, specs, broken, whole=whole, force=options.force, adopt=options.adopt, progress=progress
         )
         plan.refuse_to_empty(specs, removals, context.settings)
         with contextlib.ExitStack() as cleanup:
             delivery = Delivery(context, holdings, options.adopt, progress, say)
-            run = Run(delivery, lambda: opening(context, options, cleanup, say))
+            run = Run(delivery, lambda: opening(context, options, cleanup, progress, say))
+            progress.expect([action.spec.name for action in actions if not isinstance(action, Keep)])
             if any(isinstance(action, Build) for action in actions):
                 run.need_builders()
             outcomes = run.all(actions) + [prune.left_alone(spec) for spec in broken]
             outcomes += [prune.remove(context, removal) for removal in removals]
-            pruned = prune.versions(context)
-            if was_killed or any(_may_free_layers(holdings, outcome) for outcome in outcomes):
-                tidy(lambda: prune.layers(context, run.opened), say)
+            with progress.step("removing what is no longer needed"):
+                pruned = prune.versions(context)
+                if was_killed or any(_may_free_layers(holdings, outcome) for outcome in outcomes):
+                    tidy(lambda: prune.layers(context, run.opened), say)
             kept = tuple(run.opened.kept) if run.opened else ()
     return Report(tuple(outcomes), tuple(pruned), kept, context.settings.builder_project)
 
@@ -109,7 +134,7 @@ def _may_free_layers(holdings: Holdings, outcome: Outcome) -> bool:
 
 
 def _open_workshop(
-    context: Context, options: SyncOptions, cleanup: contextlib.ExitStack, say: Say
+    context: Context, options: SyncOptions, cleanup: contextlib.ExitStack, progress: Progress, say: Say
 ) -> Workshop | LxdockerError:
     """The workshop for all builds, or why there can be none."""
     settings = context.settings
@@ -119,7 +144,8 @@ def _open_workshop(
     if stale:
         say(f"building the builder image: {stale}")
         try:
-            image = builder_image.build(context.lxd, settings, lambda text: say(f"builder: {text}"))
+            with progress.step("building the builder image") as tell:
+                image = builder_image.build(context.lxd, settings, lambda text: tell(f"builder: {text}"))
         except HostError:
             raise
         except LxdockerError as error:

@@ -464,7 +464,8 @@ class World:
 
     @contextmanager
     def start(self, *command: str) -> Iterator[Running]:
-        """Runs a command beside the test."""
+        """Runs a command beside the test, which tells each phase of a sync."""
+        command = (*command, "-v") if command[0] == "sync" else command
         err = self.folder / f"err.{uuid.uuid4().hex[:8]}"
         with err.open("w") as sink:
             process = subprocess.Popen(

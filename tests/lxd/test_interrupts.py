@@ -12,7 +12,7 @@ from tests.lxd.rig import LXDOCKER, World, big, builders, cache_folder, left_in_
 from tests.waiting import wait_until
 
 # What a sync of one image says at the start of each of its phases, as patterns of "at any moment".
-MOMENTS = ["start builder", "fetch", "unpack", "pack", "export", "import", "publish"]
+MOMENTS = ["starting builder", "fetch", "unpack", "pack", "export", "import", "publish"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -77,8 +77,8 @@ def test_whatever_takes_its_time_comes_to_its_end(world: World, launch: Callable
     daemon = int(Lxc().query("/1.0")["environment"]["server_pid"])
     builder: list[str] = []
     workers = [
-        ("start builder", of_lxd("unsquashfs")),
-        ("start builder", of_lxd("forkstart")),
+        ("starting builder", of_lxd("unsquashfs")),
+        ("starting builder", of_lxd("forkstart")),
         ("fetch", of_instances(builder, "skopeo")),
         ("unpack", of_instances(builder, "umoci")),
         ("pack", of_instances(builder, "mksquashfs")),

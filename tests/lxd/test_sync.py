@@ -429,36 +429,36 @@ def test_building_without_the_layer_cache_gives_the_same_image(pair: World) -> N
 
 def test_what_is_lost_comes_back_without_a_build(pair: World) -> None:
     fingerprint = pair.lxc.aliases()["app"]
-    rebuilt = (": start builder", ": fetch")
+    rebuilt = (": starting builder", ": fetch")
 
     pair.lxc("image", "alias", "delete", "app")
-    done = pair.sync()
+    done = pair.sync("-v")
     assert done.statuses == {"app": "updated", "other": "unchanged"}
     pair.holds("app", fingerprint)
     assert not any(text in done.err for text in rebuilt)
 
     pair.lxc("image", "delete", fingerprint)
-    done = pair.sync()
+    done = pair.sync("-v")
     assert done.statuses == {"app": "restored", "other": "unchanged"}
     pair.holds("app", fingerprint)
     assert not any(text in done.err for text in rebuilt)
 
     pair.rootfs("app").unlink()
-    done = pair.sync()
+    done = pair.sync("-v")
     assert done.statuses == {"app": "restored", "other": "unchanged"}
     pair.holds("app", fingerprint)
     assert not any(text in done.err for text in rebuilt)
 
     subprocess.run(["rm", "-r", str(pair.tree)], check=True)
-    done = pair.sync()
+    done = pair.sync("-v")
     assert done.statuses == {"app": "restored", "other": "restored"}
     pair.holds("app", fingerprint)
     assert not any(text in done.err for text in rebuilt)
 
     (pair.tree / "streams/v1/index.json").unlink()
-    assert pair.sync().statuses == SETTLED
+    assert pair.sync("-v").statuses == SETTLED
     pair.holds("app", fingerprint)
-    assert pair.sync().statuses == SETTLED
+    assert pair.sync("-v").statuses == SETTLED
 
 
 @pytest.mark.any_lxd

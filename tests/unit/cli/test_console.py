@@ -180,24 +180,60 @@ def test_the_work_goes_on_when_nobody_reads_how_it_goes() -> None:
 # ---- progress in a log
 
 
-def test_a_log_has_one_line_for_each_phase(captured: Captured) -> None:
-    with captured.console.progress() as progress:
+def tell_of_two(console: Console) -> None:
+    with console.progress() as progress:
+        progress.expect([WEB, DB])
+        with progress.step("looking up 2 images") as tell:
+            tell("reading")
         progress.phase(WEB, "fetch", 68_300_000)
         for _ in range(1000):
             progress.count(WEB, 68_300)
         progress.phase(WEB, "unpack")
-        captured.console.note("a remark")
+        console.note("a remark")
+        console.note("warning: of a kind")
         progress.done(WEB, "built")
         progress.done(DB, "unchanged")
-    text = re.sub(r"\d+\.\d s", "N s", captured.err.getvalue())
-    assert text.splitlines() == [
+
+
+def told(captured: Captured) -> list[str]:
+    assert captured.out.getvalue() == ""
+    return re.sub(r"\d+\.\d s", "N s", captured.err.getvalue()).splitlines()
+
+
+def test_a_log_has_one_line_for_each_image(captured: Captured) -> None:
+    tell_of_two(captured.console)
+    assert told(captured) == ["a remark", "warning: of a kind", "web: built in N s", "db: unchanged"]
+
+
+def test_a_log_with_v_has_one_line_for_each_phase(captured: Captured) -> None:
+    captured.console.be_verbose()
+    tell_of_two(captured.console)
+    assert told(captured) == [
+        "reading",
         "web: fetch (68.3 MB)",
         "web: unpack",
         "a remark",
+        "warning: of a kind",
         "web: built in N s",
         "db: unchanged",
     ]
-    assert captured.out.getvalue() == ""
+
+
+def test_a_quiet_log_has_nothing_until_something_fails_or_changed(captured: Captured) -> None:
+    captured.console.be_quiet()
+    tell_of_two(captured.console)
+    captured.console.log("+ asked for")
+    assert told(captured) == ["+ asked for"]
+    captured.console.error(LxdockerError("it failed"))
+    assert told(captured) == ["+ asked for", "warning: of a kind", "error: it failed"]
+
+
+def test_a_quiet_log_has_warnings_before_a_result(captured: Captured) -> None:
+    captured.console.be_quiet()
+    tell_of_two(captured.console)
+    captured.console.print("built web")
+    assert captured.err.getvalue() == "warning: of a kind\n"
+    assert captured.out.getvalue() == "built web\n"
 
 
 # ---- progress on a terminal
@@ -245,24 +281,25 @@ def usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
 
 
-@pytest.mark.usefixtures("usual_terminal")
 def test_a_terminal_has_one_line_for_each_image_redrawn_in_place() -> None:
     with terminal() as (stream, shown):
         console = Console(io.StringIO(), stream)
         with console.progress() as progress:
+            progress.expect([WEB, DB])
             progress.phase(WEB, "fetch", 2_000_000)
             progress.phase(DB, "unpack")
             progress.count(WEB, 1_000_000)
             live = console.live
             assert live is not None
-            live._progress.refresh()
+            live.refresh()
             progress.done(WEB, "built")
             progress.done(DB, "failed")
         assert console.live is None
     text = without_control(shown[0])
-    assert re.search(r"web fetch\s+1\.0 MB of 2\.0 MB 0:00:\d\d", text)
-    last = [line for line in text.splitlines() if line.strip()][-2:]
-    assert [line.split()[:2] for line in last] == [["web", "built"], ["db", "failed"]]
+    assert re.search(r"web  fetch +1\.0 MB of 2\.0 MB +0:0\d", text)
+    last = [line for line in text.splitlines() if re.match(r"(web|db): ", line)]
+    assert [line.split()[:2] for line in last] == [["web:", "built"], ["db:", "failed"]]
+    assert "\x1b[31mdb:" in shown[0] or "\x1b[31mdb: failed" in shown[0]
     assert "\x1b[1A" in shown[0], "the cursor goes up again to redraw"
 
 

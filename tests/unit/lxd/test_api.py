@@ -632,6 +632,16 @@ def test_an_instance_is_created_and_started(daemon: Daemon) -> None:
     assert asked == (at_once if in_one else at_once + then)
 
 
+def test_an_instances_creation_is_not_called_its_start(daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:
+    daemon.start("POST /1.0/instances", "1")
+    daemon.start("PUT /1.0/instances/i/state", "2")
+    with caplog.at_level("INFO", "lxdocker"):
+        Lxd().create_instance("p", {"name": "i"})
+    told = [word for word in ("creating builder i", "starting builder i") if word in caplog.text]
+    in_one = "instance_create_start" in daemon.lxd.server["api_extensions"]
+    assert told == (["starting builder i"] if in_one else ["creating builder i", "starting builder i"])
+
+
 def test_an_instance_is_stopped_and_deleted(daemon: Daemon) -> None:
     daemon.start("DELETE /1.0/instances/i", "1")
     daemon.start("PUT /1.0/instances/i/state", "2")

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +29,14 @@ from lxdocker.lxd.command import Result
 from lxdocker.sync.make import Making
 from lxdocker.sync.outcome import Status
 from lxdocker.tree.rollback import roll_back
+from lxdocker.tree.tree import Tree
 from lxdocker.values import ImageName
 from tests import contracts, examples, recorded
 from tests.recorded import Recorded
 from tests.stand_ins import Request
 from tests.trees import assert_sound
 from tests.unit.sync.place import Place, place, words
+from tests.waiting import wait_until
 
 UNPACKING, FETCHING = (
     next(status for status, step in FAILED_STEPS.items() if step == doing) for doing in ("unpacking", "fetching")
@@ -97,6 +100,29 @@ def test_an_image_is_built_once_and_recorded_alike_in_both_places(tmp_path: Path
         assert (len(here.builders.asked), here.opened) == (1, 1)
 
 
+def test_a_run_tells_what_it_waits_for_and_which_images_are_to_come(here: Place) -> None:
+    web, other = here.image("web"), here.image("other")
+    here.sync(other)
+    here.sync(web, other)
+    assert here.told.expected == ["web"]
+    assert here.told.steps == [
+        "opening the published tree",
+        "looking at images and the published tree",
+        "looking up 2 images",
+        "removing what is no longer needed",
+    ]
+    holder = Tree(here.context.tree.root)
+    with holder.session(here.context.folder.id, print, threading.Event()), ThreadPoolExecutor(1) as pool:
+        here.said = []
+        waiting = pool.submit(here.sync, web, other)
+        wait_until("the second run", lambda: here.said and len(here.told.steps) == 2)
+        assert here.said == [f"waiting: another lxdocker is using {here.context.tree.root}"]
+        assert here.told.steps == ["opening the published tree", *here.said]
+        here.context.cancelled.set()
+        with pytest.raises(TreeError, match="stopped"):
+            waiting.result()
+
+
 def test_what_identifies_an_image_is_computed_once(here: Place) -> None:
     specs = [here.image(name) for name in ("a", "b", "c")]
     for _ in range(2):  # all new, and all unchanged
@@ -117,7 +143,7 @@ def test_all_that_a_build_is_told(here: Place) -> None:
     assert words(here.sync(web)) == ["web built: new"]
     (request,) = here.builders.asked
     assert request.words[10] == "7"
-    assert here.told.phases == ["start builder", "fetch", "unpack", "pack", "export", "import", "publish"]
+    assert here.told.phases == ["starting builder", "fetch", "unpack", "pack", "export", "import", "publish"]
     assert here.told.outcomes == ["built"]
     assert here.said == [
         "warning: web lacks 3 device nodes or file attributes that only the host's root can create:"

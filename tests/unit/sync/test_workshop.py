@@ -65,7 +65,7 @@ def making(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[None]:
 
 def opened(here: Place) -> Workshop | LxdockerError:
     with ExitStack() as cleanup:
-        return run._open_workshop(here.context, SyncOptions(), cleanup, here.said.append)
+        return run._open_workshop(here.context, SyncOptions(), cleanup, here.told, here.said.append)
 
 
 def test_a_current_builder_image_is_used(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
