@@ -109,7 +109,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
         if not found:
             values |= {key: _typed(key, value, folder, home) for key, value in document.value.items()}
     if mistakes:
-        raise yamlfile.spec_error("the settings", mistakes, "the README describes every setting")
+        raise yamlfile.spec_error("the settings", mistakes, "docs/settings.md describes every setting")
     return Settings(
         **{
             "specs": _default_specs(),

@@ -19,12 +19,12 @@ def first_column(document: str, header: str) -> list[str]:
     return [name for line in lines[2:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
 
 
-def test_readme_has_every_key_of_a_spec() -> None:
-    assert sorted(first_column("README.md", "key")) == sorted(yamlfile.schema(spec.SCHEMA)["properties"])
+def test_the_page_of_specs_has_every_key() -> None:
+    assert sorted(first_column("docs/specs.md", "key")) == sorted(yamlfile.schema(spec.SCHEMA)["properties"])
 
 
-def test_readme_has_every_setting() -> None:
-    assert sorted(first_column("README.md", "setting")) == sorted(yamlfile.schema(settings.SCHEMA)["properties"])
+def test_the_page_of_settings_has_every_setting() -> None:
+    assert sorted(first_column("docs/settings.md", "setting")) == sorted(yamlfile.schema(settings.SCHEMA)["properties"])
 
 
 def test_the_page_of_the_runtime_has_every_key_that_decides_how_an_image_runs() -> None:
