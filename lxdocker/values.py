@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
@@ -22,6 +23,30 @@ _HOST = re.compile(
 _HUB_NAMES = {"index.docker.io", "registry-1.docker.io"}
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+# Pages that people copy from the browser's address bar, by host. Path -> reference; `tag` may also be in the query.
+_PAGES: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "hub.docker.com": (
+        (re.compile(r"/_/(?P<name>[^/]+)(/tags|/dockerfile)?"), "docker.io/library/{name}"),
+        (re.compile(r"/r/(?P<owner>[^/]+)/(?P<name>[^/]+)(/tags|/dockerfile)?"), "docker.io/{owner}/{name}"),
+        (re.compile(r"/repository/docker/(?P<owner>[^/]+)/(?P<name>[^/]+)(/.*)?"), "docker.io/{owner}/{name}"),
+        (re.compile(r"/layers/(?P<owner>[^/]+)/(?P<name>[^/]+)/(?P<tag>[^/]+)(/.*)?"), "docker.io/{owner}/{name}"),
+    ),
+    "quay.io": (
+        (re.compile(r"/repository/(?P<owner>[^/]+)/(?P<name>[^?]+?)(/tag/(?P<tag>[^/]+))?"), "quay.io/{owner}/{name}"),
+    ),
+    "github.com": (
+        (re.compile(r"/(?P<owner>[^/]+)/[^/]+/pkgs/container/(?P<name>[^/]+)(/.*)?"), "ghcr.io/{owner}/{name}"),
+        (
+            re.compile(r"/(?:orgs|users)/(?P<owner>[^/]+)/packages/container/(?:package/)?(?P<name>[^/]+)(/.*)?"),
+            "ghcr.io/{owner}/{name}",
+        ),
+    ),
+}
+_PAGE_FORMS = {
+    "hub.docker.com": "hub.docker.com/_/NAME or hub.docker.com/r/OWNER/NAME",
+    "github.com": "github.com/OWNER/REPOSITORY/pkgs/container/NAME",
+    "quay.io": "quay.io/repository/OWNER/NAME",
+}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
@@ -232,7 +257,7 @@ ImageRef = RegistryRef | DiskRef
 
 
 def parse_image_ref(text: str, relative_to: Path) -> ImageRef:
-    """The reference a spec's ``image`` holds.
+    """The reference a spec's ``image`` holds. The address of the image's page at Docker Hub, Quay or GitHub is as good.
 
     Paths of on-disk images are taken relative to ``relative_to`` (the spec's folder).
     Raises ValueError with what is wrong and what a right one looks like.
@@ -240,7 +265,7 @@ def parse_image_ref(text: str, relative_to: Path) -> ImageRef:
     transport, colon, rest = text.partition(":")
     if colon and transport in {kind.value for kind in ArchiveKind}:
         return _parse_disk_ref(ArchiveKind(transport), rest, relative_to)
-    return _parse_registry_ref(text)
+    return _parse_registry_ref(_of_page(text))
 
 
 def _parse_disk_ref(kind: ArchiveKind, rest: str, relative_to: Path) -> DiskRef:
@@ -293,8 +318,38 @@ def split_host(registry: str) -> tuple[str, int | None]:
     return (host, int(port)) if colon and port.isdigit() else (registry, None)
 
 
+def _of_page(text: str) -> str:
+    """The reference that a registry's web page is about, or that follows skopeo's ``docker://``; any other text as it
+    is. Raises ValueError for a page of such a site that is not about one image.
+    """
+    if text.startswith("docker://"):
+        return text.removeprefix("docker://")
+    address = text if re.match(r"https?://", text) else f"https://{text}"
+    try:
+        parts = urlsplit(address)
+        host = (parts.hostname or "").removeprefix("www.")
+    except ValueError:  # as for a bracket that is not closed
+        return text
+    # Without a scheme, github.com/a/b could only be a reference to a registry; there is none at these two.
+    if host not in _PAGES or (address != text and host == "quay.io"):
+        return text
+    path = parts.path.rstrip("/")
+    for pattern, reference in _PAGES[host]:
+        if found := pattern.fullmatch(path):
+            named = {key: unquote(value) for key, value in found.groupdict().items() if value}
+            tag = named.pop("tag", None) or parse_qs(parts.query).get("tag", [""])[0]
+            # GitHub's names may have capitals; its registry's may not.
+            return reference.format(**named).lower() + (f":{tag}" if tag else "")
+    if host == "quay.io" and not path.startswith("/repository"):
+        return text
+    raise ValueError(
+        f"{text[:200]!r} is a web page, but not that of an image; its address is {_PAGE_FORMS[host]}, "
+        "and a reference is such as 'nginx:latest'"
+    )
+
+
 def _refuse_scheme(text: str) -> None:
-    """People paste URLs from browsers and from skopeo's manual."""
+    """People paste URLs from browsers."""
     scheme, separator, rest = text.partition("://")
     if separator:
         raise ValueError(f"{text[:200]!r} has {scheme[:20]}:// before the registry; write {rest[:200]!r}")

@@ -15,13 +15,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lxdocker.config import yamlfile
-from lxdocker.config.yamlfile import Document, Place
+from lxdocker.config import elsewhere, yamlfile
+from lxdocker.config.yamlfile import Advice, Document, Place
 from lxdocker.errors import Mistake, SpecError, UsageError
 from lxdocker.values import ImageName, ImageRef, parse_image_ref
 
 SCHEMA = "image.schema.json"
 _SUFFIXES = (".yaml", ".yml")
+_ADVICE = Advice(elsewhere.KEYS, elsewhere.VALUES)
 _CORRECT_ONE = "correct it; 'lxdocker validate' checks it again"
 _CORRECT_ALL = "correct these lines; 'lxdocker validate' checks them again"
 
@@ -189,7 +190,7 @@ def _mistakes(documents: Sequence[tuple[Path, Document]]) -> tuple[list[Mistake]
     # Names first: an alias that is some image's name is the alias's mistake, whichever file comes first.
     mistakes = [mistake for path, document in documents for mistake in claims.name(path, document)]
     for path, document in documents:
-        found = yamlfile.check(document, SCHEMA)
+        found = yamlfile.check(document, SCHEMA, _ADVICE)
         if not any(mistake.field == "image" for mistake in found):
             found += _bad_reference(path, document)
         mistakes += found

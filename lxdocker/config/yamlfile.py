@@ -115,7 +115,18 @@ def read(path: Path, label: str) -> Document:
     )
 
 
-def check(document: Document, schema_name: str) -> list[Mistake]:
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to do about mistakes that are as good as always the same one, at the top level of a document."""
+
+    keys: Mapping[str, str] = field(default_factory=dict)  # that the schema does not know
+    values: Mapping[tuple[str, str], str] = field(default_factory=dict)  # key and value, as written
+
+
+_NO_ADVICE = Advice()
+
+
+def check(document: Document, schema_name: str, advice: Advice = _NO_ADVICE) -> list[Mistake]:
     """All mistakes in ``document``: those of reading it and those the schema finds; sorted."""
     found = set(document.mistakes)
     if not document.is_flawed(()):
@@ -126,13 +137,16 @@ def check(document: Document, schema_name: str) -> list[Mistake]:
             if error.validator == "additionalProperties":
                 known = error.schema["properties"]
                 for key in (key for key in error.instance if key not in known):
+                    if not place and key in advice.keys:
+                        found.add(document.mistake((key,), f"unknown key; {advice.keys[key]}"))
+                        continue
                     guess = closest(key, known)
                     guessed.update(guess)
                     found.add(_unknown_key(document, (*place, key), known, guess))
             elif error.validator == "required":
                 missing += _missing_keys(document, place, error)
             else:
-                found.update(_misfits(document, place, error))
+                found.update(_misfits(document, place, error, advice))
         # "imgae: nginx" is one mistake, not an unknown key and a missing one.
         found.update(mistake for key, mistake in missing if key not in guessed)
     return sorted(found)
@@ -371,7 +385,7 @@ def _missing_keys(document: Document, place: Place, error: Any) -> Iterator[tupl
             yield key, document.mistake((*place, key), f"expected {expected}, found nothing")
 
 
-def _misfits(document: Document, place: Place, error: Any) -> Iterator[Mistake]:
+def _misfits(document: Document, place: Place, error: Any, advice: Advice) -> Iterator[Mistake]:
     if error.validator == "uniqueItems":
         items = error.instance
         for index, item in enumerate(items):
@@ -387,6 +401,8 @@ def _misfits(document: Document, place: Place, error: Any) -> Iterator[Mistake]:
         found = "an empty file" if place == () and error.instance is None else _describe(error.instance, written)
         wanted = "boolean" if True in error.schema.get("enum", ()) else error.schema.get("type")
         hint = _hint(error.instance, written, wanted, error.schema.get("pattern", ""))
+        if len(place) == 1 and (known := advice.values.get((str(place[0]), written or str(error.instance)))):
+            hint = f"; {known}"
         yield document.mistake(place, f"expected {expected}, found {found}{hint}")
 
 

@@ -85,13 +85,47 @@ def test_references_are_completed_as_docker_does(text: str, expected: str) -> No
         ("host:0/a", "ports go from 1 to 65535"),
         ("host:65536/a", "ports go from 1 to 65535"),
         ("https://ghcr.io/a/b", "write 'ghcr.io/a/b'"),
-        ("docker://nginx:latest", "write 'nginx:latest'"),
+        ("http://hub.docker.com/", "is a web page, but not that of an image; its address is hub.docker.com/_/NAME"),
+        ("https://hub.docker.com/u/grafana", "is a web page, but not that of an image"),
+        ("hub.docker.com/search?q=nginx", "is a web page, but not that of an image"),
+        ("https://quay.io/repository/", "its address is quay.io/repository/OWNER/NAME"),
+        ("https://quay.io/prometheus/node-exporter", "write 'quay.io/prometheus/node-exporter'"),
+        ("https://github.com/nginx/nginx", "github.com/OWNER/REPOSITORY/pkgs/container/NAME"),
+        ("https://hub.docker.com/r/a%0ab/c", "is not an image reference"),
+        ("https://hub.docker.com/_/nginx?tag=%1b[2J", "is not a tag"),
+        ("https://[hub.docker.com/_/nginx", "before the registry"),
+        ("docker://docker://nginx", "before the registry"),
     ],
 )
 def test_what_is_no_reference_is_refused_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
         parse_image_ref(text, Path("/specs"))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://hub.docker.com/_/nginx", "docker.io/library/nginx:latest"),
+        ("https://hub.docker.com/_/nginx/tags", "docker.io/library/nginx:latest"),
+        ("http://www.hub.docker.com/_/nginx?tab=tags#top", "docker.io/library/nginx:latest"),
+        ("hub.docker.com/_/nginx", "docker.io/library/nginx:latest"),
+        ("https://hub.docker.com/r/grafana/grafana/", "docker.io/grafana/grafana:latest"),
+        ("https://hub.docker.com/repository/docker/ann/app/general", "docker.io/ann/app:latest"),
+        ("https://hub.docker.com/layers/library/nginx/1.27/images/sha256-1", "docker.io/library/nginx:1.27"),
+        ("https://quay.io/repository/prometheus/node-exporter", "quay.io/prometheus/node-exporter:latest"),
+        ("https://quay.io/repository/a/b?tab=tags&tag=v1", "quay.io/a/b:v1"),
+        ("https://github.com/Owner/repo/pkgs/container/name", "ghcr.io/owner/name:latest"),
+        ("https://github.com/owner/repo/pkgs/container/a%2Fb/123?tag=v2", "ghcr.io/owner/a/b:v2"),
+        ("https://github.com/orgs/o/packages/container/package/n", "ghcr.io/o/n:latest"),
+        ("docker://nginx:1", "docker.io/library/nginx:1"),
+        ("docker://ghcr.io/a/b", "ghcr.io/a/b:latest"),
+        ("docker.io/nginx", "docker.io/library/nginx:latest"),
+        ("quay.io/repository/a", "quay.io/repository/a:latest"),  # a reference as any other
+    ],
+)
+def test_the_address_of_an_images_page_is_as_good_as_its_reference(text: str, expected: str) -> None:
+    assert str(parse_image_ref(text, Path("/specs"))) == expected
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import jsonschema
 import pytest
 import yaml
 
-from lxdocker.config import yamlfile
+from lxdocker.config import elsewhere, yamlfile
 from lxdocker.config.spec import SCHEMA, Behaviour, ImageSpec, load_files, load_specs, read_specs, select
 from lxdocker.errors import SpecError, UsageError
 from lxdocker.values import ImageName, parse_image_ref
@@ -280,3 +280,24 @@ def test_an_unknown_name_is_a_mistake_of_usage(name: str, why: str) -> None:
 def test_without_any_specs_no_name_is_known() -> None:
     with pytest.raises(UsageError, match=r"no 'a\.yaml' at all"):
         select((), ["a"])
+
+
+# ---- keys that are not a spec's
+
+
+def test_what_specs_know_is_not_said_to_be_elsewhere() -> None:
+    properties = yamlfile.schema(SCHEMA)["properties"]
+    assert not properties.keys() & elsewhere.KEYS.keys()
+    assert properties.keys() >= {key for key, _ in elsewhere.VALUES}
+    assert all(text.isprintable() and len(text) < 200 for text in elsewhere.KEYS.values())
+
+
+def test_where_keys_of_compose_files_live_is_said_at_the_top_level_only(tmp_path: Path) -> None:
+    for key, where in elsewhere.KEYS.items():
+        (tmp_path / "a.yaml").write_text(f"image: nginx\n{key}: x\n")
+        assert mistakes(load_specs, tmp_path) == f"a.yaml:2: {key}: unknown key; {where}"
+    for (key, value), what in elsewhere.VALUES.items():
+        (tmp_path / "a.yaml").write_text(f"image: nginx\n{key}: {value}\n")
+        assert mistakes(load_specs, tmp_path).endswith(f"; {what}")
+    (tmp_path / "a.yaml").write_text("image: nginx\nproperties: { ports: x }\n")
+    assert load_specs(tmp_path)
