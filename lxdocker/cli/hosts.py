@@ -256,13 +256,16 @@ def _copy(
     json: bool,
 ) -> NoReturn:
     from lxdocker.cli import report
+    from lxdocker.tree import last_sync
     from lxdocker.tree.mirror import mirror as run_mirror
     from lxdocker.tree.tree import Tree
 
     full = _with_password(url, password_file)
     with cancellable() as cancelled, console.progress() as progress, progress.step("copying the tree"):
         tree, grace = Tree(settings.tree), settings.grace_hours * 3600
-        result = run_mirror(full, tree, options, grace, progress, console.note, cancelled)
+        with last_sync.of_mirror(settings.tree) as record:
+            result = run_mirror(full, tree, options, grace, progress, console.note, cancelled)
+            record([failure.name.value for failure in result.failed])
     report.print_mirrored(console, result, json=json)
     raise typer.Exit(1 if result.failed else 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,9 @@ def sync(
     tree: TreeOption = None,
     project: ProjectOption = None,
     insecure_registry: InsecureOption = None,
+    metrics_file: Annotated[
+        Path | None, typer.Option("--metrics-file", metavar="FILE", help="File for node-exporter, *.prom [none].")
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -56,34 +60,45 @@ def sync(
     Asks the registry for each image, builds those that changed, imports them into LXD and publishes them.
     """
     settings = effective_settings(
-        ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry, jobs=jobs
+        ctx,
+        config,
+        specs=specs,
+        tree=tree,
+        project=project,
+        insecure_registries=insecure_registry,
+        jobs=jobs,
+        metrics_file=metrics_file,
     )
     from lxdocker.cli import report
     from lxdocker.config.spec import SpecFolder, load_specs, read_specs, select
     from lxdocker.sync.context import open_context
     from lxdocker.sync.plan import refuse_to_empty
+    from lxdocker.sync.record import recorded
     from lxdocker.sync.run import SyncOptions, make_plan
     from lxdocker.sync.run import sync as run_sync
     from lxdocker.sync.state import State
 
     console = ctx.obj.console
     hooks = Hooks(ctx, settings, "sync", unless=dry_run)
-    found = SpecFolder(load_specs(settings.specs)) if strict else read_specs(settings.specs)
-    chosen = select(found.specs, names or [], found.broken)
-    named = [] if adopt == ["*"] else adopt or []
-    adopted = frozenset(spec.name for spec in select(chosen, named)) if adopt else frozenset()
     whole = not names
-    with cancellable() as cancelled, console.progress() as progress, open_context(settings, cancelled) as context:
-        if dry_run:
-            holdings, actions, removals = make_plan(
-                context, chosen, found.broken, whole=whole, force=force, adopt=adopted, progress=progress
-            )
-            refuse_to_empty(chosen, removals, settings)
-            images = context.survey(holdings).planned(actions, removals, found.broken)
-        else:
-            options = SyncOptions(force, keep_builder, adopted)
-            result = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
-            survey = context.survey() if json or hooks.want(result) else None
+    recording = contextlib.nullcontext(None) if dry_run else recorded(settings, console.note, whole=whole)
+    with recording as record, cancellable() as cancelled:
+        found = SpecFolder(load_specs(settings.specs)) if strict else read_specs(settings.specs)
+        chosen = select(found.specs, names or [], found.broken)
+        named = [] if adopt == ["*"] else adopt or []
+        adopted = frozenset(spec.name for spec in select(chosen, named)) if adopt else frozenset()
+        with console.progress() as progress, open_context(settings, cancelled) as context:
+            if record is None:
+                holdings, actions, removals = make_plan(
+                    context, chosen, found.broken, whole=whole, force=force, adopt=adopted, progress=progress
+                )
+                refuse_to_empty(chosen, removals, settings)
+                images = context.survey(holdings).planned(actions, removals, found.broken)
+            else:
+                options = SyncOptions(force, keep_builder, adopted)
+                result = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
+                record(result)
+                survey = context.survey() if json or hooks.want(result) else None
     if dry_run:
         report.print_plan(console, images, json=json)
         raise typer.Exit(1 if any(image.state is State.FAILED for image in images) else 0)

@@ -34,6 +34,10 @@ _NOT_SETTINGS = ("LXDOCKER_TEST_", "LXDOCKER_ENVFILE")
 _FLAGS = {"insecure_registries": "--insecure-registry", "builder_from": "--from", "tls_names": "--name"}
 
 
+_LOGIN = re.compile(r"(://)[^/@\s]*@")
+_SERVER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*")
+
+
 def _default_jobs() -> int:
     return min(4, os.cpu_count() or 1)
 
@@ -76,6 +80,7 @@ class Settings:
     on_change: str | None = field(default=None, repr=False)  # a command or a URL, which may hold a login
     on_failure: str | None = field(default=None, repr=False)
     hook_timeout: int = 60  # seconds
+    metrics_file: Path | None = None  # each sync writes its figures there, for node-exporter
 
 
 def size_in_bytes(text: str) -> int:
@@ -93,24 +98,72 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     folder, those in a configuration file to that file; ``~`` is the user's home folder.
     Raises SpecError with all mistakes of all sources.
     """
+    return _gathered(flags, environ)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A setting in force, and where it comes from."""
+
+    name: str
+    value: object  # as Settings has it
+    origin: Literal["flag", "variable", "file", "default"]
+    where: str  # --jobs, LXDOCKER_JOBS or FILE:LINE; empty for a default
+
+
+def explain(flags: Mapping[str, object], environ: Mapping[str, str]) -> list[Effective]:
+    """Every setting, in the order of the schema; before them ``config``, the file that was read. What a value has of
+    secrets is left out. As load() otherwise.
+    """
+    settings, sources = _gathered(flags, environ)
+    nothing: _Source = ("default", "")
+    if flags.get("config"):
+        sources["config"] = ("flag", "--config")
+    elif environ.get(_CONFIG_VARIABLE):
+        sources["config"] = ("variable", _CONFIG_VARIABLE)
+    return [
+        Effective(name, _without_secrets(name, getattr(settings, name)), *sources.get(name, nothing))
+        for name in ("config", *_properties())
+    ]
+
+
+def _without_secrets(name: str, value: object) -> object:
+    """URLs without their logins; of a setting that is ``writeOnly`` in the schema, no more than its URL's server."""
+    if not isinstance(value, str):
+        return value
+    value = _LOGIN.sub(r"\1***@", value)
+    if not _properties().get(name, {}).get("writeOnly"):
+        return value
+    return f"{server[0]}/***" if (server := _SERVER.match(value)) else "***"
+
+
+_Source = tuple[Literal["flag", "variable", "file", "default"], str]
+
+
+def _gathered(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple[Settings, dict[str, _Source]]:
+    """The settings in force, and where those come from that are not defaults."""
     home = home_folder(environ)
     config = _config_file(flags, environ, home)
     values: dict[str, Any] = {}
+    sources: dict[str, _Source] = {}
     mistakes: list[Mistake] = list(_unknown_variables(environ))
-    for document, folder in (
-        *([(_from_file(config), config.parent)] if config else []),
-        (_from_environment(environ), Path.cwd()),
-        (_from_flags(flags), Path.cwd()),
-    ):
+    layers: list[tuple[Literal["flag", "variable", "file"], Document, Path]] = [
+        ("variable", _from_environment(environ), Path.cwd()),
+        ("flag", _from_flags(flags), Path.cwd()),
+    ]
+    if config:
+        layers.insert(0, ("file", _from_file(config), config.parent))
+    for origin, document, folder in layers:
         if document.value == {} and not document.mistakes:
             continue  # the usual case, which needs no schema checker to be loaded
         found = [*yamlfile.check(document, SCHEMA), *_bad_registries(document), *_bad_hooks(document)]
         mistakes += found
         if not found:
             values |= {key: _typed(key, value, folder, home) for key, value in document.value.items()}
+            sources |= {key: (origin, _where(document, key)) for key in document.value}
     if mistakes:
         raise yamlfile.spec_error("the settings", mistakes, "docs/settings.md describes every setting")
-    return Settings(
+    settings = Settings(
         **{
             "specs": _default_specs(),
             "tree": _default_data(environ, home, SYSTEM_TREE),
@@ -120,6 +173,12 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
             **values,
         },
     )
+    return settings, sources
+
+
+def _where(document: Document, key: str) -> str:
+    """How a person finds it."""
+    return document.names.get(key) or f"{document.label}:{document.lines[key,]}"
 
 
 def closed_files(flags: Mapping[str, object], environ: Mapping[str, str]) -> list[Path]:

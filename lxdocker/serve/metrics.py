@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics, exposition
 from prometheus_client.core import GaugeMetricFamily
 
-from lxdocker.tree.simplestreams import IMAGES_PATH
+from lxdocker.tree.figures import Figures
 
 CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 
@@ -44,49 +41,16 @@ class Metrics:
 
 
 class _TreeCollector:
-    """What the tree holds. images.json is read only when it has changed."""
+    """What the tree holds. Scrapes may come in several threads."""
 
     def __init__(self, tree: Path) -> None:
-        self._tree = tree
+        self._figures = Figures(tree)
         self._lock = threading.Lock()
-        self._seen: object = None
-        self._counts = (0, 0)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        now = time.time()
         with self._lock:
-            published = self._look()
-        yield GaugeMetricFamily("lxdocker_images", "Images (products) in the index.", self._counts[0])
-        yield GaugeMetricFamily("lxdocker_versions", "Versions in the index.", self._counts[1])
-        if published is not None:
-            yield GaugeMetricFamily(
-                "lxdocker_last_publish_age_seconds", "Since the index last changed.", max(0.0, now - published)
-            )
-        # Whoever works on the tree empties its staging area first, also a sync that then finds nothing to do.
-        worked = _modified(self._tree / ".staging")
-        if worked is not None:
-            yield GaugeMetricFamily(
-                "lxdocker_last_sync_age_seconds", "Since lxdocker last worked on the tree.", max(0.0, now - worked)
-            )
-
-    def _look(self) -> float | None:
-        path = self._tree / IMAGES_PATH
-        try:
-            found = path.stat()
-            state = (found.st_ino, found.st_mtime_ns)
-            if state != self._seen:
-                products: dict[str, Any] = json.loads(path.read_bytes())["products"]
-                self._counts = (len(products), sum(len(product["versions"]) for product in products.values()))
-                self._seen = state
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self._counts = (0, 0)
-            self._seen = None
-            return None
-        return found.st_mtime
-
-
-def _modified(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
+            found = list(self._figures.read())
+        for figure in found:
+            family = GaugeMetricFamily(figure.name, figure.meaning, labels=list(figure.labels))
+            family.add_metric(list(figure.labels.values()), figure.value)
+            yield family

@@ -190,7 +190,6 @@ class Workspace:
                         os.unlink(entry.path)  # noqa: PTH108 - an entry has no Path
                     elif not _is_held(entry.path):
                         shutil.rmtree(entry.path, ignore_errors=True)
-            os.utime(self._staging)  # the server's metrics show when somebody last worked here
 
     # ---- writing
 

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from lxdocker import __version__
 from lxdocker.serve.certs import Certificate
+from lxdocker.tree import last_sync
+from lxdocker.tree.last_sync import LastSync
 from tests.serve.rig import METADATA, ROOTFS, SIDECAR, VERSION, Served, make_tree, serve
 from tests.waiting import wait_until
 
@@ -280,8 +283,17 @@ def test_metrics(tmp_path: Path) -> None:
         assert found["lxdocker_sent_bytes_total"] == 600_000 + size
         assert found["lxdocker_images"] == 1
         assert found["lxdocker_versions"] == 1
-        assert 0 <= found["lxdocker_last_sync_age_seconds"] < 60
-        assert 0 <= found["lxdocker_last_publish_age_seconds"] < 60
+        assert found[f'lxdocker_build_info{{version="{__version__}"}}'] == 1
+        assert found["lxdocker_last_publish_timestamp_seconds"] == pytest.approx((tree / IMAGES[1:]).stat().st_mtime)
+        assert not [name for name in found if "sync" in name or "failed" in name]  # there was none
+        last_sync.record(tree, "a" * 16, LastSync(1.8e9, 2.5, 1, frozenset({"db", "web"})))
+        last_sync.record(tree, "b" * 16, LastSync(1.9e9, 1.5, 0))
+        found = served.metrics()
+        assert found["lxdocker_failed_images"] == 2
+        assert found["lxdocker_last_sync_success"] == 0
+        assert found["lxdocker_last_sync_timestamp_seconds"] == 1.8e9
+        assert found["lxdocker_last_sync_duration_seconds"] == 2.5
+        assert served.get(f"/.sync.{'a' * 16}.json").status == 404  # clients have no use for it
         assert found["lxdocker_certificate_end_timestamp_seconds"] > time.time() + 9 * 365 * 86400
         wait_until("the closed connections to be gone", lambda: served.metric("lxdocker_connections") == 1)
         assert served.metric("lxdocker_downloads") == 0

@@ -175,6 +175,7 @@ import_dir: /srv/import
 on_change: notify --all
 on_failure: https://hooks.example/s
 hook_timeout: 7
+metrics_file: /srv/lxdocker.prom
 """
 
 
@@ -223,6 +224,7 @@ def test_every_key_can_be_set_in_the_file(place: Path) -> None:
         on_change="notify --all",
         on_failure="https://hooks.example/s",
         hook_timeout=7,
+        metrics_file=Path("/srv/lxdocker.prom"),
     )
 
 
