@@ -5,24 +5,29 @@ A new key needs no new number; what existing programs could trip over does: a ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lxdocker.builder.image import BuilderImage
-from lxdocker.config.spec import ImageSpec
 from lxdocker.errors import LxdockerError, SpecError
-from lxdocker.sync.outcome import Report
-from lxdocker.sync.state import ImageState
-from lxdocker.tree.rollback import Rollback
-from lxdocker.tree.verify import Verified
-from lxdocker.tree.version import Published, Withheld
 
 if TYPE_CHECKING:
-    from lxdocker.follow.remote import Added  # which load what only they need
+    # What only some commands need, and none for more than its type.
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from lxdocker.builder.image import BuilderImage
+    from lxdocker.config.settings import Effective
+    from lxdocker.config.spec import ImageSpec
+    from lxdocker.follow.remote import Added
     from lxdocker.follow.run import Followed
+    from lxdocker.sync.history import Event
+    from lxdocker.sync.outcome import Report
+    from lxdocker.sync.state import ImageState
+    from lxdocker.tree.listing import ListedVersion
     from lxdocker.tree.mirror import Failure, Mirrored
+    from lxdocker.tree.rollback import Rollback
     from lxdocker.tree.server import Listed
+    from lxdocker.tree.verify import Verified
+    from lxdocker.tree.version import Published, Withheld
 
 Document = dict[str, Any]
 SCHEMA = 1  # the number in every document
@@ -59,7 +64,6 @@ def images(states: Sequence[ImageState], result: Report | None = None) -> Docume
 
 
 def _image(image: ImageState) -> Document:
-    held = image.held
     return {
         "name": str(image.name),
         "state": image.state.value,
@@ -69,11 +73,11 @@ def _image(image: ImageState) -> Document:
         "source": image.source,
         "architecture": image.arch.value,
         "aliases": list(image.aliases),
-        "version": image.published.key if image.published else None,
-        "digest": held.provenance.source_digest.value if held else None,
-        "fingerprint": held.fingerprint.value if held else None,
+        "version": image.version,
+        "digest": image.digest.value if image.digest else None,
+        "fingerprint": image.fingerprint.value if image.fingerprint else None,
         "size": image.size,
-        "built_at": held.provenance.built_at if held else None,
+        "built_at": image.built_at,
         "published_at": _time(image.published_at),
         "withheld_at": _time(image.withheld_at),
         "seconds": None if image.seconds is None else round(image.seconds, 3),
@@ -95,6 +99,71 @@ def specs(found: Sequence[ImageSpec]) -> Document:
     return _document(
         specs=[{"name": spec.name.value, "image": str(spec.image), "file": str(spec.path)} for spec in found]
     )
+
+
+def versions(found: Sequence[ListedVersion]) -> Document:
+    """The versions in the published tree."""
+    return _document(
+        versions=[
+            {
+                "name": version.name.value,
+                "architecture": version.arch.value,
+                "version": version.key,
+                "state": version.state.value,
+                "source": version.provenance.source,
+                "digest": version.provenance.source_digest.value,
+                "fingerprint": version.fingerprint.value,
+                "size": version.size,
+                "built_at": version.provenance.built_at,
+                "published_at": _time(version.published_at),
+                "withdrawn_at": _time(version.withdrawn_at),
+                "withheld_at": _time(version.withheld_at),
+                "kept_until": _time(version.kept_until),
+            }
+            for version in found
+        ]
+    )
+
+
+def log(found: Sequence[Event]) -> Document:
+    """What changed when."""
+    return _document(
+        events=[
+            {
+                "at": _time(event.at),
+                "event": event.kind.value,
+                "name": event.name.value,
+                "version": event.version,
+                "architecture": event.arch.value if event.arch else None,
+                "source": event.source,
+                "digest": event.digest.value if event.digest else None,
+                "fingerprint": event.fingerprint.value,
+            }
+            for event in found
+        ]
+    )
+
+
+def settings(found: Sequence[Effective]) -> Document:
+    """The settings in force."""
+    return _document(
+        settings=[
+            {
+                "name": setting.name,
+                "value": _plain(setting.value),
+                "origin": setting.origin,
+                "where": setting.where or None,
+            }
+            for setting in found
+        ]
+    )
+
+
+def _plain(value: object) -> object:
+    """A setting's value as JSON has it."""
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def builder(image: BuilderImage, stale: str | None) -> Document:

@@ -18,7 +18,7 @@ from lxdocker.values import home_folder
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
-from lxdocker.cli import images, hosts, builder, publish, unattended  # noqa: F401 - as above
+from lxdocker.cli import images, lists, hosts, builder, publish, unattended  # noqa: F401 - as above
 
 # isort: on
 

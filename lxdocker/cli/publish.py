@@ -90,7 +90,7 @@ def publish_rollback(
     try:
         image = ImageName.parse(name)
     except ValueError as error:
-        raise UsageError("no such image", str(error), "lxdocker status lists the images") from None
+        raise UsageError("no such image", str(error), "lxdocker publish list shows the images") from None
     console = ctx.obj.console
     published = Tree(settings.tree)
     with (

@@ -130,6 +130,14 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
     return [(folder / name, name) for name in names]
 
 
+def spec_names(folder: Path) -> frozenset[str]:
+    """The names that the files in ``folder`` give to images, right or wrong, without reading them.
+
+    Raises SpecError for a folder that can't be read.
+    """
+    return frozenset(path.stem for path, _ in _files(folder))
+
+
 def load_files(paths: Sequence[Path]) -> tuple[ImageSpec, ...]:
     """The specs in these files, sorted by name; what they claim is compared among them only.
 

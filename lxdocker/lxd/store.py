@@ -66,6 +66,7 @@ class StoreView:
 
     ours: tuple[Stored, ...]  # made by lxdocker; by name, the newest last
     aliases: Mapping[str, Fingerprint]  # of all images, whoever made them
+    imported: tuple[StoredImage, ...] = ()  # from another server; see Origin
 
 
 class Store:
@@ -77,16 +78,18 @@ class Store:
 
     def view(self) -> StoreView:
         """The images now, in one request. Raises HostError if the project does not exist."""
-        ours = []
+        ours, imported = [], []
         aliases: dict[str, Fingerprint] = {}
         for image in self.images():
             aliases.update(dict.fromkeys(image.aliases, image.fingerprint))
             provenance = Provenance.from_properties(image.properties)
             # An image imported from a server was not made by a spec here, whatever its own properties say.
-            if provenance and SERVER not in image.properties:
+            if SERVER in image.properties:
+                imported.append(image)
+            elif provenance:
                 ours.append(Stored(image, provenance))
         ours.sort(key=lambda stored: (stored.provenance.name, stored.image.uploaded_at))
-        return StoreView(tuple(ours), aliases)
+        return StoreView(tuple(ours), aliases, tuple(imported))
 
     def images(self) -> list[StoredImage]:
         """All images of the project, whoever made them. Raises HostError if the project does not exist."""

@@ -9,13 +9,15 @@ from enum import Enum
 
 from lxdocker.config.spec import BrokenSpec
 from lxdocker.errors import LxdockerError
+from lxdocker.image.origin import Origin
 from lxdocker.image.version_key import version_time
+from lxdocker.lxd.api import StoredImage
 from lxdocker.lxd.store import Stored
 from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.outcome import Outcome, Status, Verb
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Reimport, Remove, Republish, Touch, is_rolled_back
 from lxdocker.tree.version import Published, Withheld
-from lxdocker.values import Arch, ImageName
+from lxdocker.values import Arch, Digest, Fingerprint, ImageName
 
 
 class State(Enum):
@@ -27,6 +29,14 @@ class State(Enum):
     FAILED = "failed"  # a sync can't or could not do it; an existing image stays
     WITHHELD = "withheld"  # rolled back: an older version is kept until the registry or the spec changes
     ORPHAN = "orphan"  # no spec names it: the next sync removes it
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """An image that ``mirror --import`` brought."""
+
+    image: StoredImage
+    origin: Origin
 
 
 # The worst first, in the order in which monitoring cares.
@@ -49,6 +59,7 @@ class ImageState:
     stored: Stored | None = None
     published: Published | None = None  # the newest listed version
     withheld: Withheld | None = None  # the version that was rolled back last, unless a newer one is published
+    imported: Imported | None = None  # from another server; then neither stored nor published here
     outcome: Status | None = None  # after a sync
     seconds: float | None = None  # after a sync
     error: LxdockerError | None = None
@@ -59,8 +70,33 @@ class ImageState:
         return self.stored or self.published
 
     @property
+    def digest(self) -> Digest | None:
+        """Of the tag, when it was last looked at."""
+        return self.held.provenance.source_digest if self.held else None
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        if self.imported:
+            return self.imported.image.fingerprint
+        return self.held.fingerprint if self.held else None
+
+    @property
+    def version(self) -> str | None:
+        """Its key in the tree, or on the server it was imported from."""
+        if self.imported:
+            return self.imported.origin.version
+        return self.published.key if self.published else None
+
+    @property
+    def built_at(self) -> str | None:
+        """RFC 3339, UTC."""
+        return self.held.provenance.built_at if self.held else None
+
+    @property
     def size(self) -> int | None:
         """Bytes of its two files, as a client downloads them."""
+        if self.imported:
+            return self.imported.image.size
         if self.published and (not self.stored or self.stored.fingerprint == self.published.fingerprint):
             return self.published.size
         return self.stored.image.size if self.stored else None
@@ -68,14 +104,15 @@ class ImageState:
     @property
     def aliases(self) -> tuple[str, ...]:
         """The names it has in LXD, or else in the tree."""
-        if self.stored:
-            return tuple(sorted(self.stored.image.aliases))
+        image = self.imported.image if self.imported else self.stored.image if self.stored else None
+        if image:
+            return tuple(sorted(image.aliases))
         return (self.published.name.value, *self.published.aliases) if self.published else ()
 
     @property
     def published_at(self) -> datetime | None:
         """To the minute, as versions are named."""
-        return version_time(self.published.key) if self.published else None
+        return version_time(self.version) if self.version else None
 
     @property
     def withheld_at(self) -> datetime | None:
@@ -110,6 +147,49 @@ class Survey:
     def done(self, outcomes: Sequence[Outcome]) -> list[ImageState]:
         """After a sync; ``holdings`` are those it left."""
         return [self._of_outcome(outcome) for outcome in outcomes]
+
+    def listed(self, specs: Collection[str] | None, folder: str, failed: Collection[str] = ()) -> list[ImageState]:
+        """Without asking a registry: every image of store, tree and specs, by name, in the state that the last sync
+        left it in. ``specs``: the names that specs have, None if the folder can't be read; ``folder``: its id;
+        ``failed``: the images that the last sync failed at.
+        """
+        holdings = self.holdings
+        held = {made.provenance.name for made in holdings.store.ours}
+        held |= {version.name for version in holdings.tree if version.withdrawn is None}
+        named = {name for text in specs or () if (name := _parsed(text))}
+        states = [self._as_left(name, specs, folder, failed) for name in held | named]
+        for image in holdings.store.imported:
+            if origin := Origin.from_properties(image.properties):
+                brought = Imported(image, origin)
+                state = ImageState(origin.name, State.CURRENT, None, "imported", self.arch, origin.server)
+                states.append(replace(state, imported=brought))
+        return sorted(states, key=lambda state: (str(state.name), state.source or ""))
+
+    def _as_left(
+        self, name: ImageName, specs: Collection[str] | None, folder: str, failed: Collection[str]
+    ) -> ImageState:
+        image = self._image(name, State.CURRENT, None, "")
+        ours = image.held is None or image.held.provenance.folder == folder
+        if not ours:
+            path = self.holdings.path_of(image.held.provenance.folder) if image.held else ""
+            return replace(image, reason=f"of the specs in {path}" if path else "of another folder of specs")
+        if specs is not None and name.value not in specs:
+            return replace(image, state=State.ORPHAN, reason="no spec names it")
+        if name.value in failed:
+            return replace(image, state=State.FAILED, reason="the last sync failed")
+        missing = ""
+        if not image.held:
+            missing = "not built yet"
+        elif not image.stored:
+            missing = "missing from the local store"
+        elif not image.published:
+            missing = "missing from the published tree"
+        elif image.published.arch == self.arch and image.stored.fingerprint != image.published.fingerprint:
+            missing = "the store and the tree differ"
+        if missing:
+            state = State.BUILDING if name.value in self.building else State.PENDING
+            return replace(image, state=state, reason=missing)
+        return replace(image, state=State.WITHHELD, reason="rolled back") if image.withheld else image
 
     def _of_action(self, action: PerSpec) -> ImageState:
         name = action.spec.name
@@ -180,6 +260,13 @@ class Survey:
             seconds=seconds,
             error=error,
         )
+
+
+def _parsed(text: str) -> ImageName | None:
+    try:
+        return ImageName.parse(text)
+    except ValueError:
+        return None
 
 
 def verb_of(action: PerSpec) -> Verb | None:

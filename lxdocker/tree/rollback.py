@@ -31,7 +31,7 @@ def roll_back(tree: Tree, name: ImageName, key: str | None = None) -> list[Rollb
         tree.refuse_mirror()
         versions = [version for version in tree.versions() if version.name == name]
         if not versions:
-            raise UsageError(f"no image {name} in the tree {tree.root}", "", "lxdocker status lists the images")
+            raise UsageError(f"no image {name} in the tree {tree.root}", "", "lxdocker publish list shows its images")
         targets = list(_targets(versions, key))
         if not targets:
             raise _no_target(name, key, versions)
@@ -102,5 +102,5 @@ def _no_target(name: ImageName, key: str | None, versions: Sequence[Published]) 
     return UsageError(
         f"{name} can't be rolled back: the tree has {missing}",
         f"its versions: {present}",
-        f"choose one of these; {how_long}" if key else how_long,
+        f"lxdocker publish list {name} shows them; {how_long}",
     )

@@ -160,6 +160,7 @@ def commands() -> dict[str, Any]:
 def test_what_is_needed_first_comes_first() -> None:
     assert [name for name in commands() if " " not in name] == [
         *("sync", "validate", "status", "prune"),
+        *("list", "log", "config"),
         *("serve", "mirror", "units"),
     ]
 

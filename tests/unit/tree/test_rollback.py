@@ -167,13 +167,13 @@ def test_where_there_is_no_way_back(tree: Tree) -> None:
     with pytest.raises(UsageError, match="no older version") as caught:
         rollback.roll_back(tree, ImageName("web"))
     assert caught.value.details == f"its versions: {only.key} ({only.fingerprint.short})"
-    assert "choose" not in caught.value.resolution
+    assert "lxdocker publish list web shows them" in caught.value.resolution
     damaged, current = publish(tree, content="2"), publish(tree, content="3")
     (damaged.folder / ROOTFS_FILE).unlink()
     with pytest.raises(UsageError, match=f"no version {damaged.key}") as caught:
         rollback.roll_back(tree, ImageName("web"), damaged.key)
     assert f"{damaged.key} (damaged)" in caught.value.details
-    assert "choose one of these" in caught.value.resolution
+    assert "lxdocker publish list web shows them" in caught.value.resolution
     assert rollback.roll_back(tree, ImageName("web"))[0].current == only
     assert listed(tree) == [only.key]
     assert current.folder.exists()
