@@ -304,7 +304,7 @@ class Done:
         assert error["what"], error
         assert error["why"], error
         assert error["do"], error
-        text = "\n".join(error.values())
+        text = "\n".join(error[part] for part in ("what", "why", "do"))
         assert "Traceback" not in text + self.err
         return text
 
