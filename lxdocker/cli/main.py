@@ -7,12 +7,13 @@ import io
 import os
 import sys
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from typing import NoReturn
 
 from lxdocker import __version__
 from lxdocker.cli.app import INTERRUPTED, Run, app
 from lxdocker.cli.console import Console, OutputError
-from lxdocker.errors import LxdockerError
+from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.log import RUN, Log, shell
 from lxdocker.values import home_folder
 
@@ -78,10 +79,20 @@ def complete(environ: MutableMapping[str, str]) -> None:
         environ["HOME"] = str(home_folder(environ))
 
 
+def _check_working_folder() -> None:
+    """Relative paths and ./images.d need it."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UsageError("cannot use the working folder", why, "change to a folder that exists: cd /") from None
+
+
 def _run(run: Run) -> None:
     """Runs one command; its start and end go to the log file."""
     RUN.info("lxdocker %s: %s", __version__, shell(sys.argv))
     try:
+        _check_working_folder()
         app(obj=run)
     except LxdockerError as error:
         RUN.error("error: %s -> %s", error, error.resolution)

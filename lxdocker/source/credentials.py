@@ -108,7 +108,7 @@ class Credentials:
         config = self._environ.get("XDG_CONFIG_HOME")
         docker = self._environ.get("DOCKER_CONFIG")
         return [
-            (Path(runtime) if runtime else Path(f"/run/containers/{os.getuid()}")) / _CONTAINERS_PATH[bool(runtime)],
+            *([Path(runtime) / _IN_RUNTIME] if runtime else _without_runtime(os.getuid())),
             (Path(config) if config else self._home / ".config") / "containers/auth.json",
             (Path(docker) if docker else self._home / ".docker") / "config.json",
             self._home / ".dockercfg",
@@ -157,8 +157,14 @@ class Credentials:
         return self._helped[helper, server]
 
 
-# Under XDG_RUNTIME_DIR there is a folder in between; the fallback has none.
-_CONTAINERS_PATH = {True: "containers/auth.json", False: "auth.json"}
+_IN_RUNTIME = "containers/auth.json"
+
+
+def _without_runtime(uid: int) -> list[Path]:
+    """Where skopeo looks without XDG_RUNTIME_DIR; and where it looked when somebody logged in with it: cron and systemd
+    do not set it.
+    """
+    return [Path(f"/run/containers/{uid}/auth.json"), Path(f"/run/user/{uid}") / _IN_RUNTIME]
 
 
 class _HelperError(Exception):

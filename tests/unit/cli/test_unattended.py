@@ -94,6 +94,16 @@ def test_the_usual_folders_of_programs_and_the_home_folder_are_known() -> None:
     assert chosen["PATH"] == "/opt/incus/bin"
 
 
+def test_a_working_folder_that_is_gone(place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "gone").mkdir()
+    monkeypatch.chdir(place / "gone")
+    (place / "gone").rmdir()
+    done = lxdocker("validate")
+    monkeypatch.chdir(place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: cannot use the working folder\n  No such file or directory\n")
+
+
 # ---- hooks, and -q
 
 

@@ -71,6 +71,18 @@ def test_files_count_in_the_order_of_containers_auth_json(tmp_path: Path) -> Non
     assert credentials(tmp_path).looked_at[:3] == tuple(map(str, files))
 
 
+def test_a_login_in_a_session_is_found_without_one() -> None:
+    """As by cron and systemd, which do not say where the session's files are."""
+    uid = os.getuid()
+    assert Credentials({}, Path("/home/ann")).looked_at == (
+        f"/run/containers/{uid}/auth.json",
+        f"/run/user/{uid}/containers/auth.json",
+        "/home/ann/.config/containers/auth.json",
+        "/home/ann/.docker/config.json",
+        "/home/ann/.dockercfg",
+    )
+
+
 def test_an_earlier_file_without_the_registry_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "run/containers/auth.json", auths={"ghcr.io": entry("other")})
     write(tmp_path / "docker/config.json", auths={"quay.io": entry("ann")})
