@@ -19,7 +19,7 @@ from typer.models import CommandFunctionType
 
 from lxdocker import __version__
 from lxdocker.cli.console import Console
-from lxdocker.config.settings import Settings, closed_files, load
+from lxdocker.config.settings import Settings, closed_files, load, spec_folders
 from lxdocker.errors import LxdockerError
 from lxdocker.log import Log
 
@@ -121,7 +121,11 @@ app.add_typer(publish_app, name="publish")
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
 SpecsOption = Annotated[
     Path | None,
-    typer.Option("--specs", metavar="DIR", help="Folder of specs [./images.d, else /etc/lxdocker/images.d]."),
+    typer.Option(
+        *("--specs",),
+        metavar="DIR",
+        help="Folder of specs [./images.d, else ~/.config/lxdocker/images.d, else /etc/lxdocker/images.d].",
+    ),
 ]
 TreeOption = Annotated[
     Path | None,
@@ -157,7 +161,9 @@ QuietOption = Annotated[
     bool,
     typer.Option("--quiet", "-q", callback=_be_quiet, help="Print nothing unless something changed or failed."),
 ]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Specs [all].")]
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Specs: names, or files in the folder of specs [all].")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -230,6 +236,12 @@ def effective_settings(ctx: typer.Context, config: Path | None, **flags: object)
     for path in closed_files(given, os.environ):
         ctx.obj.console.note(f"ignoring {path}: this user may not read it")
     return settings
+
+
+def places_of(settings: Settings) -> tuple[Path, ...]:
+    """Where the folder of specs was looked for; none where it was named."""
+    places = spec_folders(os.environ)
+    return places if settings.specs in places[1:] else ()
 
 
 @contextlib.contextmanager

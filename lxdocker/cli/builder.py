@@ -17,6 +17,7 @@ from lxdocker.cli.app import (
     builder_app,
     cancellable,
     effective_settings,
+    places_of,
 )
 from lxdocker.errors import LxdockerError, UsageError
 
@@ -134,8 +135,8 @@ def builder_input(
         manifest = Digest.parse(digest) if digest else None
     except ValueError as error:
         raise UsageError(f"not a digest: {digest}", str(error), "sha256: and 64 hex digits") from None
-    found = read_specs(settings.specs)
-    (spec,) = select(found.specs, [name], found.broken)
+    found = read_specs(settings.specs, places_of(settings))
+    (spec,) = select(found.specs, [name], found.broken, settings.specs)
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
         request = Making.of(context, wanted_again(context, spec, manifest)).request
     ctx.obj.console.write(recipe.image_metadata(request) if metadata else recipe.given(request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +22,15 @@ from lxdocker.cli.app import (
     app,
     cancellable,
     effective_settings,
+    places_of,
 )
 from lxdocker.cli.events import Hooks
 from lxdocker.errors import LxdockerError
+
+if TYPE_CHECKING:
+    from lxdocker.cli.console import Console
+    from lxdocker.config.settings import Settings
+    from lxdocker.config.spec import SpecFolder
 
 
 @app.command()
@@ -70,6 +76,7 @@ def sync(
         metrics_file=metrics_file,
     )
     from lxdocker.cli import report
+    from lxdocker.config.selection import choose, is_whole
     from lxdocker.config.spec import SpecFolder, load_specs, read_specs, select
     from lxdocker.sync.context import open_context
     from lxdocker.sync.plan import refuse_to_empty
@@ -80,11 +87,12 @@ def sync(
 
     console = ctx.obj.console
     hooks = Hooks(ctx, settings, "sync", unless=dry_run)
-    whole = not names
+    whole, places = is_whole(names or [], settings.specs), places_of(settings)
     recording = contextlib.nullcontext(None) if dry_run else recorded(settings, console.note, whole=whole)
     with recording as record, cancellable() as cancelled:
-        found = SpecFolder(load_specs(settings.specs)) if strict else read_specs(settings.specs)
-        chosen = select(found.specs, names or [], found.broken)
+        found = SpecFolder(load_specs(settings.specs, places)) if strict else read_specs(settings.specs, places)
+        chosen = choose(found, names or [], settings.specs)
+        _note_if_empty(console, found, settings)
         named = [] if adopt == ["*"] else adopt or []
         adopted = frozenset(spec.name for spec in select(chosen, named)) if adopt else frozenset()
         with console.progress() as progress, open_context(settings, cancelled) as context:
@@ -112,7 +120,7 @@ def sync(
 @app.command()
 def validate(
     ctx: typer.Context,
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Specs [all].")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE|DIR]...", help="Specs [all].")] = None,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     json: JsonOption = False,
@@ -125,10 +133,14 @@ def validate(
     """
     settings = effective_settings(ctx, config, specs=specs)
     from lxdocker.cli import report
-    from lxdocker.config.spec import load_files, load_specs
+    from lxdocker.config.selection import load_all
+    from lxdocker.config.spec import SpecFolder
 
-    found = load_files(files) if files else load_specs(settings.specs)
-    report.print_specs(ctx.obj.console, found, json=json)
+    console = ctx.obj.console
+    found = load_all(names or [], settings.specs, places_of(settings))
+    if not names:
+        _note_if_empty(console, SpecFolder(found), settings)
+    report.print_specs(console, found, json=json)
 
 
 @app.command()
@@ -153,7 +165,8 @@ def status(
     Shows the source, digest, fingerprint and build time of each, and what the next sync would do and why.
     """
     from lxdocker.cli import report
-    from lxdocker.config.spec import read_specs, select
+    from lxdocker.config.selection import choose, is_whole
+    from lxdocker.config.spec import read_specs
     from lxdocker.sync.context import open_context
     from lxdocker.sync.run import make_plan
     from lxdocker.sync.state import exit_status
@@ -163,11 +176,12 @@ def status(
         settings = effective_settings(
             ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry
         )
-        found = read_specs(settings.specs)
-        chosen = select(found.specs, names or [], found.broken)
+        found = read_specs(settings.specs, places_of(settings))
+        chosen, whole = choose(found, names or [], settings.specs), is_whole(names or [], settings.specs)
+        _note_if_empty(console, found, settings)
         with cancellable() as cancelled, console.progress() as progress, open_context(settings, cancelled) as context:
             holdings, actions, removals = make_plan(
-                context, chosen, found.broken, whole=not names, force=False, progress=progress
+                context, chosen, found.broken, whole=whole, force=False, progress=progress
             )
             images = context.survey(holdings).planned(actions, removals, found.broken)
     except LxdockerError as error:
@@ -208,9 +222,19 @@ def prune(
     from lxdocker.sync.prune import prune_all
 
     console = ctx.obj.console
-    found = None if everything else read_specs(settings.specs)
+    found = None if everything else read_specs(settings.specs, places_of(settings))
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
         result = prune_all(context, found, console.note)
         survey = context.survey() if json else None
     report.print_sync(console, result, survey)
     raise typer.Exit(1 if result.failed else 0)
+
+
+def _note_if_empty(console: Console, found: SpecFolder, settings: Settings) -> None:
+    if not found.specs and not found.broken:
+        from lxdocker.config.spec import looked_in
+
+        places = looked_in(places_of(settings))
+        console.note(
+            f"no specs in {settings.specs}{places} -> write one: lxdocker add IMAGE, or choose with --specs DIR"
+        )

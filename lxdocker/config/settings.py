@@ -165,7 +165,7 @@ def _gathered(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple[
         raise yamlfile.spec_error("the settings", mistakes, "docs/settings.md describes every setting")
     settings = Settings(
         **{
-            "specs": _default_specs(),
+            "specs": _default_specs(environ, home),
             "tree": _default_data(environ, home, SYSTEM_TREE),
             "tls_dir": _default_data(environ, home, SYSTEM_TLS),
             "import_dir": _default_data(environ, home, SYSTEM_IMPORT),
@@ -202,7 +202,7 @@ def _config_file(flags: Mapping[str, object], environ: Mapping[str, str], home: 
 
 
 def _usual_files(environ: Mapping[str, str], home: Path) -> list[Path]:
-    candidates = (_xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "lxdocker/config.yaml", SYSTEM_CONFIG)
+    candidates = (user_folder(environ, home) / SYSTEM_CONFIG.name, SYSTEM_CONFIG)
     # Path.exists() would raise in a home folder that is closed to this user.
     return [path for path in candidates if os.path.exists(path)]  # noqa: PTH110 - as above
 
@@ -305,9 +305,26 @@ def _absolute(text: str, folder: Path, home: Path) -> Path:
     return (folder / text).absolute()
 
 
-def _default_specs() -> Path:
-    here = Path.cwd() / "images.d"
-    return here if here.is_dir() else SYSTEM_SPECS
+def spec_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where the folder of specs is looked for, unless it is named: the first one that is there."""
+    return _spec_folders(environ, home_folder(environ))
+
+
+def _spec_folders(environ: Mapping[str, str], home: Path) -> tuple[Path, ...]:
+    return (Path.cwd() / SYSTEM_SPECS.name, user_folder(environ, home) / SYSTEM_SPECS.name, SYSTEM_SPECS)
+
+
+def user_folder(environ: Mapping[str, str], home: Path) -> Path:
+    """Where a user's own configuration and specs are."""
+    return _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "lxdocker"
+
+
+def _default_specs(environ: Mapping[str, str], home: Path) -> Path:
+    """Where there is none, the folder that `lxdocker init` would make."""
+    folders = _spec_folders(environ, home)
+    # os.path, since Path.is_dir() would raise in a home folder that is closed to this user.
+    there = next((folder for folder in folders if os.path.isdir(folder)), None)  # noqa: PTH112 - as above
+    return there or folders[-1 if os.geteuid() == 0 else -2]
 
 
 def _default_data(environ: Mapping[str, str], home: Path, system: Path) -> Path:

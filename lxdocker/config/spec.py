@@ -21,7 +21,7 @@ from lxdocker.errors import Mistake, SpecError, UsageError
 from lxdocker.values import ImageName, ImageRef, parse_image_ref
 
 SCHEMA = "image.schema.json"
-_SUFFIXES = (".yaml", ".yml")
+SUFFIXES = (".yaml", ".yml")
 _ADVICE = Advice(elsewhere.KEYS, elsewhere.VALUES)
 _CORRECT_ONE = "correct it; 'lxdocker validate' checks it again"
 _CORRECT_ALL = "correct these lines; 'lxdocker validate' checks them again"
@@ -80,22 +80,23 @@ class SpecFolder:
     broken: tuple[BrokenSpec, ...] = ()  # sorted by file
 
 
-def load_specs(folder: Path) -> tuple[ImageSpec, ...]:
+def load_specs(folder: Path, places: Sequence[Path] = ()) -> tuple[ImageSpec, ...]:
     """The specs in ``folder``, sorted by name; none for an empty folder.
 
-    Every ``*.yaml`` and ``*.yml`` counts, except dotfiles; folders in it are not searched.
+    Every ``*.yaml`` and ``*.yml`` counts, except dotfiles; folders in it are not searched. ``places``: where the folder
+    was looked for.
     Raises SpecError with all mistakes of all files, or for a folder that can't be read.
     """
-    return _load(_files(folder), f"the specs in {folder}")
+    return _load(_files(folder, places), f"the specs in {folder}")
 
 
-def read_specs(folder: Path) -> SpecFolder:
+def read_specs(folder: Path, places: Sequence[Path] = ()) -> SpecFolder:
     """As load_specs(), but a file with mistakes stops only itself. Of two that claim the same alias, both are broken:
     nobody can tell which one is right.
 
     Raises SpecError for a folder that can't be read.
     """
-    documents = [(path, yamlfile.read(path, label)) for path, label in _files(folder)]
+    documents = [(path, yamlfile.read(path, label)) for path, label in _files(folder, places)]
     mistakes, disputed = _mistakes(documents)
     flawed: dict[str, list[Mistake]] = {}
     for mistake in (*mistakes, *disputed):
@@ -117,15 +118,14 @@ def _name_of(path: Path) -> ImageName | None:
         return None
 
 
-def _files(folder: Path) -> list[tuple[Path, str]]:
+def _files(folder: Path, places: Sequence[Path] = ()) -> list[tuple[Path, str]]:
     try:
         names = sorted(path.name for path in folder.iterdir() if _is_spec(path.name))
     except OSError as error:
         raise SpecError(
             f"cannot read the folder of specs: {folder}",
-            error.strerror or str(error),
-            "create it with a file such as nginx.yaml in it, or choose another one with --specs DIR"
-            " (the default is ./images.d, else /etc/lxdocker/images.d)",
+            f"{error.strerror or error}{looked_in(places)}",
+            "create it with 'lxdocker init', or choose another one with --specs DIR",
         ) from error
     return [(folder / name, name) for name in names]
 
@@ -138,6 +138,20 @@ def spec_names(folder: Path) -> frozenset[str]:
     return frozenset(path.stem for path, _ in _files(folder))
 
 
+def looked_in(places: Sequence[Path]) -> str:
+    """The places that were searched for a folder of specs, as the end of a sentence."""
+    return f"; looked for it in {', '.join(map(str, places))}" if len(places) > 1 else ""
+
+
+def merged(errors: Sequence[SpecError]) -> SpecError:
+    """The mistakes of several errors as one."""
+    if len(errors) == 1:
+        return errors[0]
+    mistakes = dict.fromkeys(mistake for error in errors for mistake in error.mistakes)
+    details = dict.fromkeys(line for error in errors for line in error.details.splitlines())
+    return SpecError(f"{len(details)} mistakes in the specs", "\n".join(details), _CORRECT_ALL, mistakes)
+
+
 def load_files(paths: Sequence[Path]) -> tuple[ImageSpec, ...]:
     """The specs in these files, sorted by name; what they claim is compared among them only.
 
@@ -148,11 +162,14 @@ def load_files(paths: Sequence[Path]) -> tuple[ImageSpec, ...]:
 
 
 def select(
-    specs: Sequence[ImageSpec], names: Sequence[str], broken: Collection[BrokenSpec] = ()
+    specs: Sequence[ImageSpec],
+    names: Sequence[str],
+    broken: Collection[BrokenSpec] = (),
+    searched: Path | None = None,
 ) -> tuple[ImageSpec, ...]:
     """The specs of these names, in the specs' order; all of them without names. Those of broken files are known, too.
 
-    Raises UsageError for names that no spec has.
+    Raises UsageError for names that no spec has. ``searched``: the folder of specs.
     """
     if not names:
         return tuple(specs)
@@ -160,11 +177,12 @@ def select(
     known = {*by_name, *(spec.label for spec in broken)}
     unknown = [name for name in dict.fromkeys(names) if name not in known]
     if unknown:
-        folder = f"in {specs[0].path.parent}" if specs else "at all"
+        place = specs[0].path.parent if specs else searched
+        folder = f"in {place}" if place else "at all"
         raise UsageError(
             f"no such spec: {', '.join(yamlfile.quoted(name) for name in unknown)}",
             "\n".join(_why_unknown(name, specs, folder) for name in unknown),
-            f"available specs: {', '.join(by_name)}" if by_name else "write one: NAME.yaml with 'image: REFERENCE'",
+            f"available specs: {', '.join(by_name)}" if by_name else "write one: lxdocker add IMAGE",
         )
     return tuple(spec for spec in specs if spec.name.value in names)
 
@@ -172,13 +190,13 @@ def select(
 def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
     owners = [spec.name.value for spec in specs if name in spec.aliases]
     hint = f"; it is an alias of {owners[0]}" if owners else ""
-    wanted = Path(name).stem if name.endswith(_SUFFIXES) else name
+    wanted = Path(name).stem if name.endswith(SUFFIXES) else name
     guess = [] if owners else yamlfile.closest(wanted, [spec.name.value for spec in specs])
     return f"no {yamlfile.quoted(f'{name}.yaml')} {folder}{hint}{yamlfile.did_you_mean(guess)}"
 
 
 def _is_spec(file_name: str) -> bool:
-    return file_name.endswith(_SUFFIXES) and not file_name.startswith(".")
+    return file_name.endswith(SUFFIXES) and not file_name.startswith(".")
 
 
 def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]:
@@ -248,7 +266,7 @@ class _Claims:
         self.disputed: list[Mistake] = []  # of owners: what another file claims, too
 
     def name(self, path: Path, document: Document) -> Iterator[Mistake]:
-        if path.suffix not in _SUFFIXES:
+        if path.suffix not in SUFFIXES:
             if document.is_flawed(()):
                 return  # a folder, or the name of an image: what is wrong with it has been said
             yield _of_file(document, f"expected a file called NAME.yaml, found {yamlfile.quoted(path.name)}")

@@ -200,6 +200,38 @@ def test_single_files_can_be_checked(lxdocker: Program) -> None:
     assert (done.returncode, done.stdout) == (0, "1 spec is valid\n")
 
 
+def test_an_empty_or_missing_folder_is_named_with_all_places_that_were_looked_in(
+    place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = place / "images.d"
+    for spec in here.iterdir():
+        spec.unlink()
+    done = lxdocker("validate")
+    assert (done.returncode, done.stdout) == (0, "no specs found\n")
+    assert done.stderr.startswith(f"no specs in {here} -> write one: lxdocker add IMAGE")
+    here.rmdir()
+    system = place / "etc/images.d"
+    monkeypatch.setattr("lxdocker.config.settings.SYSTEM_SPECS", system)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    users = place / ".config/lxdocker/images.d"
+    everywhere = f"looked for it in {here}, {users}, {system}"
+    for command in ("sync", "status", "validate", "prune"):
+        done = lxdocker(command)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[0] == f"error: cannot read the folder of specs: {users}"
+        assert everywhere in done.stderr.splitlines()[1]
+        assert "lxdocker init" in done.stderr
+    users.mkdir(parents=True)
+    assert lxdocker("validate").stderr.startswith(f"no specs in {users}; {everywhere} -> ")
+    (users / "web.yaml").write_text("image: nginx\n")
+    assert lxdocker("validate").stdout == "1 spec is valid\n"
+    done = lxdocker("validate", "--specs", "nowhere")  # named, so nothing else was tried
+    assert done.stderr.splitlines()[:2] == [
+        f"error: cannot read the folder of specs: {place}/nowhere",
+        "  No such file or directory",
+    ]
+
+
 def test_mistakes_are_named_in_three_parts_and_the_result_is_empty(place: Path, lxdocker: Program) -> None:
     (place / "images.d/bad.yaml").write_text("imgae: nginx\n")
     done = lxdocker("validate")
@@ -275,6 +307,10 @@ def test_names_are_checked_before_anybody_is_asked(lxdocker: Program, command: s
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[0] == "error: no such spec: 'nope'"
     assert "db, web" in done.stderr
+    done = lxdocker(command, "web", "images.d/nope.yaml")
+    assert done.stderr.splitlines()[0] == "error: no such spec: 'nope'"
+    done = lxdocker(command, "./")
+    assert done.stderr.splitlines()[0] == "error: not in the folder of specs: './'"
 
 
 # ---- output that can't be written

@@ -292,7 +292,7 @@ def test_long_summaries_are_wrapped_and_not_cut(monkeypatch: pytest.MonkeyPatch,
     ("command", "usage"),
     [
         ("sync", "sync [OPTIONS] [NAME]..."),
-        ("validate", "validate [OPTIONS] [FILE]..."),
+        ("validate", "validate [OPTIONS] [NAME|FILE|DIR]..."),
         ("mirror", "mirror [OPTIONS] URL [DIR|NAME]..."),
         ("publish rollback", "publish rollback [OPTIONS] NAME [VERSION]"),
         ("remote add", "remote add [OPTIONS] URL [NAME]"),

@@ -280,6 +280,8 @@ def test_an_unknown_name_is_a_mistake_of_usage(name: str, why: str) -> None:
 def test_without_any_specs_no_name_is_known() -> None:
     with pytest.raises(UsageError, match=r"no 'a\.yaml' at all"):
         select((), ["a"])
+    with pytest.raises(UsageError, match=r"no 'a\.yaml' in /specs"):
+        select((), ["a"], (), Path("/specs"))
 
 
 # ---- keys that are not a spec's
