@@ -215,7 +215,7 @@ def verified(found: Verified) -> Document:
         }
         for finding in found.findings
     ]
-    return _document(clean=found.clean, versions=found.versions, size=found.size, findings=findings)
+    return _document(clean=found.clean, versions=found.versions, size=found.size, read=found.read, findings=findings)
 
 
 def mirrored(result: Mirrored) -> Document:

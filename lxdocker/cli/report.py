@@ -205,8 +205,9 @@ def print_verified(console: Console, found: Verified, tree: Path, *, json: bool)
         console.print("lxdocker leaves unknown files alone: move or delete them yourself")
     if console.is_quiet and not found.findings:
         return
-    amount = f"{counted(found.versions, 'version')}, {human_size(found.size)}"
-    console.print(f"{tree}: {amount}, {counted(len(left), 'problem') if left else 'OK'}")
+    checked = f"{human_size(found.read)} read" if found.read else f"{human_size(found.size)} (--deep reads the files)"
+    result = counted(len(left), "problem") if left else "OK"
+    console.print(f"{tree}: {counted(found.versions, 'version')}, {checked}: {result}")
 
 
 def print_mirrored(console: Console, result: Mirrored, *, json: bool) -> None:

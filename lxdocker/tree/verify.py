@@ -11,15 +11,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import groupby
 from pathlib import Path
 
 from lxdocker.image.artifact import read
 from lxdocker.progress import Progress, Say
+from lxdocker.text import counted
 from lxdocker.tree import simplestreams
 from lxdocker.tree.index import without_times
 from lxdocker.tree.simplestreams import File
 from lxdocker.tree.tree import Tree
 from lxdocker.tree.version import IMAGES, SIDECAR, WITHDRAWN, WITHHELD, Delta, Published, read_withheld
+from lxdocker.values import ImageName
 
 STREAMS = Path(simplestreams.INDEX_PATH).parent
 
@@ -50,6 +53,7 @@ class Verified:
 
     versions: int  # the listed ones; others are not checked
     size: int  # of their files, bytes
+    read: int  # bytes of them that were read; 0 unless deep
     findings: tuple[Finding, ...]
 
     @property
@@ -86,7 +90,7 @@ def verify(
         if deep:
             findings += reader.read(tree.root, _not_in(findings, listed))
     size = sum(file.size for version in listed for file in version.files())
-    return Verified(len(listed), size, tuple(sorted(findings, key=lambda finding: finding.path)))
+    return Verified(len(listed), size, reader.count, tuple(sorted(findings, key=lambda finding: finding.path)))
 
 
 def _not_in(findings: Sequence[Finding], versions: Sequence[Published]) -> list[Published]:
@@ -217,9 +221,20 @@ class _Reader:
         self._jobs = jobs
         self._progress = progress
         self._cancelled = cancelled
+        self._lock = threading.Lock()
+        self._waiting: dict[ImageName, int] = {}  # versions of each image that are not read yet
+        self._damaged: set[ImageName] = set()
+        self.count = 0  # bytes that were read
 
     def read(self, root: Path, versions: Sequence[Published]) -> list[Finding]:
-        """The problems of these versions' files."""
+        """The problems of these versions' files. Versions of one image may be read at the same time, so its progress is
+        that of all of them.
+        """
+        for name, group in groupby(versions, key=lambda version: version.name):
+            every = list(group)
+            self._waiting[name] = len(every)
+            total = sum(file.size for version in every for file, _ in _files(version))
+            self._progress.phase(name, f"reading {counted(len(every), 'version')}", total)
         pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="read")
         try:
             futures = [pool.submit(self._version, root, version) for version in versions]
@@ -231,9 +246,18 @@ class _Reader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _version(self, root: Path, published: Published) -> list[Finding]:
+        findings = self._read(root, published)
+        with self._lock:
+            self._damaged |= {published.name} if findings else set()
+            self._waiting[published.name] -= 1
+            is_last = not self._waiting[published.name]
+        if is_last:
+            self._progress.done(published.name, "damaged" if published.name in self._damaged else "verified")
+        return findings
+
+    def _read(self, root: Path, published: Published) -> list[Finding]:
         findings = []
         combined = hashlib.sha256()
-        self._progress.phase(published.name, f"reading {published.key}", sum(file.size for file in published.files()))
         for file, delta in _files(published):
             alone = hashlib.sha256()
             path = published.folder / file.path
@@ -244,6 +268,8 @@ class _Reader:
                     alone.update(chunk)
                     if delta is None:
                         combined.update(chunk)
+                    with self._lock:
+                        self.count += len(chunk)
                     self._progress.count(published.name, len(chunk))
             except OSError as error:
                 if not published.folder.exists():
@@ -257,7 +283,6 @@ class _Reader:
             problem = "has a fingerprint that does not match the files"
             sidecar = _relative(root, published.folder / SIDECAR)
             findings.append(Finding(Kind.DAMAGED, sidecar, problem, version=published))
-        self._progress.done(published.name, "damaged" if findings else "verified")
         return findings
 
 

@@ -380,6 +380,46 @@ def test_what_is_deleted_while_being_read_is_no_fault(tree: Tree) -> None:
     assert found.findings == ()
 
 
+class Counting(Progress):
+    """Adds up what is told of each image."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.totals: dict[str, list[int | None]] = {}
+        self.read: dict[str, int] = {}
+        self.outcomes: list[tuple[str, str]] = []
+
+    def phase(self, name: ImageName, phase: str, total: int | None = None) -> None:
+        self.totals.setdefault(name.value, []).append(total)
+
+    def count(self, name: ImageName, amount: int) -> None:
+        with self.lock:
+            self.read[name.value] = self.read.get(name.value, 0) + amount
+
+    def done(self, name: ImageName, outcome: str) -> None:
+        self.outcomes.append((name.value, outcome))
+
+
+def test_the_counters_count_what_is_read(tree: Tree) -> None:
+    """Also if the versions of an image are read at the same time, and not what nobody reads."""
+    version = newest(tree)
+    with tree.lock(print, NEVER):
+        lost = Delta("20200101_0000", 1234, "0" * 64)  # its base is gone, so clients do not see it
+        tree.publish(make_artifact(tree.root / ".staging/a", "more"), version.provenance, version.arch, (), deltas={})
+    newest_sidecar = newest(tree).folder / SIDECAR
+    document = json.loads(newest_sidecar.read_text())
+    document["deltas"] = {lost.base: {"size": lost.size, "sha256": lost.sha256}}
+    newest_sidecar.write_text(json.dumps(document))
+    damaged = version.folder / ROOTFS_FILE
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    progress = Counting()
+    found = verify(tree, deep=True, repair=False, jobs=3, progress=progress, say=print, cancelled=NEVER)
+    assert {name: [amount] for name, amount in progress.read.items()} == progress.totals
+    assert found.read == sum(progress.read.values()) > 0
+    assert sorted(progress.outcomes) == [("other", "verified"), ("web", "damaged")]
+    assert look(tree).read == 0
+
+
 # ---- the commands
 
 
@@ -402,7 +442,7 @@ def run(*command: str, expect: int = 0) -> tuple[str, str]:
 def test_the_exit_status_says_whether_all_is_well(tree: Tree) -> None:
     root = str(tree.root)
     out, _ = run("publish", "verify", "--deep", "--tree", root)
-    assert out == f"{root}: 3 versions, 3.1 kB, OK\n"
+    assert out == f"{root}: 3 versions, 3.1 kB read: OK\n"
     victim = newest(tree)
     change_byte(victim.folder / ROOTFS_FILE)
     path = (victim.folder / ROOTFS_FILE).relative_to(tree.root)
@@ -410,7 +450,7 @@ def test_the_exit_status_says_whether_all_is_well(tree: Tree) -> None:
     assert out.splitlines() == [
         f"{path}: does not have the published hash",
         "to withdraw damaged versions and rewrite the index: lxdocker publish verify --repair",
-        f"{root}: 3 versions, 3.1 kB, 1 problem",
+        f"{root}: 3 versions, 3.1 kB read: 1 problem",
     ]
     out, _ = run("publish", "verify", "--deep", "--repair", "--json", "--tree", root)
     document = json.loads(out)
@@ -435,6 +475,7 @@ def test_a_rollback_says_what_clients_get(tree: Tree) -> None:
         "the next sync updates the local LXD; to undo: lxdocker publish rollback web --undo",
     ]
     assert json.loads(run("publish", "rollback", "web", "--undo", "--json", "--tree", root)[0]) == {
+        "schema": 1,
         "undone": [current.key],
         "published": [current.key],
     }
@@ -442,7 +483,7 @@ def test_a_rollback_says_what_clients_get(tree: Tree) -> None:
     assert document["rolled_back"] == [
         {
             "name": "web",
-            "arch": "x86_64",
+            "architecture": "x86_64",
             "version": before.key,
             "fingerprint": before.fingerprint.value,
             "withheld": [current.key],
