@@ -97,7 +97,7 @@ class _File(logging.StreamHandler[TextIO]):
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
-            why = error.strerror or str(error)
+            why = error.strerror or "it cannot be opened"
             raise UsageError(f"cannot write the log {path}", why, f"correct {VARIABLE}, or unset it") from None
         super().__init__(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
         self.setFormatter(

@@ -19,6 +19,7 @@ from lxdocker.http.route import Route
 from lxdocker.image import artifact
 from lxdocker.image.artifact import Artifact
 from lxdocker.lxd.command import OutOfTimeError, Result
+from lxdocker.reasons import in_words
 from lxdocker.runtime import render
 from lxdocker.source import skopeo
 from lxdocker.source.layout import Layout, UnknownFormatError
@@ -398,5 +399,5 @@ def _push_from_disk(builder: Builder, ref: DiskRef, manifest: Digest | None) -> 
         with ref.path.open("rb") as archive:
             builder.push(str(target), iter(lambda: archive.read(artifact.CHUNK), b""))
     except OSError as error:
-        raise ImageMissingError(f"reading {ref} failed", str(error), "correct the path in the spec") from error
+        raise ImageMissingError(f"reading {ref} failed", in_words(error), "correct the path in the spec") from error
     return skopeo.disk_name(ref.kind, target, ref.tag)

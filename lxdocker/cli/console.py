@@ -19,6 +19,7 @@ from lxdocker.cli.live import Lines, Live
 from lxdocker.cli.table import RED, YELLOW, Column, coloured, lay_out
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.progress import Progress
+from lxdocker.reasons import in_words
 from lxdocker.text import printable
 
 
@@ -52,7 +53,7 @@ class OutputError(LxdockerError):
     """The result could not be written to its end."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__("the result can't be written", str(error), "let it go elsewhere, or free space there")
+        super().__init__("the result can't be written", in_words(error), "let it go elsewhere, or free space there")
         self.reader_left = isinstance(error, BrokenPipeError)  # which is no fault: `| head` does
 
 

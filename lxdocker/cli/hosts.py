@@ -25,6 +25,7 @@ from lxdocker.cli.console import Console
 from lxdocker.cli.events import Hooks
 from lxdocker.config.settings import Settings
 from lxdocker.errors import UsageError
+from lxdocker.reasons import in_words
 from lxdocker.text import counted
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ def _with_password(url: str, file: Path | None) -> str:
             password = file.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"cannot read the password in {file}", str(error), "put the password in the file's first line"
+                f"cannot read the password in {file}", in_words(error), "put the password in the file's first line"
             ) from error
     if not password:
         raise UsageError(

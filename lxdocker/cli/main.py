@@ -15,6 +15,7 @@ from lxdocker.cli.app import INTERRUPTED, Run, app
 from lxdocker.cli.console import Console, OutputError
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.log import RUN, Log, shell
+from lxdocker.reasons import in_words
 from lxdocker.values import home_folder
 
 # Importing them adds their commands, in the order of --help.
@@ -84,7 +85,7 @@ def _check_working_folder() -> None:
     try:
         Path.cwd()
     except OSError as error:
-        why = error.strerror or str(error)
+        why = error.strerror or in_words(error)
         raise UsageError("cannot use the working folder", why, "change to a folder that exists: cd /") from None
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lxdocker.config import elsewhere, yamlfile
 from lxdocker.config.yamlfile import Advice, Document, Place
 from lxdocker.errors import Mistake, SpecError, UsageError
+from lxdocker.reasons import in_words
 from lxdocker.values import ImageName, ImageRef, parse_image_ref
 
 SCHEMA = "image.schema.json"
@@ -124,7 +125,7 @@ def _files(folder: Path, places: Sequence[Path] = ()) -> list[tuple[Path, str]]:
     except OSError as error:
         raise SpecError(
             f"cannot read the folder of specs: {folder}",
-            f"{error.strerror or error}{looked_in(places)}",
+            f"{error.strerror or in_words(error)}{looked_in(places)}",
             "create it with 'lxdocker init', or choose another one with --specs DIR",
         ) from error
     return [(folder / name, name) for name in names]

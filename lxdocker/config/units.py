@@ -20,6 +20,7 @@ from lxdocker.config.resources import resource
 from lxdocker.config.settings import SYSTEM_CONFIG, SYSTEM_TLS, SYSTEM_TREE, Settings
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.files import durable, rights
+from lxdocker.reasons import in_words
 
 SYNC, TIMER, SERVE = "lxdocker-sync.service", "lxdocker-sync.timer", "lxdocker-serve.service"
 UNIT_FOLDER = Path("/etc/systemd/system")
@@ -130,7 +131,7 @@ def install(found: Sequence[File], root: Path = Path("/")) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             durable.write_file(target, text.encode(), 0o644)
         except OSError as error:
-            why = error.strerror or str(error)
+            why = error.strerror or in_words(error)
             raise UsageError(f"cannot write {target}", why, "run this command as root") from error
         changed.append(file.path)
     return changed
@@ -154,7 +155,7 @@ def activate(*units: str) -> None:
                 argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise LxdockerError(f"{argv[0]} failed", str(error), f"run by hand: {' '.join(argv)}") from error
+            raise LxdockerError(f"{argv[0]} failed", in_words(error), f"run by hand: {' '.join(argv)}") from error
         if done.returncode:
             raise LxdockerError(f"{argv[0]} failed", done.stderr.strip(), f"run by hand: {' '.join(argv)}")
 

@@ -27,6 +27,7 @@ import yaml
 
 from lxdocker.config.resources import resource
 from lxdocker.errors import Mistake, SpecError
+from lxdocker.reasons import in_words
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -90,7 +91,7 @@ def read(path: Path, label: str) -> Document:
     try:
         data = _read_regular_file(path)
     except OSError as error:
-        return _unreadable(label, 0, f"expected a readable file, found: {error.strerror or error}")
+        return _unreadable(label, 0, f"expected a readable file, found: {error.strerror or in_words(error)}")
     if len(data) > MAX_BYTES:
         return _unreadable(label, 0, f"expected at most {MAX_BYTES // 1024} KiB, found a larger file")
     try:

@@ -14,6 +14,7 @@ from typing import Any
 from lxdocker import log
 from lxdocker.errors import LxdockerError, UsageError, remedy
 from lxdocker.lxd.dialect import Dialect
+from lxdocker.reasons import in_words
 from lxdocker.serve.joining import FLAVOURS, Flavour
 
 COMMAND_SECONDS = 60
@@ -79,7 +80,7 @@ class Client:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise LxdockerError(f"{self.name} {' '.join(arguments)} failed", str(error)) from error
+            raise LxdockerError(f"{self.name} {' '.join(arguments)} failed", in_words(error)) from error
         if done.returncode:
             said = (done.stderr or done.stdout).strip().removeprefix("Error: ")
             raise LxdockerError(f"{self.name} {' '.join(arguments)} failed", said, remedy(said, _USUAL_FAILURES))
@@ -94,7 +95,7 @@ class Client:
             said = self.run("query", "--wait", "--request", method, *content, path)
             return json.loads(said) if said.strip() else None
         except ValueError as error:
-            raise LxdockerError(f"no JSON from {what}", str(error)) from error
+            raise LxdockerError(f"no JSON from {what}", in_words(error)) from error
 
     def dialect(self) -> Dialect | None:
         """Of the daemon that commands go to; None where none answers, as on a host with only a client."""
@@ -110,7 +111,7 @@ class Client:
             # LXD writes Addr, Incus addr.
             return next((str(v) for k, v in remotes.get(remote, {}).items() if k.lower() == "addr"), None)
         except (ValueError, AttributeError) as error:
-            raise LxdockerError(f"no list of remotes from {self.name} remote list", str(error)) from error
+            raise LxdockerError(f"no list of remotes from {self.name} remote list", in_words(error)) from error
 
 
 def _flavour(program: str, path: str) -> Flavour:

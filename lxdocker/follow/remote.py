@@ -28,6 +28,7 @@ from lxdocker.http.route import Place
 from lxdocker.http.trust import Tls
 from lxdocker.http.url import basic
 from lxdocker.http.wire import Answer, Limits, Request, Wire
+from lxdocker.reasons import in_words
 from lxdocker.serve.authority import PATH
 from lxdocker.serve.certs import Certificate, check_authority
 from lxdocker.serve.joining import RESTART_PACKAGE, RESTART_SNAP, install_command
@@ -110,7 +111,7 @@ def look_at(address: Address) -> Seen:
     except (OSError, ValueError) as error:
         raise LxdockerError(
             f"cannot connect to {address.host}:{address.port} with TLS",
-            getattr(error, "strerror", None) or str(error),
+            in_words(error),
             "check that the server runs, and its URL: lxdocker serve prints it when it starts",
         ) from error
     return Seen(certificate, trust.is_vouched_for(address.host, address.port, LIMITS.connect))
@@ -163,7 +164,7 @@ def check_index(address: Address, pinned: Certificate | None) -> int:
         return sum(len(entry["products"]) for entry in document["index"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LxdockerError(
-            f"{address.url} is not a simplestreams server", f"{INDEX_PATH}: {error}", "check the URL"
+            f"{address.url} is not a simplestreams server", f"{INDEX_PATH}: {in_words(error)}", "check the URL"
         ) from error
 
 

@@ -36,6 +36,7 @@ from lxdocker.lxd.api import Lxd, StoredImage
 from lxdocker.lxd.daemon import Daemon
 from lxdocker.lxd.store import Store, given_by_hand
 from lxdocker.progress import Progress, Say, human_size
+from lxdocker.reasons import in_words
 from lxdocker.tree.mirror import Failure
 from lxdocker.tree.server import Listed, Server
 from lxdocker.values import Arch, Fingerprint, ImageName
@@ -425,4 +426,4 @@ def _explained(doing: str, folder: Path) -> Iterator[None]:
             resolution = error.remedy
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             resolution = "free space on that filesystem, or name another folder with --import-dir"
-        raise MirrorError(f"{doing} {folder} failed", str(error), resolution) from error
+        raise MirrorError(f"{doing} {folder} failed", in_words(error), resolution) from error

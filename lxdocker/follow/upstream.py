@@ -19,6 +19,7 @@ from lxdocker.follow import remote
 from lxdocker.follow.client import Client
 from lxdocker.http.transport import proxy_for
 from lxdocker.http.trust import parse_fingerprint
+from lxdocker.reasons import in_words
 from lxdocker.serve.certs import Certificate
 from lxdocker.tree.server import DistrustedError, Listed, Server, ServerOptions, parse_address, read_index
 
@@ -64,7 +65,9 @@ class Upstream:
         except (OSError, ValueError) as error:
             again = f"join again: lxdocker remote add {remote.Address.parse(address).url_with_user} {name}"
             raise UsageError(
-                f"the certificate of the remote {name} cannot be used", f"{certificate}: {error}", again
+                f"the certificate of the remote {name} cannot be used",
+                in_words(error) if isinstance(error, OSError) else f"{certificate}: {in_words(error)}",
+                again,
             ) from error
         known = cls.at(address, ServerOptions(fingerprint=pinned.fingerprint))
         shown = remote.Address.parse(known.url).url_with_user
@@ -160,7 +163,7 @@ def _simplestreams_remote(name: str, client: Client, config: Path) -> str:
         remotes = {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         # The parser's message may quote a login.
-        why = str(error) if isinstance(error, OSError) else f"{config} is not as {client.name} writes it"
+        why = in_words(error) if isinstance(error, OSError) else f"{config} is not as {client.name} writes it"
         raise UsageError(
             f"cannot read the remotes of {client.name}",
             why,

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from lxdocker.errors import LxdockerError
 from lxdocker.log import RUN
+from lxdocker.reasons import in_words
 from lxdocker.text import one_line
 
 # All that a hook gets of lxdocker's environment. Others may hold logins: LXDOCKER_*, REGISTRY_AUTH_FILE, proxies.
@@ -47,7 +48,7 @@ def run(command: str, document: bytes, timeout: float, environ: Mapping[str, str
                 start_new_session=True,
             )
         except OSError as error:
-            why = error.strerror or str(error)
+            why = error.strerror or in_words(error)
             raise LxdockerError(f"cannot run {shown}", why, "give the command's whole path") from error
         try:
             status = process.wait(timeout)

@@ -17,6 +17,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util import Url
 
+from lxdocker import reasons
 from lxdocker.http.transport import DeadlineError, UnusableProxyError
 
 Kind = Literal[
@@ -32,8 +33,6 @@ Kind = Literal[
 ]
 # What another try won't heal.
 FINAL: frozenset[Kind] = frozenset({"proxy", "certificate", "plain", "endless", "redirect", "astray"})
-# What OpenSSL calls an answer that isn't TLS.
-_NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
 
 
 class RequestError(Exception):
@@ -76,12 +75,10 @@ def _tls_failure(error: Exception) -> RequestError:
     inner: BaseException | None = error
     while inner and not isinstance(inner, ssl.SSLError):
         inner = inner.args[0] if inner.args and isinstance(inner.args[0], BaseException) else inner.__cause__
+    words = reasons.tls(inner) if isinstance(inner, ssl.SSLError) else f"TLS failed: {reasons.CLOSED}"
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return RequestError("certificate", f"its certificate is not trusted: {inner.verify_message or inner.reason}")
-    reason = str(getattr(inner, "reason", "") or "")
-    if reason in _NOT_TLS:
-        return RequestError("plain", "it does not speak TLS, but probably plain HTTP")
-    return RequestError("tls", f"TLS failed: {reason.lower().replace('_', ' ') or 'the connection was closed'}")
+        return RequestError("certificate", words)
+    return RequestError("plain" if words == reasons.SPEAKS_NO_TLS else "tls", words)
 
 
 def _root_reason(error: BaseException) -> str:

@@ -21,6 +21,7 @@ import urllib3
 from urllib3.exceptions import InsecureRequestWarning
 from urllib3.util import Url
 
+from lxdocker.reasons import in_words
 from lxdocker.values import home_folder, is_loopback, parse_registry_host, same_registry, split_host
 
 # Where podman, skopeo and docker keep a registry's CA (*.crt) and client certificate (*.cert and *.key):
@@ -41,7 +42,7 @@ class UnusableCertificatesError(Exception):
 
     def __init__(self, where: Path | None, error: OSError) -> None:  # ssl.SSLError is one
         self.brief = f"the certificates in {where} cannot be used"
-        self.why = error.strerror or str(error)
+        self.why = in_words(error).removeprefix("TLS failed: ")  # so far there is no TLS
         super().__init__(f"{self.brief}: {self.why}")
 
 

@@ -26,6 +26,7 @@ from lxdocker.lxd import operation as operations
 from lxdocker.lxd.daemon import Daemon
 from lxdocker.lxd.dialect import Dialect
 from lxdocker.lxd.operation import Ended, Operation
+from lxdocker.reasons import in_words
 from lxdocker.values import Fingerprint
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Lxd:
         except (RequestException, OSError) as error:
             product = self.daemon.product
             raise LxdError(
-                f"{what} failed", f"no answer from {product}: {error}", f"is {product} still running?"
+                f"{what} failed", f"no answer from {product}: {in_words(error)}", f"is {product} still running?"
             ) from error
         finally:
             LOGGER.debug("%s# %s %s: %s, %s", command, method.upper(), _resource(path), status, log.took(began))
@@ -382,7 +383,7 @@ class Lxd:
             yield from response.iter_content(CHUNK)
         except RequestException as error:
             product = self.daemon.product
-            why = f"{product}'s answer broke off: {error}"
+            why = f"{product}'s answer broke off: {in_words(error)}"
             raise LxdError(f"{what} failed", why, f"is {product} still running?") from error
 
     def set_image_properties(self, project: str, fingerprint: Fingerprint, properties: Mapping[str, str]) -> None:
@@ -646,6 +647,6 @@ def _connect(daemon: Daemon, timeout: tuple[float, float]) -> pylxd.Client:
     except (exceptions.LXDAPIException, RequestException, ValueError, KeyError, TypeError) as error:
         raise HostError(
             f"unexpected answer from {product}",
-            f"{socket}: {error!r}",
+            f"{socket}: {in_words(error)}",
             f"check its log, and whether {daemon.folder} names {product}'s folder",
         ) from error

@@ -23,6 +23,7 @@ from typing import Any
 
 from lxdocker.errors import LxdError
 from lxdocker.lxd.daemon import Daemon
+from lxdocker.reasons import in_words
 
 SLICE_SECONDS = 0.5  # how long nothing is looked at but the connection
 CONNECT_SECONDS = 10
@@ -102,7 +103,7 @@ def answer_of(daemon: Daemon, resource: str, what: str, check: Callable[[], None
     except (OSError, http.client.HTTPException, ValueError) as error:
         product = daemon.product
         raise NoAnswerError(
-            f"{what} failed", f"no answer from {product}: {error}", f"is {product} still running?"
+            f"{what} failed", f"no answer from {product}: {in_words(error)}", f"is {product} still running?"
         ) from error
 
 

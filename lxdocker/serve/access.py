@@ -20,6 +20,7 @@ from pathlib import Path
 import bcrypt
 
 from lxdocker.errors import UsageError
+from lxdocker.reasons import in_words
 
 _LINE = re.compile(r"(?P<name>[^:\s][^:]*):(?P<hash>\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53})")
 # 2^14 rounds take about a second.
@@ -90,7 +91,7 @@ def _read(path: Path) -> Mapping[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the users file {path}", str(error), HINT) from error
+        raise UsageError(f"cannot read the users file {path}", in_words(error), HINT) from error
     hashes = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):

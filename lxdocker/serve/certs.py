@@ -33,6 +33,7 @@ from lxdocker.errors import UsageError
 from lxdocker.files import lock, rights
 from lxdocker.files.durable import write_file
 from lxdocker.progress import Say
+from lxdocker.reasons import in_words
 from lxdocker.serve import authority as authorities
 from lxdocker.serve.authority import FIXED_NAME, Authority
 from lxdocker.serve.hostnames import as_address, canonical, full_name, host_addresses, own_name
@@ -150,11 +151,13 @@ def make(folder: Path, names: Iterable[str] = (), say: Say = lambda _: None) -> 
         with lock.file(folder / ".lock"):  # two servers that start at once would each write one half of the pair
             _make_anew(folder, needed, wanted, say)
     except rights.UnsafeError as error:
-        raise UsageError(f"the folder {folder} is not safe for the server's key", str(error), error.remedy) from error
+        raise UsageError(
+            f"the folder {folder} is not safe for the server's key", in_words(error), error.remedy
+        ) from error
     except OSError as error:
         raise UsageError(
             f"the folder {folder} for the server's certificate can't be used",
-            str(error),
+            in_words(error),
             "run as a user who may write there, choose another with --tls-dir DIR, or use your own certificate"
             " with --tls-cert FILE --tls-key FILE",
         ) from error
@@ -399,7 +402,7 @@ def _state(pair: Pair) -> tuple[object, ...]:
         try:
             found = path.stat()
         except OSError as error:
-            return str(error)
+            return in_words(error)
         return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
     return (pair, of(pair.certificate), of(pair.key), of(pair.authority) if pair.authority else None)

@@ -25,6 +25,7 @@ from typing import Any
 from lxdocker.config.settings import SYSTEM_TLS, Settings
 from lxdocker.errors import UsageError
 from lxdocker.progress import Say
+from lxdocker.reasons import in_words
 from lxdocker.serve import certs
 from lxdocker.serve.access import Users
 from lxdocker.serve.certs import Watch
@@ -83,7 +84,7 @@ class Endpoint:
             why = "choose another one with --listen ADDRESS:PORT"
             if error.errno == errno.EACCES:
                 why = f"only root may use ports below 1024: {why}"
-            raise UsageError(f"cannot listen on {self}", error.strerror or str(error), why) from error
+            raise UsageError(f"cannot listen on {self}", error.strerror or in_words(error), why) from error
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -224,7 +225,7 @@ class Server:
             try:
                 await asyncio.to_thread(self._look)
             except Exception as error:  # whatever is in these files, downloads go on
-                self._say(f"cannot check the certificate and the users for changes: {error!r}")
+                self._say(f"cannot check the certificate and the users for changes: {in_words(error)}")
             if self._ended >= MANY_CONNECTIONS:
                 self._ended = 0
                 _give_memory_back()
@@ -303,7 +304,7 @@ def check_tree(tree: Path) -> None:
         todo = "publish images with lxdocker sync first, or name the folder they are published in: --tree DIR"
         raise UsageError(f"no published images at {tree}", why, todo) from error
     except OSError as error:
-        why = error.strerror or str(error)
+        why = error.strerror or in_words(error)
         raise UsageError(
             f"cannot read the tree {tree}", why, "run as a user who may read it, or correct --tree"
         ) from error

@@ -17,6 +17,7 @@ from pathlib import Path
 from aiohttp import ETag, hdrs, web
 
 from lxdocker.progress import Say
+from lxdocker.reasons import in_words
 from lxdocker.serve import authority as authorities
 from lxdocker.serve.access import Users
 from lxdocker.serve.authority import Authority
@@ -78,7 +79,7 @@ class Site:
             answer.note = "cut off"
             raise
         except OSError as error:  # out of descriptors, or a disk that fails
-            answer.note = str(error)
+            answer.note = in_words(error)
             if answer.response.prepared:
                 answer.abort()
             else:
@@ -129,7 +130,7 @@ class Site:
         try:
             os.close(os.open(self._tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
-            answer.note = str(error)
+            answer.note = in_words(error)
             answer.text(503, b"the tree can't be read\n")
         else:
             answer.text(200, b"ok\n")

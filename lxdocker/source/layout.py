@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from lxdocker.errors import ImageMissingError, RegistryError
+from lxdocker.reasons import in_words
 from lxdocker.source.oci import OCI_MANIFEST, Index, IndexEntry, Manifest, named_entries, parse_manifest
 from lxdocker.values import ArchiveKind, Digest, DiskRef
 
@@ -169,7 +170,7 @@ class Layout:
             if self._tar is None:
                 raise UnknownFormatError from error
             self._tar.close()
-            raise self._not_one(f"it is cut off or damaged: {error}") from error
+            raise self._not_one(f"it is cut off or damaged: {in_words(error)}") from error
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -184,10 +185,10 @@ class Layout:
             ) from error
         except PermissionError as error:
             raise ImageMissingError(
-                f"cannot read {self._ref}", f"{error}".lower(), "let this user read it, or run as one who may"
+                f"cannot read {self._ref}", in_words(error), "let this user read it, or run as one who may"
             ) from error
         except (OSError, tarfile.TarError, EOFError) as error:
-            raise self._not_one(str(error)) from error
+            raise self._not_one(in_words(error)) from error
 
     def _not_one(self, why: str) -> RegistryError:
         return RegistryError(f"cannot read {self._ref}", why, "is it complete, and of the kind that was named?")

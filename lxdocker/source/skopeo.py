@@ -13,6 +13,7 @@ from typing import Any
 
 from lxdocker import log
 from lxdocker.errors import HostError, ImageMissingError, RegistryError
+from lxdocker.reasons import in_words
 from lxdocker.text import one_line
 from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageRef, RegistryRef
 
@@ -206,7 +207,7 @@ def _run(arguments: list[str], seconds: float) -> _Result:
     except sh.ErrorReturnCode:
         return _Result(b"", _complaint(stderr.content), failed=True)
     except sh.ForkException as error:
-        raise HostError("cannot start skopeo", str(error), "check this host's limits and its skopeo") from None
+        raise HostError("cannot start skopeo", in_words(error), "check this host's limits and its skopeo") from None
     except BaseException:
         # Ctrl-C: skopeo runs in a session of its own and would not get the signal.
         if process is not None and process.is_alive():

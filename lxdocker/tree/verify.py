@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lxdocker.image.artifact import read
 from lxdocker.progress import Progress, Say
+from lxdocker.reasons import in_words
 from lxdocker.text import counted
 from lxdocker.tree import simplestreams
 from lxdocker.tree.index import without_times
@@ -141,7 +142,7 @@ def _index_findings(tree: Tree) -> Iterator[Finding]:
             yield Finding(Kind.INDEX, path, "is missing")
             continue
         except (OSError, ValueError, RecursionError) as error:
-            yield Finding(Kind.INDEX, path, f"can't be read: {error}")
+            yield Finding(Kind.INDEX, path, f"can't be read: {in_words(error)}")
             continue
         if without_times(present) != without_times(document):
             yield Finding(Kind.INDEX, path, "does not match the tree")

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from lxdocker.errors import TreeError
 from lxdocker.files import durable, lock, rights
+from lxdocker.reasons import in_words
 from lxdocker.values import ImageName
 
 LOCK = ".lock"
@@ -212,7 +213,7 @@ class Workspace:
         try:
             yield
         except rights.UnsafeError as error:
-            raise TreeError(f"the tree {self.root} is not safe to write in", str(error), error.remedy) from error
+            raise TreeError(f"the tree {self.root} is not safe to write in", in_words(error), error.remedy) from error
         except OSError as error:
             raise _tree_error(doing, self.root, error) from error
 
@@ -225,7 +226,7 @@ def _tree_error(doing: str, root: Path, error: OSError) -> TreeError:
         resolution = "run as a user who may write there, or choose another folder with --tree DIR"
     elif error.errno == errno.ENOENT and not os.path.lexists(root):
         resolution = "the first sync creates it; or choose another folder with --tree DIR"
-    return TreeError(f"{doing} the tree {root} failed", str(error), resolution)
+    return TreeError(f"{doing} the tree {root} failed", in_words(error), resolution)
 
 
 def _is_held(folder: str) -> bool:
