@@ -253,6 +253,7 @@ def main() -> int:
     parser.add_argument(
         "-j", dest="jobs", type=int, default=1, metavar="N", help="number of mutants to try in parallel"
     )
+    parser.add_argument("--check", action="store_true", help="only see whether every mutant still fits the code")
     parser.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="kills a mutant that hangs [120]")
     options = parser.parse_args()
     try:
@@ -261,6 +262,8 @@ def main() -> int:
             raise MutantError(f"no mutants in {MUTANTS}")
         for mutant in mutants:
             mutated(mutant, ROOT)
+        if options.check:
+            return 0
         results = _run(mutants, max(1, options.jobs), options.timeout, bool(options.only))
     except MutantError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -173,3 +173,8 @@ def test_a_name_that_no_mutant_has(checkout: Checkout) -> None:
     checkout.mutant("a > b", "a < b")
     done = checkout.run("--only", "room/2", "--only", "moon")
     assert (done.returncode, done.stderr) == (2, "error: no such mutant: moon, room/2\n")
+
+
+def test_the_mutants_of_this_project_fit_its_code() -> None:
+    done = subprocess.run([sys.executable, RUNNER, "--check"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
