@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lxdocker.follow.run import Followed
     from lxdocker.sync.outcome import Report
     from lxdocker.sync.state import Survey
+    from lxdocker.tree.last_sync import LastSync
 
 Command = Literal["sync", "mirror --import"]
 
@@ -48,7 +50,11 @@ class Hooks:
 
         images = documents.images(survey.done(result.outcomes))["images"]
         changes = [image for image in images if image["outcome"] not in {"unchanged", "failed"}]
-        self._tell(changes, [image for image in images if image["outcome"] == "failed"])
+        since = self._last_sync().since
+        self._tell(
+            changes,
+            [image | {"since": _time(since.get(image["name"]))} for image in images if image["outcome"] == "failed"],
+        )
 
     def imported(self, result: Followed) -> None:
         """Tells of an import."""
@@ -58,7 +64,7 @@ class Hooks:
 
         document = documents.followed(result)
         changes = [image | {"outcome": verb} for verb in ("imported", "updated") for image in document[verb]]
-        self._tell(changes, [image | {"outcome": "failed"} for image in document["failed"]])
+        self._tell(changes, [image | {"outcome": "failed", "since": None} for image in document["failed"]])
 
     def failed(self, error: LxdockerError) -> None:
         """Tells of a run that has failed as a whole."""
@@ -75,6 +81,16 @@ class Hooks:
             self._run("change", self._settings.on_change, changes)
         if failures:
             self._run("failure", self._settings.on_failure, failures)
+
+    def _last_sync(self) -> LastSync:
+        """The record of this sync; an empty one if there is none, as of an import."""
+        from lxdocker.image.provenance import folder_id
+        from lxdocker.tree import last_sync
+
+        found = (
+            last_sync.read(self._settings.tree, folder_id(self._settings.specs)) if self._command == "sync" else None
+        )
+        return found or last_sync.LastSync(0, 0, 0)
 
     def _run(
         self,
@@ -94,7 +110,8 @@ class Hooks:
             "event": event,
             "command": self._command,
             "host": os.uname().nodename,
-            "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "time": _time(time.time()),
+            "since": _time(self._last_sync().failing_since) if event == "failure" else None,
             "images": list(images),
             "error": error,
         }
@@ -107,3 +124,8 @@ class Hooks:
                 *filter(None, [failure.resolution and f"-> {failure.resolution}"]),
             ):
                 self._console.log(f"  {line}")
+
+
+def _time(moment: float | None) -> str | None:
+    """As the other documents have it: RFC 3339."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

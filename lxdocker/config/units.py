@@ -88,6 +88,8 @@ def files(path: Path, settings: Settings) -> tuple[File, ...]:
     if config and not any(config.is_relative_to(home) for home in _HOMES):
         serve = _add(serve, "WorkingDirectory", f"Environment={_quoted(f'LXDOCKER_CONFIG={config}')}")
     tmpfiles = _text("tmpfiles.conf")
+    if settings.metrics_file and not settings.metrics_file.is_relative_to(_STATE):
+        sync = _add(sync, "StateDirectory", f"ReadWritePaths={_quoted(f'-{settings.metrics_file.parent}')}")
     if own_tree:
         sync = _add(sync, "StateDirectory", f"ReadWritePaths={_quoted(f'-{own_tree}')}")
         tmpfiles += f"d     {_quoted(own_tree)} - - -\n"

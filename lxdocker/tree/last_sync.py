@@ -11,9 +11,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lxdocker.errors import LxdockerError
 from lxdocker.files import durable, rights
@@ -33,6 +34,8 @@ class LastSync:
     seconds: float  # that it took
     exit: int  # its exit status
     failed: frozenset[str] = frozenset()  # names of images that failed, in this sync or in one of others before
+    since: Mapping[str, float] = field(default_factory=dict)  # when each of these failed first, in the syncs since then
+    failing_since: float | None = None  # the first of the syncs in a row that did not succeed
 
     @property
     def succeeded(self) -> bool:
@@ -47,13 +50,17 @@ def record(root: Path, folder: str, last: LastSync, named: Collection[ImageName 
         return
     rights.check(root)
     failed = set(last.failed)
-    if named is not None and (before := read(root, folder)):
+    before = read(root, folder)
+    known, began = (before.since, before.failing_since) if before else ({}, None)
+    if named is not None and before:
         failed |= before.failed - {str(name) for name in named}
-    document = {
+    document: dict[str, Any] = {
         "finished": round(last.finished, 3),
         "seconds": round(last.seconds, 3),
         "exit": last.exit,
         "failed": sorted(failed),
+        "since": {name: round(known.get(name, last.finished), 3) for name in sorted(failed)},
+        "failing_since": None if last.succeeded else round(began or last.finished, 3),
     }
     _tidy(root)
     durable.write_file(root / f".sync.{folder}.json", json.dumps(document).encode(), 0o644)
@@ -89,8 +96,10 @@ def read(root: Path, folder: str) -> LastSync | None:
             seconds=float(document["seconds"]),
             exit=int(document["exit"]),
             failed=frozenset(map(str, document["failed"])),
+            since={str(name): float(moment) for name, moment in document.get("since", {}).items()},
+            failing_since=None if (began := document.get("failing_since")) is None else float(began),
         )
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

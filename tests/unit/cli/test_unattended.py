@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import jsonschema
 import pytest
 
 from lxdocker.builder.instance import Workshop
 from lxdocker.cli.main import complete
 from lxdocker.config import units
+from lxdocker.config.resources import resource
 from lxdocker.config.units import File
 from lxdocker.sync import run as sync_run
 from tests import recorded
@@ -140,7 +142,11 @@ def told(place: Path, name: str) -> list[dict[str, Any]]:
     path = place / f"{name}.told"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
-    return [json.loads(line) for line in lines]
+    documents = [json.loads(line) for line in lines]
+    schema = json.loads(resource("schema", "output/event.schema.json").read_text())
+    for document in documents:
+        jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+    return documents
 
 
 def test_hooks_are_told_what_changed_and_what_failed(
@@ -153,6 +159,7 @@ def test_hooks_are_told_what_changed_and_what_failed(
     assert lxdocker("sync").returncode == 0
     (document,) = told(place, "changed")
     assert {**document, "images": [], "time": ""} == {
+        "since": None,
         "schema": 1,
         "event": "change",
         "command": "sync",
@@ -161,7 +168,7 @@ def test_hooks_are_told_what_changed_and_what_failed(
         "images": [],
         "error": None,
     }
-    assert document["time"].endswith("Z")
+    assert document["time"].endswith("+00:00")
     assert [image["name"] for image in document["images"]] == ["db", "web"]
     assert told(place, "failed") == []
     # Nothing new, nothing told.
@@ -170,7 +177,8 @@ def test_hooks_are_told_what_changed_and_what_failed(
     # One of each.
     change(place, "web", "second")
     (place / "images.d/db.yaml").write_text("image: oci:/nowhere\n")
-    for changes in (["web"], []):  # a failure is told each time
+    first = ""
+    for changes in (["web"], []):  # a failure is told each time, and since when
         assert lxdocker("sync").returncode == 1
         assert [image["name"] for found in told(place, "changed") for image in found["images"]] == changes
         (document,) = told(place, "failed")
@@ -178,6 +186,9 @@ def test_hooks_are_told_what_changed_and_what_failed(
         (image,) = document["images"]
         assert image["name"] == "db"
         assert image["error"].keys() >= {"what", "why", "do"}
+        first = first or image["since"]
+        assert (image["since"], document["since"]) == (first, first)
+    assert first <= document["time"]
 
 
 def test_a_run_that_fails_as_a_whole_is_a_failure(
@@ -192,6 +203,7 @@ def test_a_run_that_fails_as_a_whole_is_a_failure(
         (document,) = told(place, "failed")
         assert (document["command"], document["images"]) == (" ".join(arguments[:2]).removesuffix(" -q"), [])
         assert document["error"]["what"] in done.stderr
+        assert document["since"] is None  # there is no tree yet
     assert told(place, "changed") == []
     assert lxdocker("sync", "--dry-run").returncode == 2
     assert lxdocker("status").returncode == 2

@@ -62,6 +62,7 @@ OTHER = replace(
     config=Path("/srv/lxdocker settings/config.yaml"),
     tree=Path("/srv/100% images/tree"),
     tls_dir=Path("/srv/tls"),
+    metrics_file=Path("/var/lib/prometheus/node-exporter/lxdocker.prom"),
     listen=":443",
 )
 
@@ -145,6 +146,7 @@ def test_they_may_write_what_the_settings_name_and_bind_its_port(program: Path) 
     found = units.files(program, OTHER)
     sync, serve = lines(found, SYNC), lines(found, SERVE)
     assert 'ReadWritePaths="-/srv/100%% images/tree"' in sync
+    assert "ReadWritePaths=-/var/lib/prometheus/node-exporter" in sync
     assert "ReadWritePaths=-/srv/tls" in serve
     assert {"AmbientCapabilities=CAP_NET_BIND_SERVICE", "PrivateUsers=no"} <= set(serve)
     for unit in (sync, serve):
