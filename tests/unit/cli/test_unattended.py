@@ -17,7 +17,14 @@ from lxdocker.cli.main import complete
 from lxdocker.config import units
 from lxdocker.config.resources import resource
 from lxdocker.config.units import File
+from lxdocker.errors import LxdockerError
+from lxdocker.follow import run as follow_run
+from lxdocker.follow.run import Followed
 from lxdocker.sync import run as sync_run
+from lxdocker.tree import mirror as tree_mirror
+from lxdocker.tree.mirror import Failure, Mirrored
+from lxdocker.tree.server import Listed
+from lxdocker.values import Arch, Fingerprint, ImageName
 from tests import recorded
 from tests.registry_server import ScriptedServer, make_image, write_layout
 from tests.stand_ins import ImageDaemon, ScriptedBuilders, image_daemon
@@ -208,6 +215,52 @@ def test_a_run_that_fails_as_a_whole_is_a_failure(
     assert lxdocker("sync", "--dry-run").returncode == 2
     assert lxdocker("status").returncode == 2
     assert told(place, "failed") == []
+
+
+def listed(name: str) -> Listed:
+    return Listed(ImageName(name), Arch.X86_64, "20260102_0304", Fingerprint("a" * 64), {}, frozenset(), (name,))
+
+
+def test_an_import_calls_them_too_and_is_quiet_without_news(
+    place: Path, lxd: ImageDaemon, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LXDOCKER_ON_CHANGE", hook(place, "changed"))
+    monkeypatch.setenv("LXDOCKER_ON_FAILURE", hook(place, "failed"))
+    monkeypatch.setenv("LXDOCKER_IMPORT_DIR", str(place / "import"))
+    result = Followed(unchanged=2)
+    monkeypatch.setattr(follow_run, "follow", lambda *_: result)
+    command = ("mirror", "--import", "https://127.0.0.1:1", "--client", "lxc", "-q")
+    assert lxdocker(*command) == Done(0, "", "")
+    assert (told(place, "changed"), told(place, "failed")) == ([], [])
+    result.imported.append(listed("web"))
+    result.updated.append(listed("db"))
+    result.failed.append(Failure(ImageName("old"), "20260102_0304", LxdockerError("no space", "on /", "free some")))
+    done = lxdocker(*command)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:3]] == [
+        ["imported", "web"],
+        ["updated", "db"],
+        ["failed", "old"],
+    ]
+    (changed,), (failed,) = told(place, "changed"), told(place, "failed")
+    assert [(image["name"], image["outcome"]) for image in changed["images"]] == [
+        ("web", "imported"),
+        ("db", "updated"),
+    ]
+    assert [(image["name"], image["outcome"], image["error"]["do"]) for image in failed["images"]] == [
+        ("old", "failed", "free some")
+    ]
+
+
+def test_a_mirror_is_quiet_without_news(place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Mirrored((), (), 3, (), (), (), 0)
+    monkeypatch.setattr(tree_mirror, "mirror", lambda *_: result)
+    assert lxdocker("mirror", "https://127.0.0.1:1", "copy", "-q") == Done(0, "", "")
+    failure = Failure(ImageName("old"), "20260102_0304", LxdockerError("no space", "on /"))
+    result = Mirrored((), (), 3, (), (), (failure,), 0)
+    done = lxdocker("mirror", "https://127.0.0.1:1", "copy", "-q")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("failed    old 20260102_0304: no space: on /\n")
 
 
 def test_a_hook_that_fails_changes_nothing_else(
