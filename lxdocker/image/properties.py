@@ -13,6 +13,8 @@ from lxdocker.text import one_line
 from lxdocker.values import Arch
 
 MAX_LABELS = 50
+MAX_VARIABLES = 100
+ENVIRONMENT = "oci.env."  # the prefix of the image's variables
 
 
 def image_properties(spec: ImageSpec, config: OciConfig, provenance: Provenance, arch: Arch) -> Mapping[str, str]:
@@ -34,6 +36,7 @@ def image_properties(spec: ImageSpec, config: OciConfig, provenance: Provenance,
         "release": provenance.release,
         "type": "squashfs",
         **{f"oci.{key}": one_line(value) for key, value in expects.items() if value},
+        **{f"{ENVIRONMENT}{one_line(name, 100)}": one_line(value) for name, value in config.env[:MAX_VARIABLES]},
         **{f"oci.label.{key}": one_line(value) for key, value in sorted(config.labels.items())[:MAX_LABELS]},
         **dict(spec.properties),
         "architecture": arch.value,

@@ -10,9 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lxdocker.image.properties import ENVIRONMENT
 from lxdocker.tree import page, simplestreams
 from lxdocker.tree.simplestreams import Product
-from lxdocker.tree.version import Published
+from lxdocker.tree.version import OCI_LABEL, Published
 from lxdocker.values import ImageName
 
 
@@ -35,10 +36,10 @@ def build(listed: Sequence[Published], now: datetime) -> Index:
     return Index(simplestreams.images_document(products, now), simplestreams.index_document(products, now))
 
 
-def catalogue(listed: Sequence[Published]) -> str:
-    """The page of these versions: an entry for each image, with the newest version of each architecture."""
-    latest = [versions[-1] for versions in _by_product(listed)]
-    return page.render([_entry(list(group)) for _, group in groupby(latest, key=lambda version: version.name)])
+def catalogue(listed: Sequence[Published], now: datetime) -> str:
+    """The page of these versions, sorted as Tree.versions() sorts them: an entry for each image."""
+    images = [list(group) for _, group in groupby(listed, key=lambda version: version.name)]
+    return page.render([_entry(_by_product(versions)) for versions in images], now)
 
 
 def _by_product(listed: Sequence[Published]) -> list[list[Published]]:
@@ -73,21 +74,58 @@ def _alias_owners(latest: Sequence[Published]) -> dict[str, ImageName]:
     return owners | {version.name.value: version.name for version in latest}
 
 
-def _entry(versions: Sequence[Published]) -> page.Entry:
-    latest = max(versions, key=lambda version: version.key)
+def _entry(products: Sequence[Sequence[Published]]) -> page.Entry:
+    """An image, from its versions by architecture, oldest first."""
+    newest = [versions[-1] for versions in products]
+    latest = max(newest, key=lambda version: version.key)
+    stated = latest.properties
+
+    def expects(key: str) -> str:
+        return stated.get(f"oci.{key}", "")
+
+    def label(key: str) -> str:
+        return stated.get(f"{OCI_LABEL}.{key}", "")
+
     return page.Entry(
         name=latest.name.value,
         aliases=latest.aliases,
-        description=latest.description,
+        description=latest.description or label("description"),
         source=latest.provenance.source,
         digest=latest.provenance.source_digest.value,
         version=latest.key,
+        label=_label(latest),
         built_at=latest.provenance.built_at,
-        size=latest.size,
-        architectures=tuple(sorted(version.arch.debian for version in versions)),
-        ports=latest.properties.get("oci.ports", ""),
-        volumes=latest.properties.get("oci.volumes", ""),
+        sizes=_sizes(newest),
+        ports=expects("ports"),
+        volumes=expects("volumes"),
+        user=expects("user"),
+        working_dir=expects("workdir"),
+        entrypoint=expects("entrypoint"),
+        stop_signal=expects("stop_signal"),
+        healthcheck=expects("healthcheck"),
+        environment=tuple(
+            (key.removeprefix(ENVIRONMENT), value) for key, value in stated.items() if key.startswith(ENVIRONMENT)
+        ),
+        homepage=label("url"),
+        source_code=label("source"),
+        licenses=label("licenses"),
+        older=_older([version for versions in products for version in versions[:-1]]),
     )
+
+
+def _older(versions: Sequence[Published]) -> tuple[page.Older, ...]:
+    """Newest first; those of several architectures with one key are one."""
+    by_key = sorted(versions, key=lambda version: version.key, reverse=True)
+    groups = [list(group) for _, group in groupby(by_key, key=lambda version: version.key)]
+    return tuple(page.Older(group[0].key, _label(group[0]), _sizes(group)) for group in groups)
+
+
+def _label(version: Published) -> str:
+    return version.label.removeprefix("sha256:")  # a digest takes enough room without it
+
+
+def _sizes(versions: Sequence[Published]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((version.arch.debian, version.size) for version in versions))
 
 
 def without_times(document: Any) -> Any:

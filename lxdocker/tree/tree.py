@@ -200,8 +200,9 @@ class Tree(Workspace):
         with self.changing(), self.explained("writing the index of"):
             versions = self.versions()
             listed = [version for version in versions if version.is_listed()]
-            new = index.build(listed, datetime.now(UTC))
-            changes.write_index(self, self._leaving(versions, listed), new, index.catalogue(listed))
+            now = datetime.now(UTC)
+            new = index.build(listed, now)
+            changes.write_index(self, self._leaving(versions, listed), new, index.catalogue(listed, now))
 
     def _leaving(self, versions: Sequence[Published], listed: Sequence[Published]) -> list[Path]:
         """What leaves the index now, withdrawn, damaged or rolled back: it is still in it, or has no mark yet."""

@@ -152,7 +152,11 @@ def test_all_that_a_build_is_told(here: Place) -> None:
     (version,) = here.versions("web")
     shown = version.properties
     assert shown["description"] == "web (oci:web:1)"
-    assert (shown["oci.user"], shown["oci.label.org.example"]) == ("app", "two lines")
+    assert (shown["oci.user"], shown["oci.env.GREETING"], shown["oci.label.org.example"]) == (
+        "app",
+        "hello",
+        "two lines",
+    )
     assert (shown["architecture"], shown["lxdocker.inputs"]) == ("x86_64", version.provenance.inputs)
 
 

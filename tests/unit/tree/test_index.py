@@ -182,10 +182,64 @@ def test_the_page_has_one_entry_for_an_image_of_its_newest_version(tree: Tree) -
     tree.write_index()
     text = (tree.root / PAGE_FILE).read_text()
     assert text.count("<h2>") == 1
-    assert re.findall(r"<dd>(\d{8}_\d{4})</dd>", text) == ["20990101_0000"]
-    assert "<dd>amd64, arm64</dd>" in text
+    assert re.findall(r"<dt>Version</dt><dd>(\d{8}_\d{4})", text) == ["20990101_0000"]
+    assert "<dd>1.0 kB for amd64, 1.0 kB for arm64</dd>" in text
+    (older,) = re.findall(r"<dt>Older versions</dt><dd>(.*?)</dd>", text)
+    assert re.fullmatch(r"<ul><li>\d{8}_\d{4} \([0-9a-f]{12}\), 1.0 kB for amd64</li></ul>", older)
     publish(tree, provenance(spec("another")))
     assert re.findall(r"<h2>(.*?)</h2>", (tree.root / PAGE_FILE).read_text()) == ["another", "web"]
+
+
+PROPERTIES = {
+    "description": "web (docker.io/library/nginx:1)",  # lxdocker's own, which says nothing
+    "oci.ports": "80/tcp",
+    "oci.volumes": "/data",
+    "oci.user": "app",
+    "oci.workdir": "/srv",
+    "oci.entrypoint": "/app -x",
+    "oci.stop_signal": "SIGQUIT",
+    "oci.healthcheck": "true every 5 s",
+    "oci.env.PATH": "/bin",
+    "oci.env.A": "b=c",
+    "oci.label.org.opencontainers.image.description": "Serves the web",
+    "oci.label.org.opencontainers.image.version": "1.27.1",
+    "oci.label.org.opencontainers.image.url": "https://nginx.example/",
+    "oci.label.org.opencontainers.image.source": "https://git.example/",
+    "oci.label.org.opencontainers.image.licenses": "BSD-2-Clause",
+}
+
+
+def test_the_page_shows_what_an_image_states_of_itself(tree: Tree) -> None:
+    publish(tree, properties=PROPERTIES)
+    text = (tree.root / PAGE_FILE).read_text()
+    said = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert {key: re.sub("<[^>]*>", " ", value).split() for key, value in said.items()} == {
+        **{key: value for key in ("Image", "Digest", "Version", "Built", "Download")
+           if (value := re.sub("<[^>]*>", " ", said[key]).split())},
+        "Description": ["Serves", "the", "web"],
+        "Ports": ["80/tcp"],
+        "Volumes": ["/data"],
+        "User": ["app"],
+        "Working folder": ["/srv"],
+        "Entrypoint": ["/app", "-x"],
+        "Stop signal": ["SIGQUIT"],
+        "Health check": ["true", "every", "5", "s"],
+        "Environment": ["PATH=/bin", "A=b=c"] if said["Environment"].find("PATH") < said["Environment"].find("A=b")
+        else ["A=b=c", "PATH=/bin"],
+        "Home page": ["https://nginx.example/"],
+        "Source code": ["https://git.example/"],
+        "Licenses": ["BSD-2-Clause"],
+    }  # fmt: skip
+    assert said["Version"].endswith(" (1.27.1)")
+
+
+def test_the_page_says_when_it_was_last_synced(tree: Tree) -> None:
+    """Also a sync that finds nothing to do."""
+    publish(tree)
+    path = tree.root / PAGE_FILE
+    path.write_text(re.sub(r"Last synced <time.*?</time>", "Last synced never", path.read_text()))
+    retention.sweep(tree, 0)
+    assert re.search(r'Last synced <time datetime="\d{4}-\d\d-\d\dT\d\d:\d\dZ">', path.read_text())
 
 
 def test_products_and_versions_are_listed_in_order(tree: Tree) -> None:

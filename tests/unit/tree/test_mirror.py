@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -150,7 +151,10 @@ def contents(tree: Tree) -> dict[str, bytes]:
     for path in tree.root.rglob("*"):
         relative = path.relative_to(tree.root)
         if path.is_file() and not relative.parts[0].startswith("."):
-            found[relative.as_posix()] = b"" if relative.parts[0] == "streams" else path.read_bytes()
+            content = (
+                re.sub(b"<time.*?</time>", b"", path.read_bytes()) if path.suffix == ".html" else path.read_bytes()
+            )
+            found[relative.as_posix()] = b"" if relative.parts[0] == "streams" else content
     return found
 
 
