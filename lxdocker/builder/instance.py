@@ -235,22 +235,27 @@ def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> bool:
     """Removes builders whose lxdocker is gone, killed with no time to clean up; one that won't go hinders nobody.
     Returns whether there was any.
     """
+    removed = False
+    for name in left_over(lxd, project):
+        try:
+            lxd.delete_instance(project, name)
+        except LxdError as error:
+            say(f"{name}, left over from an earlier run, can't be removed: {error}")
+        else:
+            say(f"removed {name}, left over from an earlier run")
+            removed = True
+    return removed
+
+
+def left_over(lxd: Lxd, project: str) -> list[str]:
+    """The names of builders whose lxdocker is gone."""
     try:
         found = lxd.instances(project)
     except NotFoundError:  # LXD 5.0 has none to show of a project that is not there; another may say so
-        return False
-    removed = False
-    for instance in filter(lxd.dialect.is_here, found):  # of another member's process nothing is known here
-        name, mark = instance["name"], instance["config"].get(OWNER_KEY)
-        if mark and not is_alive(mark):
-            try:
-                lxd.delete_instance(project, name)
-            except LxdError as error:
-                say(f"{name}, left over from an earlier run, can't be removed: {error}")
-            else:
-                say(f"removed {name}, left over from an earlier run")
-                removed = True
-    return removed
+        return []
+    # Of another member's process nothing is known here.
+    marks = {one["name"]: one["config"].get(OWNER_KEY) for one in filter(lxd.dialect.is_here, found)}
+    return [name for name, mark in marks.items() if mark and not is_alive(mark)]
 
 
 def owner() -> str:

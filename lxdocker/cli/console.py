@@ -138,6 +138,18 @@ class Console:
         for text in held:
             self.log(text, YELLOW)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is a person to ask: stdin and stderr are a terminal."""
+        return sys.stdin is not None and sys.stdin.isatty() and self._err.isatty()
+
+    def confirm(self, question: str) -> bool:
+        """Asks on stderr; no is the default."""
+        import typer
+
+        self._release()
+        return bool(typer.confirm(printable(question), err=True))
+
     def table(self, header: Sequence[str | Column], rows: Sequence[Sequence[str]]) -> None:
         """Columns, as wide as they need to be; on a terminal, cut so that they fit (see Column)."""
         width = terminal_width(self._out) if self._out.isatty() else None

@@ -203,6 +203,10 @@ def prune(
         bool,
         typer.Option("--all", help="Remove all images of this folder of specs, even those that still have a spec."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be removed and why, without removing it.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     tree: TreeOption = None,
@@ -213,18 +217,30 @@ def prune(
 ) -> None:
     """Remove images without a spec, and other leftovers.
 
-    Also removes surplus versions and unused cached layers; only what lxdocker itself created.
+    Also removes surplus versions and unused cached layers; only what lxdocker itself created. At a terminal, it first
+    shows what would be removed and why, and asks. Elsewhere, as from cron, it does not ask.
     """
     settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project)
     from lxdocker.cli import report
     from lxdocker.config.spec import read_specs
     from lxdocker.sync.context import open_context
-    from lxdocker.sync.prune import prune_all
+    from lxdocker.sync.prune import look, prune_all
 
     console = ctx.obj.console
     found = None if everything else read_specs(settings.specs, places_of(settings))
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
-        result = prune_all(context, found, console.note)
+        if dry_run or (console.can_ask and not yes):
+            with console.progress() as progress, progress.step("looking for what is no longer needed"):
+                pruning = look(context, found)
+            if dry_run:
+                report.print_pruning(console, pruning, context.survey() if json else None)
+                raise typer.Exit
+            report.print_pruning(console, pruning)
+            if not pruning.is_empty and not console.confirm("Remove this?"):
+                console.note("nothing was removed")
+                raise typer.Exit
+        with console.progress() as progress, progress.step("removing what is no longer needed"):
+            result = prune_all(context, found, console.note)
         survey = context.survey() if json else None
     report.print_sync(console, result, survey)
     raise typer.Exit(1 if result.failed else 0)

@@ -23,6 +23,7 @@ from lxdocker.tree.version import Published, Withheld
 
 if TYPE_CHECKING:
     from lxdocker.follow.run import Followed  # which load what only they need
+    from lxdocker.sync.prune import Pruning
     from lxdocker.tree.mirror import Failure, Mirrored
 
 
@@ -69,6 +70,22 @@ def _is_news(result: Report) -> bool:
 def _counts(outcomes: Sequence[Outcome]) -> str:
     counts = [(status, sum(outcome.status is status for outcome in outcomes)) for status in Status]
     return ", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing to do"
+
+
+def print_pruning(console: Console, pruning: Pruning, survey: Survey | None = None) -> None:
+    """What prune would remove and why; as JSON, if there is a ``survey`` of what there is."""
+    if survey is not None:
+        images = survey.planned([], pruning.removals)
+        console.json(documents.images(images, Report((), pruning.versions, ())))
+        return
+    for removal in pruning.removals:
+        console.print(f"would remove {removal.name}: {pruning.reason}")
+    for text in pruning.versions:
+        console.print(f"would {text}")
+    for name in pruning.builders:
+        console.print(f"would remove builder {name}: its lxdocker has ended without removing it")
+    if not console.is_quiet or not pruning.is_empty:
+        console.print("would drop cached layers that no image needs" if not pruning.is_empty else "nothing to remove")
 
 
 def print_plan(console: Console, images: Sequence[ImageState], *, json: bool) -> None:

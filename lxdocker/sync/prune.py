@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from lxdocker.builder import image as builder_image
 from lxdocker.builder import instance, placement, recipe
 from lxdocker.builder.instance import Workshop
+from lxdocker.config.settings import Settings
 from lxdocker.config.spec import BrokenSpec, SpecFolder
 from lxdocker.errors import LxdockerError
 from lxdocker.files import scratch
@@ -18,9 +21,51 @@ from lxdocker.sync.context import Context
 from lxdocker.sync.make import Builders
 from lxdocker.sync.outcome import Outcome, Report, Status, Verb
 from lxdocker.sync.plan import Remove
+from lxdocker.text import counted
 from lxdocker.tree import retention
+from lxdocker.tree.version import Published
 
 _NO_SPEC = "no spec names it"
+_ALL = "--all was given"
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What prune_all() would remove now, and why. Unused layers are not known until a builder looks at them."""
+
+    removals: tuple[Remove, ...]
+    reason: str  # of the removals
+    versions: tuple[str, ...]  # in words
+    builders: tuple[str, ...]  # names
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.removals or self.versions or self.builders)
+
+
+def look(context: Context, found: SpecFolder | None) -> Pruning:
+    """What prune_all() would remove. Changes nothing, and raises what that would raise."""
+    settings, tree = context.settings, context.tree
+    removals = _removals(context, found)
+    surplus = retention.to_retire(tree, settings.keep_versions, settings.keep_days * 86400)
+    expired = retention.to_delete(tree, settings.grace_hours * 3600)
+    return Pruning(
+        removals=tuple(removals),
+        reason=_ALL if found is None else _NO_SPEC,
+        versions=(
+            *(f"withdraw {_about_surplus(version, settings)}" for version in surplus),
+            *(f"delete {_about_expired(version, settings)}" for version in expired),
+        ),
+        builders=tuple(instance.left_over(context.lxd, settings.builder_project)),
+    )
+
+
+def _removals(context: Context, found: SpecFolder | None) -> list[Remove]:
+    specs, broken = (found.specs, found.broken) if found else ((), ())
+    removals = plan.plan_removals(specs, context.look(), context.folder, broken)
+    if found is not None:
+        plan.refuse_to_empty(specs, removals, context.settings)
+    return removals
 
 
 def prune_all(context: Context, found: SpecFolder | None, say: Say) -> Report:
@@ -29,15 +74,11 @@ def prune_all(context: Context, found: SpecFolder | None, say: Say) -> Report:
     ``found``: the whole folder; None removes every image that came from it. Raises UsageError if the folder has no
     spec left, which alone would remove them all.
     """
-    specs, broken = (found.specs, found.broken) if found else ((), ())
     with context.tree.session(context.folder.id, say, context.cancelled):
         builders(context, say)
-        removals = plan.plan_removals(specs, context.look(), context.folder, broken)
-        if found is not None:
-            plan.refuse_to_empty(specs, removals, context.settings)
-        reason = "--all" if found is None else _NO_SPEC
-        outcomes = [remove(context, removal, reason) for removal in removals]
-        outcomes += [left_alone(spec) for spec in broken]
+        reason = _ALL if found is None else _NO_SPEC
+        outcomes = [remove(context, removal, reason) for removal in _removals(context, found)]
+        outcomes += [left_alone(spec) for spec in (found.broken if found else ())]
         pruned = versions(context)
         layers(context, None)
     return Report(tuple(outcomes), tuple(pruned), ())
@@ -77,12 +118,23 @@ def versions(context: Context) -> list[str]:
     surplus = retention.retire(context.tree, settings.keep_versions, settings.keep_days * 86400)
     expired = retention.sweep(context.tree, settings.grace_hours * 3600)
     return [
-        *(
-            f"withdrew {version.name} {version.key} from the tree: there are {settings.keep_versions} newer versions"
-            for version in surplus
-        ),
-        *(f"deleted {version.name} {version.key} from the tree" for version in expired),
+        *(f"withdrew {_about_surplus(version, settings)}" for version in surplus),
+        *(f"deleted {_about_expired(version, settings)}" for version in expired),
     ]
+
+
+def _about_surplus(version: Published, settings: Settings) -> str:
+    newer = counted(settings.keep_versions, "newer version is", "newer versions are")
+    old = f", and it is older than {settings.keep_days:g} days (keep_days)" if settings.keep_days else ""
+    return f"{version.name} {version.key} from the tree: {newer} listed (keep_versions){old}"
+
+
+def _about_expired(version: Published, settings: Settings) -> str:
+    left = datetime.fromtimestamp(version.withdrawn or 0, UTC)
+    return (
+        f"{version.name} {version.key} from the tree: it left the index at {left:%Y-%m-%d %H:%M} UTC, "
+        f"at least {settings.grace_hours:g} hours ago (grace_hours)"
+    )
 
 
 def layers(context: Context, builders: Builders | None) -> None:

@@ -24,11 +24,23 @@ def retire(tree: Tree, keep: int, younger_than: float = 0) -> list[Published]:
     seconds. Returns them.
     """
     with tree.changing():
-        old = []
-        for _, group in groupby(tree.listed(), key=lambda version: version.product):
-            old += surplus(list(group), keep, younger_than, _age)
+        old = to_retire(tree, keep, younger_than)
         tree.withdraw(old)
         return old
+
+
+def to_retire(tree: Tree, keep: int, younger_than: float = 0) -> list[Published]:
+    """Those that retire() would withdraw now."""
+    old = []
+    for _, group in groupby(tree.listed(), key=lambda version: version.product):
+        old += surplus(list(group), keep, younger_than, _age)
+    return old
+
+
+def to_delete(tree: Tree, grace_seconds: float) -> list[Published]:
+    """Those that sweep() would delete now."""
+    now = time.time()
+    return [version for version in tree.versions() if is_due(version, now, grace_seconds)]
 
 
 def surplus(

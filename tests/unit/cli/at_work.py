@@ -1,9 +1,9 @@
 """A whole ``lxdocker sync`` with stand-ins for LXD and its builders, as a program for a terminal.
 
-    at_work.py FOLDER COUNT OPTION...
+    at_work.py FOLDER COUNT OPTION... [-- COMMAND...]
 
 COUNT images, on disk; the build of image-0 fails. While FOLDER/hold exists, builders wait, and so does the making of
-the builder image.
+the builder image. COMMAND runs after the sync, once the spec image-1 is gone.
 """
 
 from __future__ import annotations
@@ -47,8 +47,19 @@ def main() -> None:
 
     run._open_workshop = opened  # type: ignore[assignment]
     with image_daemon(folder / "lxd", dataclasses.replace(recorded.every()[-1])):
-        sys.argv[:] = ["lxdocker", "sync", "--tree", str(folder / "tree"), *sys.argv[3:]]
+        options, _, then = "\n".join(sys.argv[3:]).partition("--\n")
+        if then:
+            run_program("sync", "-q", *options.split(), folder=folder)
+            (folder / "images.d/image-1.yaml").unlink()
+        sys.exit(run_program(*(then.split() or ["sync", *options.split()]), folder=folder))
+
+
+def run_program(*arguments: str, folder: Path) -> Any:
+    sys.argv[:] = ["lxdocker", *arguments, "--tree", str(folder / "tree")]
+    try:
         cli.main()
+    except SystemExit as end:
+        return end.code
 
 
 main()

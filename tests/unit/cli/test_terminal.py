@@ -75,8 +75,7 @@ def test_a_sync_from_its_builder_to_its_summary(tmp_path: Path, count: int, colu
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("count", [3, 60])
-@pytest.mark.parametrize("more", [{"TERM": "dumb"}, {"NO_COLOR": "1"}], ids=["dumb", "no colour"])
+@pytest.mark.parametrize(("count", "more"), [(3, {"TERM": "dumb"}), (60, {"NO_COLOR": "1"})], ids=["dumb", "no colour"])
 def test_a_terminal_that_wants_less_gets_less(tmp_path: Path, count: int, more: dict[str, str]) -> None:
     with syncing(tmp_path, count, 80, 24, **more) as shown:
         assert shown.end() == 1
@@ -98,7 +97,7 @@ def test_a_narrow_terminal_is_redrawn_without_leftovers(tmp_path: Path, columns:
     assert "waiting" not in shown.everything
 
 
-@pytest.mark.parametrize("count", [3, 60])
+@pytest.mark.parametrize("count", [60])
 def test_a_reader_that_leaves_is_no_reason_to_complain(tmp_path: Path, count: int) -> None:
     command = f"{' '.join(argv(tmp_path, count))} | head -n 1"
     with terminal(["/bin/sh", "-c", command], 80, 24, cwd=tmp_path, environment=variables(tmp_path)) as shown:
@@ -118,6 +117,48 @@ def test_a_closed_stream_hinders_nothing(tmp_path: Path, closed: str) -> None:
     assert "Traceback" not in text
     assert ("2 built, 1 failed" in text) == (closed == "2")
     assert ("image-1: built in" in text) == (closed == "1")
+
+
+WOULD = ["would remove image-1: no spec names it", "would drop cached layers that no image needs"]
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("y", True), ("n", False), ("", False)])
+def test_prune_shows_what_goes_and_asks(tmp_path: Path, answer: str, removed: bool) -> None:
+    with syncing(tmp_path, 3, 80, 24, "--", "prune") as shown:
+        lines = shown.wait_for("the question", lambda lines: any("Remove this? [y/N]:" in line for line in lines))
+        assert [line for line in lines if line.startswith("would ")] == WOULD
+        shown.process.sendline(answer)
+        assert shown.end() == 0
+    text = shown.everything
+    assert ("nothing was removed" in text) != removed
+    assert ("removed   image-1  (no spec names it)" in text) == removed
+
+
+@pytest.mark.parametrize("arguments", [["prune", "--yes"], ["prune", "-y"], ["prune", "--dry-run"]])
+def test_prune_asks_only_if_it_has_to(tmp_path: Path, arguments: list[str]) -> None:
+    with syncing(tmp_path, 3, 80, 24, "--", *arguments) as shown:
+        assert shown.end() == 0
+    lines = shown.everything.splitlines()
+    assert not any("[y/N]" in line for line in lines)
+    dry = "--dry-run" in arguments
+    assert (lines[-2:] == WOULD) == dry
+    assert ("removed   image-1  (no spec names it)" in lines) != dry
+
+
+def test_prune_without_a_terminal_goes_on_as_cron_needs_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        argv(tmp_path, 3, "--", "prune"),
+        stdin=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=variables(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "removed   image-1  (no spec names it)" in done.stdout
+    assert "would" not in done.stdout
 
 
 def test_without_a_terminal_there_is_a_line_for_each_image(tmp_path: Path) -> None:

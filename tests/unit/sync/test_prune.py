@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lxdocker.builder.instance import OWNER_KEY
 from lxdocker.config.spec import BrokenSpec, SpecFolder
 from lxdocker.errors import SpecError, UsageError
 from lxdocker.sync import prune
@@ -33,13 +35,35 @@ def test_it_removes_what_a_sync_would(here: Place) -> None:
     assert prune.prune_all(here.context, SpecFolder((other,)), here.said.append).outcomes == ()
 
 
+def test_what_would_be_removed_is_known_before_and_looking_changes_nothing(here: Place) -> None:
+    here.with_settings(keep_versions=1, keep_days=0, grace_hours=0)
+    web, other = here.image("web"), here.image("other")
+    here.sync(web, other)
+    here.with_settings(keep_versions=3)
+    here.sync(here.image("web", "newer"), other)
+    here.with_settings(keep_versions=1)
+    here.daemon.instances["lxdocker", "builder-1-1"] = {OWNER_KEY: builder_of_a_killed_one()[OWNER_KEY]}
+    before = here.state()
+    looked = prune.look(here.context, SpecFolder((other,)))
+    assert here.state() == before
+    assert [removal.name.value for removal in looked.removals] == ["web"]
+    assert (looked.reason, looked.builders, looked.is_empty) == ("no spec names it", ("builder-1-1",), False)
+    old = min(version.key for version in here.versions("web"))
+    assert looked.versions == (f"withdraw web {old} from the tree: 1 newer version is listed (keep_versions)",)
+    done = prune.prune_all(here.context, SpecFolder((other,)), here.said.append)
+    assert words(done) == ["web removed: no spec names it"]
+    assert prune.look(here.context, SpecFolder((other,))).is_empty
+    with pytest.raises(UsageError, match="no specs in"):
+        prune.look(here.context, SpecFolder(()))
+
+
 def test_an_emptied_folder_is_asked_about_unless_all_is_to_go(here: Place) -> None:
     here.sync(here.image("web"), here.image("other"))
     with pytest.raises(UsageError, match="no specs in"):
         prune.prune_all(here.context, SpecFolder(()), here.said.append)
     assert len(here.daemon.images) == 2
     done = prune.prune_all(here.context, None, here.said.append)
-    assert words(done) == ["other removed: --all", "web removed: --all"]
+    assert words(done) == ["other removed: --all was given", "web removed: --all was given"]
     assert here.daemon.images == {}
 
 
@@ -70,10 +94,17 @@ def test_surplus_versions_are_withdrawn_and_go_when_their_grace_is_over(here: Pl
     here.sync(here.image("web", "old"))
     (old,) = here.versions("web")
     done = here.sync(here.image("web", "new"))
-    assert done.pruned == (f"withdrew web {old.key} from the tree: there are 1 newer versions",)
+    assert done.pruned == (f"withdrew web {old.key} from the tree: 1 newer version is listed (keep_versions)",)
     assert old.folder.exists()
     here.with_settings(grace_hours=0)
-    assert prune.versions(here.context) == [f"deleted web {old.key} from the tree"]
+    looked = prune.look(here.context, None)
+    (deleted,) = prune.versions(here.context)
+    assert re.fullmatch(
+        rf"deleted web {old.key} from the tree: it left the index at \d{{4}}-\d\d-\d\d \d\d:\d\d UTC,"
+        r" at least 0 hours ago \(grace_hours\)",
+        deleted,
+    )
+    assert looked.versions == (deleted.replace("deleted", "delete"),)
     assert not old.folder.exists()
 
 
