@@ -270,10 +270,13 @@ def _bad_registries(document: Document) -> Iterator[Mistake]:
 
 
 def _bad_hooks(document: Document) -> Iterator[Mistake]:
-    """Commands that can't be split into words, and URLs without a host."""
+    """Commands that can't be split into words, and URLs without a host. Their text is not quoted: it may be secret."""
     for key in ("on_change", "on_failure"):
         hook = document.value.get(key) if isinstance(document.value, dict) else None
         if not isinstance(hook, str):
+            continue
+        if "\0" in hook:
+            yield document.mistake((key,), "a command has no NUL characters")
             continue
         if re.match("https?:/", hook.strip(), re.IGNORECASE):
             if not re.fullmatch(r"https?://[^\s/]\S*", hook.strip(), re.IGNORECASE):

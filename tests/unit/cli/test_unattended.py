@@ -292,6 +292,16 @@ def test_a_hook_may_be_a_url(place: Path, lxd: ImageDaemon, lxdocker: Program, m
     assert "s3cret" not in done.stderr + done.stdout
 
 
+def test_settings_show_no_secret_of_a_hook(place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LXDOCKER_ON_CHANGE", "notify --token s3cret")
+    monkeypatch.setenv("LXDOCKER_ON_FAILURE", "https://ann:s3cret@hooks.example/s3cret")
+    for arguments in (["config"], ["config", "--json"]):
+        done = lxdocker(*arguments)
+        assert done.returncode == 0
+        assert "hooks.example" in done.stdout
+        assert "s3cret" not in done.stdout + done.stderr
+
+
 def test_quiet_says_nothing_but_news(place: Path, lxd: ImageDaemon, lxdocker: Program) -> None:
     """What cron would mail: each line of either stream."""
     done = lxdocker("sync", "-q")

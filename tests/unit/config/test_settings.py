@@ -356,6 +356,8 @@ def test_a_file_that_is_named_must_be_there(place: Path) -> None:
         ),
         ("on_change: 'mail \"root'", "config.yaml:1: on_change: cannot split the command: no closing quotation"),
         ("on_change: \"''\"", "config.yaml:1: on_change: the command is empty"),
+        ('on_change: "a\\0b"', "config.yaml:1: on_change: a command has no NUL characters"),
+        ("on_change: |\n  https:// s3cret\n", "config.yaml:1: on_change: not a URL such as https://HOST/PATH"),
         ("on_failure: https:///x", "config.yaml:1: on_failure: not a URL such as https://HOST/PATH"),
         ("on_failure: https://host/ x", "config.yaml:1: on_failure: not a URL such as https://HOST/PATH"),
         (
