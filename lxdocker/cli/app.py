@@ -23,6 +23,8 @@ from lxdocker.config.settings import Settings, closed_files, load, spec_folders
 from lxdocker.errors import LxdockerError
 from lxdocker.log import Log
 
+# Newer versions of typer bring their own click.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 INTERRUPTED = 130  # as a shell reports a program ended by SIGINT
 
 
@@ -34,12 +36,33 @@ class Run:
     log: Log
     # Called with an error that ends the command, once it has been printed.
     on_error: list[Callable[[LxdockerError], None]] = field(default_factory=list)
+    misuse: list[str] = field(default_factory=list)  # what was wrong with the command line, if anything was
+
+
+@contextlib.contextmanager
+def _misuse(run: object) -> Iterator[None]:
+    """Notes what typer is about to print and exit with, for --json."""
+    try:
+        yield
+    except _USAGE_ERROR as error:
+        if isinstance(run, Run) and not run.misuse:
+            text = error.format_message().rstrip(".")
+            run.misuse.append(f"{text[:1].lower()}{text[1:]}")
+        raise
 
 
 class Group(TyperGroup):
     """A group of commands. Options of the group are passed to its commands: ``lxdocker -v --specs DIR sync`` means
     ``lxdocker sync -v --specs DIR``. An option that a command does not have is refused in both places.
     """
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        with _misuse(extra.get("obj") or (parent and parent.obj)):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _misuse(ctx.obj):
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # Any: newer versions of typer bring their own click
         name, command, rest = super().resolve_command(ctx, args)

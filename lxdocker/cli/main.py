@@ -34,10 +34,11 @@ def main() -> NoReturn:
     complete(os.environ)
     console = Console()
     told: list[Callable[[LxdockerError], None]] = []
+    misuse: list[str] = []
     try:
         try:
             with Log(console.log, os.environ) as log:
-                _run(Run(console, log, told))
+                _run(Run(console, log, told, misuse))
         except LxdockerError as error:
             if isinstance(error, OutputError):
                 raise
@@ -49,6 +50,12 @@ def main() -> NoReturn:
             for tell in told:
                 tell(error)
             raise SystemExit(error.exit_code) from None
+        except SystemExit:
+            if misuse and "--json" in sys.argv[1:]:  # what typer has printed for people
+                from lxdocker.cli import documents
+
+                console.json(documents.failed(UsageError(misuse[0], "", "see --help")))
+            raise
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except OutputError as error:
