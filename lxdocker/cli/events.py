@@ -28,7 +28,9 @@ class Hooks:
     """The hooks of one run. Each is called at most once, after the run, and never changes its exit status."""
 
     def __init__(self, ctx: typer.Context, settings: Settings, command: Command, *, unless: bool = False) -> None:
-        """From now on, an error that ends the command is told to on_failure, ``unless`` the run changes nothing."""
+        """From now on, an error that ends the command is told to on_failure, ``unless`` the run changes nothing, or is
+        for names, which somebody may have mistyped.
+        """
         self._console: Console = ctx.obj.console
         self._settings = settings
         self._command = command

@@ -86,7 +86,7 @@ def sync(
     from lxdocker.sync.state import State
 
     console = ctx.obj.console
-    hooks = Hooks(ctx, settings, "sync", unless=dry_run)
+    hooks = Hooks(ctx, settings, "sync", unless=dry_run or bool(names))
     whole, places = is_whole(names or [], settings.specs), places_of(settings)
     recording = contextlib.nullcontext(None) if dry_run else recorded(settings, console.note, whole=whole)
     with recording as record, cancellable() as cancelled:

@@ -213,6 +213,7 @@ def test_a_run_that_fails_as_a_whole_is_a_failure(
         assert document["since"] is None  # there is no tree yet
     assert told(place, "changed") == []
     assert lxdocker("sync", "--dry-run").returncode == 2
+    assert lxdocker("sync", "wbe").returncode == 2  # a person's typing mistake
     assert lxdocker("status").returncode == 2
     assert told(place, "failed") == []
 
