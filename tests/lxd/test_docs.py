@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Lxc, entry, image, layer, symlink
+from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, LXDOCKER, Lxc, entry, image, layer, symlink, tiny
 from tests.registry_server import Images
 from tests.waiting import wait_until
 
@@ -35,12 +37,12 @@ def commands(page: Path) -> list[str]:
     block: list[str] | None = None
     for line in page.read_text().splitlines():
         if block is not None:
-            if line == "```":
+            if line.strip() == "```":
                 found.append("\n".join(block))
                 block = None
             else:
-                block.append(line)
-        elif line == "```sh":
+                block.append(line.strip())
+        elif line.strip() == "```sh":
             block = []
         elif line.startswith("| "):
             found += [code for code in re.findall(r"`([^`]+)`", line.rsplit("|", 2)[1]) if PROGRAM.match(code)]
@@ -58,14 +60,14 @@ class Reader:
     """A host whose user types what a page says."""
 
     def __init__(self, folder: Path, replaced: Mapping[str, str], settings: Mapping[str, object]) -> None:
-        self.folder = folder
         self._replaced = replaced
         program = folder / "bin/lxdocker"
         program.parent.mkdir(parents=True)
         program.write_text(f'#!/bin/sh\nexec {shlex.join(LXDOCKER)} "$@"\n')
         program.chmod(0o755)
-        config = folder / "config.yaml"
-        config.write_text(yaml.safe_dump({"builder_from": "mmdebstrap", "tree": str(folder / "tree"), **settings}))
+        config = folder / "etc/config.yaml"
+        config.parent.mkdir()
+        config.write_text(yaml.safe_dump({"builder_from": "mmdebstrap", **settings}))
         self.desk = folder / "desk"  # where the user is
         self.desk.mkdir()
         self._environment = {
@@ -143,7 +145,7 @@ def default_project() -> Iterator[Lxc]:
 
 
 def test_coming_from_docker(tmp_path: Path, default_project: Lxc, registry: str, builder_image: str) -> None:
-    reader = Reader(tmp_path / "reader", {"docker.io/library": registry}, {})
+    reader = Reader(tmp_path, {"docker.io/library": registry}, {"tree": str(tmp_path / "tree")})
     busybox = entry("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
     shell = layer(entry("bin"), busybox, *(symlink(f"bin/{name}", "busybox") for name in ("sh", "sleep", "nslookup")))
     Images(registry).push("alpine", "latest", image(shell, Cmd=["/bin/sh"]))
@@ -154,3 +156,64 @@ def test_coming_from_docker(tmp_path: Path, default_project: Lxc, registry: str,
     assert said["lxc exec cache -- /lxd-exec redis-cli ping"].strip() == "PONG"
     assert "ended with status 0" in said["lxc console shell --show-log"]
     assert default_project.images() == {}
+
+
+def copy_builder_image(project: str, folder: Path) -> None:
+    """To a project that can be removed as a whole."""
+    shared = Lxc(BUILDER_PROJECT)
+    folder.mkdir()
+    shared("image", "export", "builder", str(folder / "image"))
+    properties = next(iter(shared.images().values()))["properties"]
+    files = [str(path) for path in sorted(folder.iterdir())]  # image, image.root
+    told = [f"{key}={value}" for key, value in properties.items()]
+    Lxc(project)("image", "import", *files, "--alias", "builder", *told)
+
+
+def test_operations(tmp_path: Path, default_project: Lxc, registry: str, builder_image: str) -> None:
+    """A host is backed up, lost, restored and cleaned: its image has the same fingerprint again, without a build."""
+    etc, var, builders = tmp_path / "etc", tmp_path / "var", f"d-{uuid.uuid4().hex[:8]}"
+    in_project = {f"project {verb}lxdocker": f"project {verb}{builders}" for verb in ("", "delete ")}
+    folders = {"specs": str(etc / "images.d"), "tree": str(var / "tree"), "tls_dir": str(var / "tls")}
+    reader = Reader(
+        tmp_path,
+        {"/etc/lxdocker": str(etc), "/var/lib/lxdocker": str(var), **in_project},
+        {**folders, "builder_project": builders},
+    )
+    for folder in (etc / "images.d", var / "tls"):
+        folder.mkdir(parents=True)
+    (var / "tls/server.key").write_text("key")
+    Images(registry).push("t-operations", "latest", tiny("operations"))
+    (etc / "images.d/app.yaml").write_text(f"image: {registry}/t-operations:latest\n")
+    default_project("project", "create", builders)
+    copy_builder_image(builders, tmp_path / "builder")
+    reader.runs("lxdocker sync")
+    kept = [image["fingerprint"] for image in default_project.images().values() if "app" in image["aliases"]]
+    assert len(kept) == 1
+
+    backup, restore, adopt, remove, files = pages = commands(DOCS / "operations.md")
+    assert len(pages) == 5
+    reader.runs(backup)
+    shutil.rmtree(etc)
+    shutil.rmtree(var)
+    default_project("image", "delete", kept[0])
+    said = reader.runs(restore)
+    assert "restored" in said
+    assert (var / "tls/server.key").read_text() == "key"
+
+    # Another host has another LXD, and for it the folder of specs is another one.
+    default_project("image", "delete", kept[0])
+    (etc / "images.d").rename(etc / "moved.d")
+    config = etc / "config.yaml"
+    config.write_text(config.read_text().replace("images.d", "moved.d"))
+    said = reader.runs(adopt)
+    assert "restored" in said
+    assert default_project.aliases()["app"] == kept[0]
+    assert "app" in default_project("image", "list", "lxdocker.name=app")  # how a page lists those of a server
+    assert "app" not in default_project("image", "list", "lxdocker.name=other")
+
+    reader.runs(remove)
+    assert kept[0] not in default_project.images()
+    assert builders not in {project["name"] for project in default_project.query("/1.0/projects?recursion=1")}
+    reader.runs(files)
+    assert not etc.exists()
+    assert not var.exists()
