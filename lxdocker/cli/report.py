@@ -126,7 +126,7 @@ def print_status(console: Console, images: Sequence[ImageState], *, json: bool) 
                 image.state.value,
                 f"{image.verb.value}: {image.reason}" if image.verb not in {None, Verb.KEEP} else image.reason,
                 image.source or "-",
-                image.held.provenance.built_at[:16].replace("T", " ") if image.held else "-",
+                f"{image.built_at:%Y-%m-%d %H:%M}" if image.built_at else "-",
                 image.held.provenance.source_digest.hex[:12] if image.held else "-",
                 image.held.fingerprint.short if image.held else "-",
             ]
@@ -150,7 +150,7 @@ def print_check(console: Console, images: Sequence[ImageState]) -> None:
     noteworthy.sort(key=lambda text: f" {State.FAILED.value} " not in text)
     summary = ", ".join([*noteworthy, f"{len(counts[State.CURRENT])} of {len(images)} current"])
     figures = " ".join(f"{state.value}={len(names)}" for state, names in counts.items())
-    console.print(f"LXDOCKER {word} - {summary} | {figures}")
+    console.print(f"LXDOCKER {word} - {summary.replace('|', '/')} | {figures}")
 
 
 def print_check_failed(console: Console, error: LxdockerError) -> None:

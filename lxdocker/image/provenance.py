@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lxdocker.config.spec import ImageSpec
@@ -41,6 +42,11 @@ class Provenance:
     def resolved(self) -> ResolvedImage:
         """The registry's answer to an earlier run."""
         return ResolvedImage(self.source_digest, self.manifest_digest, self.config_digest, None)
+
+    @property
+    def built(self) -> datetime | None:
+        """The time in UTC; None if it is in no form that lxdocker writes, as in an image that somebody has changed."""
+        return parse_time(self.built_at)
 
     @property
     def title(self) -> str:
@@ -106,6 +112,15 @@ class Folder:
     def of(cls, specs: Path) -> Folder:
         path = specs.resolve()
         return cls(folder_id(path), path)
+
+
+def parse_time(text: str) -> datetime | None:
+    """RFC 3339, as LXD and lxdocker write it, in UTC; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def source_label(ref: ImageRef) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import Enum
 
 from lxdocker.image.origin import Origin
+from lxdocker.image.provenance import parse_time
 from lxdocker.image.version_key import version_time
 from lxdocker.lxd.api import StoredImage
 from lxdocker.lxd.store import StoreView
@@ -53,7 +54,7 @@ def events(holdings: Holdings, name: ImageName | None = None) -> list[Event]:
 def _of_store(store: StoreView) -> Iterator[Event]:
     for image in store.ours:
         made = image.provenance
-        if at := _moment(made.built_at):
+        if at := made.built:
             yield Event(
                 at, EventKind.BUILT, made.name, image.fingerprint, digest=made.source_digest, source=made.source
             )
@@ -61,7 +62,7 @@ def _of_store(store: StoreView) -> Iterator[Event]:
 
 def _of_imported(images: Iterable[StoredImage]) -> Iterator[Event]:
     for image in images:
-        origin, at = Origin.from_properties(image.properties), _moment(image.uploaded_at)
+        origin, at = Origin.from_properties(image.properties), parse_time(image.uploaded_at)
         if origin and at:
             yield Event(at, EventKind.IMPORTED, origin.name, image.fingerprint, origin.version, source=origin.server)
 
@@ -81,12 +82,3 @@ def _of_withheld(withheld: Iterable[Withheld]) -> Iterator[Event]:
         made = version.provenance
         what = (made.name, version.fingerprint, version.key, version.arch, made.source_digest, made.source)
         yield Event(datetime.fromtimestamp(version.since, UTC), EventKind.WITHHELD, *what)
-
-
-def _moment(text: str) -> datetime | None:
-    """RFC 3339, as LXD and lxdocker write it; None for anything else, which an image may say of itself."""
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None

@@ -88,9 +88,8 @@ class ImageState:
         return self.published.key if self.published else None
 
     @property
-    def built_at(self) -> str | None:
-        """RFC 3339, UTC."""
-        return self.held.provenance.built_at if self.held else None
+    def built_at(self) -> datetime | None:
+        return self.held.provenance.built if self.held else None
 
     @property
     def size(self) -> int | None:

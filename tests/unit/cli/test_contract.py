@@ -194,6 +194,13 @@ def test_every_document_about_images(mixed: World) -> None:
     assert mixed.states("prune", status=1) == {"bad": "failed"}
 
 
+def test_times_that_are_none_are_left_out(mixed: World) -> None:
+    for image in mixed.daemon.images.values():
+        image.properties["lxdocker.built_at"] = "yesterday"
+    assert {image["built_at"] for image in mixed.run("images", "list")["images"]} == {None}
+    assert "built" not in {event["event"] for event in mixed.run("log", "log")["events"]}
+
+
 def test_a_build_that_fails(world: World) -> None:
     world.image("web", "1")
     world.builders.answers["web"] = [replace(SUCCESS, status=1, stderr="unpacking failed")]
