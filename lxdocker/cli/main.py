@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lxdocker import __version__
+from lxdocker.cli import completion
 from lxdocker.cli.app import INTERRUPTED, Run, app
 from lxdocker.cli.console import Console, OutputError
 from lxdocker.errors import LxdockerError, UsageError
@@ -20,7 +21,7 @@ from lxdocker.values import home_folder
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
-from lxdocker.cli import images, lists, hosts, builder, publish, unattended  # noqa: F401 - as above
+from lxdocker.cli import images, lists, hosts, builder, publish, unattended, shells  # noqa: F401 - as above
 
 # isort: on
 
@@ -32,6 +33,8 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
     complete(os.environ)
+    if (line := os.environ.pop(completion.VARIABLE, None)) is not None:
+        completion.answer(line)
     console = Console()
     told: list[Callable[[LxdockerError], None]] = []
     misuse: list[str] = []

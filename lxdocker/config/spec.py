@@ -121,7 +121,7 @@ def _name_of(path: Path) -> ImageName | None:
 
 def _files(folder: Path, places: Sequence[Path] = ()) -> list[tuple[Path, str]]:
     try:
-        names = sorted(path.name for path in folder.iterdir() if _is_spec(path.name))
+        names = sorted(path.name for path in folder.iterdir() if is_spec(path.name))
     except OSError as error:
         raise SpecError(
             f"cannot read the folder of specs: {folder}",
@@ -196,7 +196,8 @@ def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
     return f"no {yamlfile.quoted(f'{name}.yaml')} {folder}{hint}{yamlfile.did_you_mean(guess)}"
 
 
-def _is_spec(file_name: str) -> bool:
+def is_spec(file_name: str) -> bool:
+    """Whether a file of that name in a folder of specs is one."""
     return file_name.endswith(SUFFIXES) and not file_name.startswith(".")
 
 

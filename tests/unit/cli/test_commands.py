@@ -161,7 +161,7 @@ def test_what_is_needed_first_comes_first() -> None:
     assert [name for name in commands() if " " not in name] == [
         *("sync", "validate", "status", "prune"),
         *("list", "log", "config"),
-        *("serve", "mirror", "units"),
+        *("serve", "mirror", "units", "completion"),
     ]
 
 
