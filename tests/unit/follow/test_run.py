@@ -209,7 +209,7 @@ def misuse(tmp_path: Path) -> Any:
         assert "Traceback" not in done.stderr
         error = json.loads(done.stdout)["error"]
         assert error["do"], error
-        return ": ".join(filter(None, error.values()))
+        return ": ".join(filter(None, (error[part] for part in ("what", "why", "do"))))
 
     return run
 
