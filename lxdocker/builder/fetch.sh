@@ -49,9 +49,9 @@ watch() { # PID
 		if [ "$now_coming" != "$before" ]; then before=$now_coming since=$(uptime); fi
 		reason=
 		if [ "$stall" -gt 0 ] && [ "$(($(uptime) - since))" -ge "$stall" ]; then
-			reason="nothing has come from the registry for $stall s"
+			reason="no data from the registry for $stall s"
 		elif [ "$most" -gt 0 ] && ! echo "$before" | "$bb" awk -v most="$most" '$1 > most { exit 1 }'; then
-			reason="more has come than the image should have: over $((most >> 20)) MiB in one piece"
+			reason="more data than the image should have: over $((most >> 20)) MiB in one piece"
 		fi
 		[ -n "$reason" ] || continue
 		echo "$reason" >"$ended"

@@ -116,7 +116,7 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
                 lxd.delete_image(placement.project, image.fingerprint)
     made = find(lxd, placement.project)
     if made is None:
-        raise LxdError("making the builder image failed", "LXD took it but does not show it")
+        raise LxdError("making the builder image failed", "LXD accepted the image but does not list it")
     return made
 
 
@@ -311,8 +311,8 @@ def _copy_of_local(lxd: Lxd, project: str, settings: Settings, cleanup: ExitStac
     fingerprint = lxd.aliases("default").get(settings.builder_base)
     if fingerprint is None:
         raise HostError(
-            f"there is no base image {settings.builder_base}",
-            "LXD's own store has no such alias in the default project",
+            f"no such base image: {settings.builder_base}",
+            "LXD's default project has no image with this alias",
             "correct the settings builder_server and builder_base",
         )
     if lxd.image(project, fingerprint) is None:

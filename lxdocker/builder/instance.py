@@ -50,8 +50,8 @@ class Connection:
             )
         self.adding.result()
         return BuildError(
-            "the builder has no way to its image",
-            f"after {NETWORK_SECONDS} s not all of it is there: {self.way} (a DHCP lease, LXD's proxies to this host)",
+            "the builder cannot reach its image",
+            f"after {NETWORK_SECONDS} s still not ready: {self.way} (a DHCP lease, LXD's proxies to this host)",
             "run the same command again; if it persists, look at LXD's log and networks",
         )
 
@@ -139,7 +139,7 @@ class Builder:
         step = f"reading {path}"
         size = self.run(step, ["/bin/busybox", "stat", "-c", "%s", path], seconds=30).stdout.strip()
         if not re.fullmatch("[0-9]{1,15}", size):
-            raise BuildError(f"{step} failed", "the builder says no size")
+            raise BuildError(f"{step} failed", "the builder reported no size")
         left = int(size)
         argv = ["/bin/busybox", "cat", path]
         name = shlex.quote(PurePath(path).name)
@@ -283,8 +283,8 @@ _USUAL_FAILURES = (
             "not what its digest says",
             "corrupted blob",
         ),
-        "run the same command again; if that does not help, the image is damaged at its source: tell its publisher, or "
-        "pin an older digest in the spec",
+        "run the same command again; if that does not help, the image is damaged at its source: report it to its "
+        "publisher, or pin an older digest in the spec",
     ),
     (
         ("connection refused", "no such host", "i/o timeout", "network is unreachable", "no route to host"),
@@ -298,10 +298,10 @@ _USUAL_FAILURES = (
         ("unpacked, the image takes more",),
         "if it really is that large, raise the setting image_size_limit, such as 20GiB; the storage pool needs room",
     ),
-    (("nothing has come from the registry",), "try again later, or raise the setting stall_timeout"),
+    (("no data from the registry",), "try again later, or raise the setting stall_timeout"),
     (
-        ("more has come than",),
-        "the registry sent more than it announced: tell its operator, or raise the setting image_size_limit",
+        ("more data than the image should have",),
+        "the registry sent more than it announced: report it to its operator, or raise the setting image_size_limit",
     ),
 )
 # Of the ways in which a chown fails only this one.

@@ -77,7 +77,7 @@ def _pool(lxd: Lxd, settings: Settings, devices: Any) -> str:
         if settings.pool not in pools:
             raise HostError(
                 f"LXD has no storage pool {settings.pool}",
-                f"there is {', '.join(pools) or 'none'}",
+                f"available pools: {', '.join(pools) or 'none'}",
                 "correct the setting `pool`",
             )
         return settings.pool
@@ -95,7 +95,7 @@ def _nic(lxd: Lxd, settings: Settings, devices: Any) -> Mapping[str, str] | None
         if settings.network not in bridges:
             raise HostError(
                 f"LXD has no managed network {settings.network}",
-                f"there is {', '.join(bridges) or 'none'}",
+                f"available networks: {', '.join(bridges) or 'none'}",
                 "correct the setting `network`",
             )
         return {"type": "nic", "network": settings.network}

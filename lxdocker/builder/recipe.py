@@ -284,7 +284,9 @@ class _Telling:
             yield piece
 
     def _nonsense(self) -> BuildError:
-        return BuildError(f"building {self._source} failed", "the builder says what no build says")
+        return BuildError(
+            f"building {self._source} failed", "unexpected output from the builder (possibly tampered with)"
+        )
 
 
 def _bytes(text: str) -> int | None:

@@ -45,7 +45,7 @@ class Client:
     def find(cls, wanted: str | None, environ: Mapping[str, str]) -> Client:
         """The client of that name, or the only one installed. Raises UsageError."""
         if wanted not in {None, *_PROGRAMS}:
-            raise UsageError(f"there is no client {wanted}", "", "--client takes lxc or incus")
+            raise UsageError(f"no such client: {wanted}", "", "--client takes lxc or incus")
         found = [name for name in _PROGRAMS if shutil.which(name)]
         if wanted is not None and wanted not in found:
             raise UsageError(f"no {wanted} on this host", "", "install it, or name the other with --client")

@@ -45,7 +45,7 @@ def _make(client: Client, name: str, url: str, agree: Callable[[], bool]) -> boo
             )
         return False
     if not agree():
-        raise UsageError("nothing was changed", f"the image registry {name} was not wanted")
+        raise UsageError("nothing was changed", f"the image registry {name} was declined")
     body = {"name": name, "protocol": "simplestreams", "description": "lxdocker", "config": {"url": url}}
     try:
         client.query("POST", PATH, body)

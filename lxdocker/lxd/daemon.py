@@ -61,7 +61,7 @@ class Daemon:
         known = {daemon.client: daemon for daemon in (cls.lxd(environ), cls.incus(environ))}
         if client is not None:
             if client not in known:
-                raise UsageError(f"there is no client {client[:100]}", "", "--client takes lxc or incus")
+                raise UsageError(f"no such client: {client[:100]}", "", "--client takes lxc or incus")
             return known[client]
         there = [daemon for daemon in known.values() if os.path.exists(daemon.socket)]  # noqa: PTH110 - Path.exists() raises
         if len(there) == 1:

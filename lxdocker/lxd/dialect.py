@@ -79,8 +79,8 @@ class Dialect:
         if not lacks:
             return ""
         return (
-            f"{self} {'may lack' if last else 'lacks'} the fix of CVE-2026-23954: whoever is root in a running instance"
-            f" can have it write files of this host -> update it: {fixed} has the fix (docs/lxd.md)"
+            f"{self} {'may lack' if last else 'lacks'} the fix of CVE-2026-23954: root in a running instance"
+            f" can make it write to files of this host -> update it: {fixed} has the fix (docs/lxd.md)"
         )
 
     @property

@@ -106,7 +106,7 @@ def _read(path: Path) -> Mapping[str, str]:
             )
         hashes[match["name"]] = match["hash"]
     if not hashes:
-        raise UsageError(f"no users in {path}", "nobody could read the tree", HINT)
+        raise UsageError(f"no users in {path}", "no one could read the tree", HINT)
     return hashes
 
 

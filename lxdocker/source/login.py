@@ -125,7 +125,7 @@ class Login:
     def _service(self, ref: RegistryRef, realm: str) -> tuple[str, str]:
         """``realm`` and how to show it, if it is a URL that a login may be sent to; raises AuthError."""
         url = urls.parse(realm)
-        resolution = "tell whoever runs the registry; nothing was sent"
+        resolution = "report it to the registry's operator; nothing was sent"
         if not url or url.auth or url.fragment:
             why = "it names an invalid URL as its token service"
         elif url.scheme == "https" or self._site.is_safe_for_login(url):

@@ -393,7 +393,7 @@ class _ConfigReader:
         raise BuildError(
             f"the configuration of {self._what} cannot be used",
             f"{member}: {why}",
-            "the image's maker has to repair it; name another tag or image until then",
+            "its publisher has to repair it; name another tag or image until then",
         )
 
     def document(self, raw: bytes) -> Mapping[str, Any]:

@@ -307,7 +307,7 @@ def _unreachable(name: str, ref: RegistryRef, failures: Sequence[tuple[str, Requ
     elif "certificate" in kinds:
         resolution = f"if it has a CA of its own, put that CA's certificate at {CERT_ROOTS[-1] / name}/ca.crt"
     elif "astray" in kinds:
-        resolution = "tell whoever runs the registry; the answer was not used"
+        resolution = "report it to the registry's operator; the answer was not used"
     elif "proxy" in kinds:
         resolution = "see the variables https_proxy, http_proxy and all_proxy"
     elif "unreachable" in kinds:

@@ -152,7 +152,7 @@ class Resolver:
             raise RegistryError(
                 f"the index of {what} cannot be used",
                 "an entry that should be a manifest is another index",
-                "tell the image's maker",
+                "report it to the image's publisher",
             )
         return entry.digest, manifest
 

@@ -576,8 +576,8 @@ def test_damage_is_fetched_again_once_in_another_builder(tmp_path: Path) -> None
     ("said", "setting"),
     [
         ("unpacked, the image takes more than 1044 MiB", "image_size_limit"),
-        ("nothing has come from the registry for 60 s", "stall_timeout"),
-        ("more has come than the image should have: over 64 MiB in one piece", "image_size_limit"),
+        ("no data from the registry for 60 s", "stall_timeout"),
+        ("more data than the image should have: over 64 MiB in one piece", "image_size_limit"),
     ],
 )
 def test_a_limit_is_named_with_its_setting(said: str, setting: str) -> None:

@@ -185,7 +185,7 @@ def test_a_registry_that_stops_in_the_middle_is_given_up(cache: Cache) -> None:
     """Silence is counted from when something has come last; the one who was waited for is gone."""
     slow = f"cd {WORK}; for i in 1 2 3 4; do echo x >>oci-put-blob1; sleep 1; done; echo done >>/steps"
     done = cache.copy("web", f"{slow}; exec sleep 1000", stall=3)
-    assert (done.returncode, done.stderr) == (1, "nothing has come from the registry for 3 s\n")
+    assert (done.returncode, done.stderr) == (1, "no data from the registry for 3 s\n")
     assert (cache.root / "steps").read_text() == "done\n"
     assert cache.entries("cache/work") == set()
 
@@ -193,7 +193,7 @@ def test_a_registry_that_stops_in_the_middle_is_given_up(cache: Cache) -> None:
 def test_a_blob_without_end_is_given_up(cache: Cache) -> None:
     done = cache.copy("web", f"exec yes >{WORK}/oci-put-blob1", most=1 << 20)
     assert done.returncode == 1
-    assert done.stderr == "more has come than the image should have: over 1 MiB in one piece\n"
+    assert done.stderr == "more data than the image should have: over 1 MiB in one piece\n"
     assert cache.entries("cache/work") == set()
 
 

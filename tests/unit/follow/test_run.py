@@ -230,7 +230,7 @@ URL = "https://192.0.2.1:8444"
         (["--import", URL], "neither LXD nor Incus"),
         (["--import", URL, "--client", "incus"], "cannot connect to Incus"),
         (["--import", URL, "--client", "lxc"], "cannot connect to LXD"),
-        (["--import", URL, "--client", "docker"], "no client docker"),
+        (["--import", URL, "--client", "docker"], "no such client: docker"),
         (["--import", "--client", "lxc", "shop"], "or a remote's name: shop:"),
         (["--import", "--client", "lxc", "ftp://host"], "is not the URL of a server"),
         (
