@@ -523,7 +523,7 @@ class World:
         return {
             str(path.relative_to(self.tree)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
             for path in sorted(self.tree.rglob("*"))
-            if path.is_file() and path.name != ".lock"
+            if path.is_file() and path.name != ".lock" and not path.name.startswith(".sync.")
         }
 
     def store_state(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import schemas
 from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, big, cache_folder, entry, image, layer, tiny, unsquash
 from tests.registry_server import make_index, write_layout
 
@@ -584,6 +585,16 @@ def test_status_tells_each_image_apart(pair: World) -> None:
     assert (rows["other"]["state"], rows["other"]["reason"]) == ("current", "up to date")
     assert (rows["third"]["state"], rows["third"]["reason"]) == ("pending", "new")
     assert pair.run("status", "--check", expect=1).out.startswith("LXDOCKER WARNING - 2 pending (app, third)")
+    assert rows["other"]["size"] == pair.lxc.images()[pair.lxc.aliases()["other"]]["size"]
+    listed = {row["name"]: row for row in schemas.check(pair.run("list", "--json").document, "images")["images"]}
+    assert {name: row["state"] for name, row in listed.items()} == {
+        "app": "current",
+        "other": "current",
+        "third": "pending",
+    }
+    assert listed["other"] | {"action": "keep", "reason": "up to date"} == rows["other"]
+    events = schemas.check(pair.run("log", "other", "--json").document, "log")["events"]
+    assert sorted(event["event"] for event in events) == ["built", "published"]
     assert rows["third"]["fingerprint"] is None
     assert rows["other"]["fingerprint"] == pair.lxc.aliases()["other"]
     assert rows["other"]["digest"] == tiny("other").manifest.digest
