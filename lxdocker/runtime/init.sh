@@ -16,11 +16,12 @@ _session=       # command prefix that starts a new session; empty for PID 1
 _app=           # PID of the application, while it runs
 _waits_for=     # PID of the process that PID 1 waits for
 _looking=before # look_after_helpers is not needed yet
+_unlogged=      # messages from before the log was opened
 
-# Messages appear in `lxc console NAME --show-log` and in /lxd-log.
+# Messages appear in `lxc console NAME --show-log` and in /lxd-log; start_log adds the earlier ones to the latter.
 say() {
 	printf 'lxdocker: %s\n' "$*"
-	case $_logged in yes) say_to_log "$*" ;; esac
+	if [ -n "$_logged" ]; then say_to_log "$*"; else _unlogged="$_unlogged${_unlogged:+$_nl}lxdocker: $*"; fi
 }
 
 # Exits with a message. When PID 1 ends, the instance stops.

@@ -383,7 +383,7 @@ def test_several_static_addresses_and_those_that_can_t_be_used(
     assert f"eth0    inet {other_bridge.address(70)}/24" in log
     assert f"eth1    inet {bridge.address(50)}/24" in log
     said = [line.removeprefix("lxdocker: user.lxdocker.") for line in lines(log, "^lxdocker: ")]
-    assert [re.split(" is ignored| is not the|: there", line)[0] for line in said] == [
+    assert [re.split(" is ignored| is not the|: no interface", line)[0] for line in said] == [
         "network: 'eth1 10.0.0.5'", "network: 'eth7 10.0.0.6/24'", "network: 'eth0'", "dns: '192.0.2'"]  # fmt: skip
     assert one.file("/etc/resolv.conf").splitlines() == ["search example.org", "nameserver 192.0.2.53"]
 

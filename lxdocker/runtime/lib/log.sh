@@ -20,6 +20,7 @@ start_log() {
 	fi
 	_logged=yes
 	say_to_log "started at $("$_bb" date -u +%Y-%m-%dT%H:%M:%SZ)"
+	[ -z "$_unlogged" ] || { printf '%s\n' "$_unlogged" >>"$_log/current"; } 2>/dev/null
 	"$_bb" mkfifo -m 600 "$_output"
 	# As Docker's daemon does for its pipes, so that any user of the application can open /dev/stdout by name.
 	[ "$_uid" = 0 ] || "$_bb" chown "$_uid" "$_output"

@@ -231,7 +231,9 @@ read_static_entries() {
 
 read_static_entry() {
 	_entry=$*
-	if [ $# -lt 2 ]; then
+	if is_address_with_prefix "$1"; then
+		refuse_entry "it must begin with an interface, such as eth0 $1"
+	elif [ $# -lt 2 ]; then
 		refuse_entry "it needs an interface and an address, such as eth0 10.0.0.5/24"
 	elif ! is_address_with_prefix "$2"; then
 		case "$2" in
@@ -246,7 +248,7 @@ read_static_entry() {
 		fi
 		[ $# -le 3 ] || say "user.lxdocker.network: '$_entry': what follows the gateway is ignored"
 		if [ ! -e "/sys/class/net/$1" ]; then
-			say "user.lxdocker.network: '$_entry': there is no interface $1; it will have the address when there is"
+			say "user.lxdocker.network: '$_entry': no interface $1 (found:$(list_interfaces)); it gets the address when it is added"
 		elif ! is_ethernet "$1"; then
 			refuse_entry "$1 is not an Ethernet interface"
 			return
@@ -254,6 +256,14 @@ read_static_entry() {
 		_static="$_static$_newline$1 $2 $_gateway"
 	fi
 }
+
+# Prints a blank before each.
+list_interfaces() (
+	set +f
+	for _path in /sys/class/net/*; do
+		! is_ethernet "${_path##*/}" || printf ' %s' "${_path##*/}"
+	done
+)
 
 refuse_entry() { say "user.lxdocker.network: '$_entry' is ignored: $1"; }
 

@@ -1,5 +1,7 @@
 # Turns /lxd-instance (NAME=VALUE, both url-encoded) into shell assignments, every value single-quoted.
 # entrypoint and cmd are JSON lists of strings; they become functions that append the words to a command.
+# A typo must not keep an instance from starting: it is said, and the image's setting stays. Only a command that can't be
+# read is an error (_settings_error), since no other one would be right.
 
 BEGIN {
 	for (i = 0; i < 256; i++) {
@@ -7,6 +9,9 @@ BEGIN {
 		number[sprintf("%02X", i)] = i
 	}
 	quote = sprintf("%c", 39)
+	settings = "cmd dns entrypoint fill_volumes network prelaunch restart restart_unhealthy stop_grace umask"
+	# Those of a spec that are decided when the image is built.
+	built_in = " aliases disable_supervisor image properties tmpfs "
 }
 
 # Not with gsub: the meaning of a backslash in its replacement differs between awks, and between busybox versions.
@@ -87,6 +92,57 @@ function json_list(text,    word, c, code, low) {
 	return 0
 }
 
+# Fit for a message: on one line, and not too long.
+function shown(text) {
+	gsub(/[[:cntrl:]]/, "?", text)
+	return length(text) > 100 ? substr(text, 1, 100) "..." : text
+}
+
+function say(text) { print "say " quoted(text) }
+
+# Prints the assignment if the value is usable, else says what would be.
+function assign(name, value, is_usable, usable) {
+	if (is_usable) print "_" name "=" quoted(value)
+	else say("user.lxdocker." name ": " quote shown(value) quote " is not " usable "; the setting of the image stays")
+}
+
+# How many letters have to be changed, added, removed or swapped with their neighbour to get from one word to the other.
+function distance(from, to,    row, column, cost, best, cells) {
+	for (row = 0; row <= length(from); row++) cells[row, 0] = row
+	for (column = 0; column <= length(to); column++) cells[0, column] = column
+	for (row = 1; row <= length(from); row++)
+		for (column = 1; column <= length(to); column++) {
+			cost = substr(from, row, 1) != substr(to, column, 1)
+			best = cells[row - 1, column - 1] + cost
+			if (cells[row - 1, column] + 1 < best) best = cells[row - 1, column] + 1
+			if (cells[row, column - 1] + 1 < best) best = cells[row, column - 1] + 1
+			if (row > 1 && column > 1 && substr(from, row - 1, 2) == substr(to, column, 1) substr(to, column - 1, 1) && cells[row - 2, column - 2] + 1 < best)
+				best = cells[row - 2, column - 2] + 1
+			cells[row, column] = best
+		}
+	return cells[length(from), length(to)]
+}
+
+# Names the setting that was probably meant by an unknown key.
+function say_unknown(key,    own, count, names, at, apart, nearest, meant) {
+	own = substr(key, length("user.lxdocker") + 2)
+	if (key ~ /^user\.lxdocker\./ && index(built_in, " " own " ")) {
+		say(key " has no effect: only the image" quote "s spec has " own)
+		return
+	}
+	count = split(settings " init_script", names, " ")
+	nearest = length(own) < 6 ? 2 : 3 # more apart, they are different words
+	for (at = 1; at <= count; at++) {
+		apart = length(own) <= 30 ? distance(tolower(own), names[at]) : nearest
+		if (apart < nearest) {
+			nearest = apart
+			meant = "user.lxdocker" (names[at] == "init_script" ? "_" : ".") names[at]
+		}
+	}
+	if (meant != "") say("unknown setting " shown(key) " is ignored; did you mean " meant "?")
+	else say("unknown setting " shown(key) " is ignored; user.lxdocker. has " settings)
+}
+
 {
 	at = index($0, "=")
 	name = urldecoded(substr($0, 1, at - 1))
@@ -97,26 +153,31 @@ function json_list(text,    word, c, code, low) {
 		print "_" name "=" quoted(value)
 		next
 	}
-	if (!sub(/^user\.lxdocker\./, "", name)) next
+	if (name == "user.lxdocker_init_script") next
+	key = name
+	if (!sub(/^user\.lxdocker\./, "", name)) {
+		if (key ~ /^user\.lxdocker/) say_unknown(key)
+		next
+	}
 	if (name == "entrypoint" || name == "cmd") {
 		if (json_list(value))
 			printf "_instance_has_%s=yes\nwith_instance_%s() { \"$@\"%s; }\n", name, name, words
 		else
 			print "_settings_error=" quoted("user.lxdocker." name " is not a JSON list of strings: " value)
-	} else if (name == "stop_grace" && value !~ /^[0-9]+$/)
-		print "_settings_error=" quoted("user.lxdocker.stop_grace is not a number of seconds: " value)
-	else if (name == "restart" && value !~ /^(no|always|on-failure|on-failure:[0-9]+)$/)
-		print "_settings_error=" quoted("user.lxdocker.restart is not no, on-failure, on-failure:N or always: " value)
-	else if (name == "prelaunch" && value !~ /^(optional|required)$/)
-		print "_settings_error=" quoted("user.lxdocker.prelaunch is not optional or required: " value)
-	else if (name == "restart_unhealthy" && value !~ /^(true|false)$/)
-		print "_settings_error=" quoted("user.lxdocker.restart_unhealthy is not true or false: " value)
-	else if (name == "fill_volumes" && value !~ /^(true|false)$/)
-		print "_settings_error=" quoted("user.lxdocker.fill_volumes is not true or false: " value)
-	else if (name == "umask" && value !~ /^0?[0-7][0-7][0-7]$/)
-		print "_settings_error=" quoted("user.lxdocker.umask is not an octal umask, 000 to 0777: " value)
-	else if (name ~ /^(stop_grace|restart|prelaunch|restart_unhealthy|fill_volumes|umask|network|dns)$/)
+	} else if (name == "stop_grace")
+		assign(name, value, value ~ /^[0-9]+$/ && length(value) < 6, "a number of seconds, such as 30")
+	else if (name == "restart" && value == "unless-stopped")
+		assign(name, value, 0, "a policy here (always is the same: LXD stops an instance only on request)")
+	else if (name == "restart")
+		assign(name, value, value ~ /^(no|always|on-failure|on-failure:[0-9]+)$/, "no, on-failure, on-failure:N or always")
+	else if (name == "prelaunch")
+		assign(name, value, value ~ /^(optional|required)$/, "optional or required")
+	else if (name == "restart_unhealthy" || name == "fill_volumes")
+		assign(name, value, value ~ /^(true|false)$/, "true or false")
+	else if (name == "umask")
+		assign(name, value, value ~ /^0?[0-7][0-7][0-7]$/, "an octal umask, 000 to 0777")
+	else if (name == "network" || name == "dns")
 		print "_" name "=" quoted(value)
 	else
-		print "say " quoted("user.lxdocker." name " is not a setting that this image knows; ignored")
+		say_unknown(key)
 }

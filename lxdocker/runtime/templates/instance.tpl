@@ -1,4 +1,4 @@
-{% for key, value in config %}{% if "user.lxdocker." in key %}{{ key|urlencode }}={{ value|urlencode }}
+{% for key, value in config %}{% if "user.lxdocker" in key and key != "user.lxdocker_init_script" %}{{ key|urlencode }}={{ value|urlencode }}
 {% endif %}{% endfor %}disks={% for name, device in devices %}{% if device.type == "disk" and device.pool and device.source %}{{ device.path|urlencode }}%0A{% endif %}{% endfor %}
 sysctls={% for key, value in config %}{% if "linux.sysctl." in key %}{{ key|cut:"linux.sysctl."|urlencode }}%0A{% endif %}{% endfor %}
 raw_sysctls={% if "lxc.sysctl.net.ipv4.ip_forward" in config_get("raw.lxc", "") %}net.ipv4.ip_forward%0A{% endif %}{% if "lxc.sysctl.net.ipv4.conf" in config_get("raw.lxc", "") %}net.ipv4.conf.all.forwarding%0A{% endif %}{% if "lxc.sysctl.net.ipv6.conf" in config_get("raw.lxc", "") %}net.ipv6.conf.all.forwarding%0A{% endif %}{% if "lxc.sysctl.net.ipv4.ip_unprivileged_port_start" in config_get("raw.lxc", "") %}net.ipv4.ip_unprivileged_port_start%0A{% endif %}{% if "lxc.sysctl.net.ipv4.ping_group_range" in config_get("raw.lxc", "") %}net.ipv4.ping_group_range%0A{% endif %}

@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lxdocker.config.spec import Behaviour
+from lxdocker.runtime import render
 from lxdocker.source.oci import OciConfig
 from tests.chroots import needs_namespaces
 from tests.instance import PREPARED, SOURCE, Instance, needs_gosu, supervised
@@ -331,12 +333,28 @@ def test_a_setting_of_the_instances_comes_before_the_images(instance: Instance, 
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(instance: Instance, name: str, value: str) -> None:
+    """It is said, once; the image's setting stays, and the start goes on."""
+    script = '. /lxd-image; read_instance_settings /lxd-instance; words "$_stop_grace$_restart$_umask$_fill_volumes"'
+    assert instance.out(script) == "30no0022true\0"
     write_settings(instance, **{name: value})
-    done = instance.sh(". /lxd-image; read_instance_settings /lxd-instance; echo going on")
-    assert done.returncode == 125
-    assert done.stdout.startswith(f"lxdocker: user.lxdocker.{name} is not ")
-    assert value in done.stdout
-    assert "going on" not in done.stdout
+    said, _, settings = instance.out(script).rpartition("\n")
+    assert settings == "30no0022true\0"
+    assert said.startswith(f"lxdocker: user.lxdocker.{name}: '{value}' is not ")
+    assert said.endswith("; the setting of the image stays")
+    assert "\n" not in said
+
+
+def test_a_policy_of_dockers_is_translated(instance: Instance) -> None:
+    write_settings(instance, restart="unless-stopped")
+    said = instance.out(". /lxd-image; read_instance_settings /lxd-instance")
+    assert "'unless-stopped' is not a policy here (always is the same" in said
+
+
+def test_a_refused_value_is_shown_on_one_line_and_not_at_length(instance: Instance) -> None:
+    write_settings(instance, umask="0022\nlxdocker: all is well\x1b[2J" + "x" * 10_000)
+    (said,) = instance.out(". /lxd-image; read_instance_settings /lxd-instance").splitlines()
+    assert said.startswith("lxdocker: user.lxdocker.umask: '0022?lxdocker: all is well?[2Jxxx")
+    assert len(said) < 250
 
 
 @pytest.mark.parametrize("text", HOSTILE[1:])
@@ -353,13 +371,75 @@ def test_settings_that_are_empty_or_missing_change_nothing(instance: Instance) -
     assert records(instance.out(script + "; true")) == ["no", "30"]
 
 
-def test_a_setting_that_does_not_exist_is_named(instance: Instance) -> None:
-    write_settings(instance, restrat="always", bb="/evil", restart="always")
-    assert instance.out('. /lxd-image; read_instance_settings /lxd-instance; words "$_restart" "$_bb"') == (
-        "lxdocker: user.lxdocker.restrat is not a setting that this image knows; ignored\n"
-        "lxdocker: user.lxdocker.bb is not a setting that this image knows; ignored\n"
-        "always\0/busybox-lxd\0"
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("user.lxdocker.restrat", "did you mean user.lxdocker.restart?"),
+        ("user.lxdocker.Restart", "did you mean user.lxdocker.restart?"),
+        ("user.lxdocker.restart_unhealty", "did you mean user.lxdocker.restart_unhealthy?"),
+        ("user.lxdocker.stopgrace", "did you mean user.lxdocker.stop_grace?"),
+        ("user.lxdocker.fill-volumes", "did you mean user.lxdocker.fill_volumes?"),
+        ("user.lxdocker.networks", "did you mean user.lxdocker.network?"),
+        ("user.lxdocker.entry_point", "did you mean user.lxdocker.entrypoint?"),
+        ("user.lxdocker.dsn", "did you mean user.lxdocker.dns?"),
+        ("user.lxdocker.init_script", "did you mean user.lxdocker_init_script?"),
+        ("user.lxdocker_restart", "did you mean user.lxdocker.restart?"),
+        ("user.lxdockers.cmd", "did you mean user.lxdocker.cmd?"),
+        ("user.lxdocker.bb", "user.lxdocker. has cmd dns entrypoint"),
+        ("user.lxdocker." + "x" * 60, "user.lxdocker. has cmd dns entrypoint"),
+        ("user.lxdocker.x y';touch /canary;'", "user.lxdocker. has cmd dns entrypoint"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_named(instance: Instance, key: str, said: str) -> None:
+    instance.root.write("/lxd-instance", f"{urllib.parse.quote(key)}=/evil\nuser.lxdocker.restart=always\n")
+    out = instance.out('. /lxd-image; read_instance_settings /lxd-instance; words "$_restart" "$_bb"')
+    line, words = out.split("\n")
+    assert line.startswith(f"lxdocker: unknown setting {key} is ignored; {said}")
+    assert words == "always\0/busybox-lxd\0"
+
+
+@pytest.mark.parametrize("name", ["tmpfs", "disable_supervisor", "image"])
+def test_a_key_that_only_a_spec_has_is_named(instance: Instance, name: str) -> None:
+    write_settings(instance, **{name: "off"})
+    assert instance.out(". /lxd-image; read_instance_settings /lxd-instance") == (
+        f"lxdocker: user.lxdocker.{name} has no effect: only the image's spec has {name}\n"
     )
+
+
+def test_the_settings_that_are_suggested_are_those_that_exist(instance: Instance) -> None:
+    (names,) = re.findall(r'settings = "(.*)"', (render.LIB / "settings.awk").read_text())
+    for name in names.split():
+        write_settings(instance, **{name: "[]"})
+        assert "unknown" not in instance.out(". /lxd-image; read_instance_settings /lxd-instance")
+    spec = json.loads((Path(render.__file__).parents[2] / "schema/image.schema.json").read_text())
+    (built_in,) = re.findall(r'built_in = " (.*) "', (render.LIB / "settings.awk").read_text())
+    assert set(spec["properties"]) <= {*names.split(), *built_in.split()}
+
+
+def test_the_script_before_the_application_is_no_setting_to_complain_about(instance: Instance) -> None:
+    instance.root.write("/lxd-instance", "user.lxdocker_init_script=echo\n")
+    assert instance.out(". /lxd-image; read_instance_settings /lxd-instance") == ""
+
+
+def test_what_was_said_before_there_was_a_log_is_in_the_log(instance: Instance) -> None:
+    """Once, and in the order of what was said."""
+    write_settings(instance, restrat="always", umask="9")
+    lines = instance.out("""
+        . /lxd-image; _uid=0
+        start_logger() { :; }
+        read_instance_settings /lxd-instance
+        start_log
+        say "and this"
+        "$_bb" cat /.lxd-log/current
+    """).splitlines()  # fmt: skip
+    said, logged = lines[:3], lines[3:]
+    assert [line.split(":")[1] for line in said] == [
+        " unknown setting user.lxdocker.restrat is ignored; did you mean user.lxdocker.restart?",
+        " user.lxdocker.umask",
+        " and this",
+    ]
+    assert logged[0].startswith("lxdocker: started at ")
+    assert logged[1:] == said
 
 
 # ---- users

@@ -158,6 +158,8 @@ def test_nothing_an_image_says_is_markup(hostile: page.Entry) -> None:
     "url",
     [
         "javascript:alert(1)",
+        "javascript://a.example/%0aalert(1)",
+        "ftp://files.example/x",
         "JavaScript:alert(1)",
         " javascript:alert(1)",
         "java\nscript:alert(1)",
