@@ -81,6 +81,9 @@ def list_images(
     if json:
         console.json(documents.images(images))
         return
+    if not images:
+        console.note("no images yet: lxdocker sync builds them from specs")
+        return
     console.table(
         [NAME, STATE, Column("VERSION", least=8), Column("SIZE", least=4), SOURCE, _BUILT, _REASON],
         [
@@ -127,6 +130,9 @@ def show_log(
     if json:
         console.json(documents.log(found))
         return
+    if not found:
+        console.note("no images yet, so nothing has changed")
+        return
     console.table(
         [
             *(NAME, Column("EVENT", colours=STATE.colours), Column("TIME (UTC)"), Column("VERSION", least=13)),
@@ -170,6 +176,9 @@ def publish_list(
     found = versions(Tree(settings.tree), settings.grace_hours * 3600, _parse_name(name))
     if json:
         console.json(documents.versions(found))
+        return
+    if not found:
+        console.note(f"no versions in {settings.tree}")
         return
     console.table(
         [

@@ -10,6 +10,7 @@
                              lxdocker.json     what the version is (the sidecar)
                              withdrawn         present once it has left the index; its time starts the grace period
     images/NAME/ARCH/withheld.json             versions that were rolled back, never to be published again
+    .sync.FOLDER.json                          how the last sync of a folder of specs ended, for monitoring
     .mirror/                                   present if the tree is a mirror of another server's
 
 ``workspace`` has the locks and the staging area, ``changes`` the steps of each change and what their order guarantees,

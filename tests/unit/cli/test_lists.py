@@ -109,6 +109,15 @@ def test_list_works_without_a_folder_of_specs(world: World) -> None:
     assert world.states("list") == {"web": "orphan"}
 
 
+@pytest.mark.parametrize("words", ["list", "log", "publish list"])
+def test_nothing_is_said_to_be_nothing(world: World, words: str) -> None:
+    world.tree.mkdir()
+    done = world.program(*words.split())
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("no ")
+    assert list(world.run({"list": "images", "log": "log"}.get(words, "versions"), *words.split()).values())[1] == []
+
+
 def test_list_says_what_is_missing(world: World) -> None:
     for name in ("a", "b", "c"):
         world.image(name, "1")
