@@ -102,6 +102,15 @@ def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_man_finds_the_page_of_an_installed_command(installed: Path) -> None:
+    environ = {"PATH": f"{installed}/bin:/usr/bin:/bin", "HOME": str(installed), "LC_ALL": "C.UTF-8", "MANWIDTH": "80"}
+    for page, name in (("lxdocker", "lxdocker"), ("lxdocker-sync", "lxdocker sync"), ("lxdocker-publish-list", "list")):
+        done = subprocess.run(["man", page], env=environ, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.lstrip().startswith(f"{page.upper()}(1)")
+        assert name in done.stdout
+
+
 def test_the_installed_program_finds_its_own_files(installed: Path) -> None:
     examples = installed / "share/doc/lxdocker/images.d"
     done = run(installed, "validate", "--specs", str(examples))  # needs the schema
