@@ -519,7 +519,7 @@ class World:
         return self.tree / path
 
     def tree_state(self) -> dict[str, tuple[int, str]]:
-        """Every file of the tree, with its time and content."""
+        """Every file of the tree, with its time and content, but for the record of the last sync."""
         return {
             str(path.relative_to(self.tree)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
             for path in sorted(self.tree.rglob("*"))

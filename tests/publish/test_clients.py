@@ -265,9 +265,11 @@ def test_a_client_has_the_same_image_from_a_mirror(tree: Tree, server: Server, t
     assert [len(result[key]) for key in ("fetched", "failed")] == [2, 0]
     assert lxdocker("mirror", server.url, str(root), "--fingerprint", fingerprint)["unchanged"] == 2
     assert lxdocker("publish", "verify", "--deep", "--tree", str(root)) == {
+        "schema": 1,
         "clean": True,
         "versions": 2,
         "size": result["bytes"],
+        "read": result["bytes"],
         "findings": [],
     }
     (tmp_path / "second").mkdir()
