@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lxdocker.values import RegistryRef
 
 IMAGES_D = Path(__file__).parents[3] / "images.d"
 FILES = sorted(IMAGES_D.iterdir())
+COMMAND = "#     "
 # Their /init is s6-overlay's, which refuses to be anything but PID 1.
 WANT_PID_1 = {"home-assistant", "jellyfin", "nginx-proxy-manager", "sonarr"}
 
@@ -22,11 +24,38 @@ def test_each_is_valid_short_and_explained(path: Path) -> None:
     (spec,) = load_files([path])
     assert isinstance(spec.image, RegistryRef)
     assert spec.image.tag is not None, "a digest would never be brought up to date"
-    lines = path.read_text().splitlines()
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(COMMAND) and line != "#"]
     assert len(lines) <= 6
     assert re.match(r"# Ports? \d+\b", lines[0]), "the first line says on which port it answers"
     assert all(line.startswith("# ") or ": " in line for line in lines)
     assert spec.disable_supervisor == "auto"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
+def test_each_says_how_to_launch_it(path: Path) -> None:
+    """With commands that fit together: from the image, with every volume that they made, all for one instance."""
+    lines = [line.removeprefix(COMMAND) for line in path.read_text().splitlines() if line.startswith(COMMAND)]
+    words = [shlex.split(line) for line in lines]
+    created = {command[5] for command in words if command[:5] == ["lxc", "storage", "volume", "create", "default"]}
+    ((image, instance),) = [command[2:4] for command in words if command[1] in ("init", "launch")]
+    assert image == path.stem
+    attached = set()
+    for command in words:
+        match command[1:]:
+            case ["storage", "volume", "create", "default", _]:
+                pass
+            case ["init" | "launch", _, _, *options]:
+                assert set(options[::2]) <= {"-c"}
+                assert all(re.fullmatch(r"environment\.\w+=.+", option) for option in options[1::2])
+            case ["config", "device", "add", name, _, "disk" | "nic" | "proxy", *options]:
+                assert name == instance
+                attached |= {one.removeprefix("source=") for one in options if re.match("source=[^/]", one)}
+            case ["start", name]:
+                assert name == instance
+            case _:
+                pytest.fail(" ".join(command))
+    assert attached == created
+    assert (words[-1][1] == "start") == any(command[1] == "init" for command in words)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
