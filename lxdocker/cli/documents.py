@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lxdocker.follow.remote import Added
     from lxdocker.follow.run import Followed
     from lxdocker.sync.history import Event
-    from lxdocker.sync.outcome import Report
+    from lxdocker.sync.outcome import Dropped, Report
     from lxdocker.sync.state import ImageState
     from lxdocker.tree.listing import ListedVersion
     from lxdocker.tree.mirror import Failure, Mirrored
@@ -58,9 +58,19 @@ def images(states: Sequence[ImageState], result: Report | None = None) -> Docume
     """The images: before a sync, after it (``result``), or without one."""
     return _document(
         images=[_image(state) for state in states],
-        pruned=list(result.pruned) if result else [],
+        pruned=[_dropped(version) for version in result.pruned] if result else [],
         kept_builders=list(result.kept_builders) if result else [],
     )
+
+
+def _dropped(version: Dropped) -> Document:
+    return {
+        "name": version.name.value,
+        "architecture": version.arch.value,
+        "version": version.key,
+        "change": "deleted" if version.is_deleted else "withdrawn",
+        "reason": version.reason,
+    }
 
 
 def _image(image: ImageState) -> Document:

@@ -39,8 +39,8 @@ def print_sync(console: Console, result: Report, survey: Survey | None = None) -
         return
     if console.is_quiet and not _is_news(result):
         return
-    for text in result.pruned:
-        console.print(text)
+    for version in result.pruned:
+        console.print(version.done)
     for outcome in result.outcomes:
         if outcome.status in {Status.UNCHANGED, Status.FAILED}:
             continue
@@ -80,8 +80,8 @@ def print_pruning(console: Console, pruning: Pruning, survey: Survey | None = No
         return
     for removal in pruning.removals:
         console.print(f"would remove {removal.name}: {pruning.reason}")
-    for text in pruning.versions:
-        console.print(f"would {text}")
+    for version in pruning.versions:
+        console.print(f"would {version.planned}")
     for name in pruning.builders:
         console.print(f"would remove builder {name}: its lxdocker has ended without removing it")
     if not console.is_quiet or not pruning.is_empty:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lxdocker.errors import LxdockerError
-from lxdocker.values import Fingerprint, ImageName
+from lxdocker.values import Arch, Fingerprint, ImageName
 
 
 class Status(Enum):
@@ -46,11 +46,36 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """A version that leaves the tree's index, or whose files are deleted from it."""
+
+    name: ImageName
+    arch: Arch
+    key: str
+    is_deleted: bool  # or else withdrawn
+    reason: str
+
+    @property
+    def planned(self) -> str:
+        """In words, after "would"."""
+        return f"{'delete' if self.is_deleted else 'withdraw'} {self._what}"
+
+    @property
+    def done(self) -> str:
+        """In words, afterwards."""
+        return f"{'deleted' if self.is_deleted else 'withdrew'} {self._what}"
+
+    @property
+    def _what(self) -> str:
+        return f"{self.name} {self.key} from the tree: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything a sync did."""
 
     outcomes: tuple[Outcome, ...]
-    pruned: tuple[str, ...]  # in words
+    pruned: tuple[Dropped, ...]
     kept_builders: tuple[str, ...]
     builder_project: str = "lxdocker"  # of the kept builders
 

@@ -19,7 +19,7 @@ from lxdocker.progress import Say
 from lxdocker.sync import plan
 from lxdocker.sync.context import Context
 from lxdocker.sync.make import Builders
-from lxdocker.sync.outcome import Outcome, Report, Status, Verb
+from lxdocker.sync.outcome import Dropped, Outcome, Report, Status, Verb
 from lxdocker.sync.plan import Remove
 from lxdocker.text import counted
 from lxdocker.tree import retention
@@ -35,7 +35,7 @@ class Pruning:
 
     removals: tuple[Remove, ...]
     reason: str  # of the removals
-    versions: tuple[str, ...]  # in words
+    versions: tuple[Dropped, ...]
     builders: tuple[str, ...]  # names
 
     @property
@@ -53,8 +53,8 @@ def look(context: Context, found: SpecFolder | None) -> Pruning:
         removals=tuple(removals),
         reason=_ALL if found is None else _NO_SPEC,
         versions=(
-            *(f"withdraw {_about_surplus(version, settings)}" for version in surplus),
-            *(f"delete {_about_expired(version, settings)}" for version in expired),
+            *(_surplus(version, settings) for version in surplus),
+            *(_expired(version, settings) for version in expired),
         ),
         builders=tuple(instance.left_over(context.lxd, settings.builder_project)),
     )
@@ -110,31 +110,32 @@ def left_alone(broken: BrokenSpec) -> Outcome:
     return Outcome(broken.name or broken.label, Status.FAILED, broken.error.brief, error=broken.error)
 
 
-def versions(context: Context) -> list[str]:
+def versions(context: Context) -> list[Dropped]:
     """Withdraws surplus versions and deletes those whose grace period is over; then the index matches the tree.
-    Returns what it did, in words.
+    Returns what it did.
     """
     settings = context.settings
     surplus = retention.retire(context.tree, settings.keep_versions, settings.keep_days * 86400)
     expired = retention.sweep(context.tree, settings.grace_hours * 3600)
     return [
-        *(f"withdrew {_about_surplus(version, settings)}" for version in surplus),
-        *(f"deleted {_about_expired(version, settings)}" for version in expired),
+        *(_surplus(version, settings) for version in surplus),
+        *(_expired(version, settings) for version in expired),
     ]
 
 
-def _about_surplus(version: Published, settings: Settings) -> str:
+def _surplus(version: Published, settings: Settings) -> Dropped:
     newer = counted(settings.keep_versions, "newer version is", "newer versions are")
     old = f", and it is older than {settings.keep_days:g} days (keep_days)" if settings.keep_days else ""
-    return f"{version.name} {version.key} from the tree: {newer} listed (keep_versions){old}"
+    reason = f"{newer} listed (keep_versions){old}"
+    return Dropped(version.name, version.arch, version.key, is_deleted=False, reason=reason)
 
 
-def _about_expired(version: Published, settings: Settings) -> str:
+def _expired(version: Published, settings: Settings) -> Dropped:
     left = datetime.fromtimestamp(version.withdrawn or 0, UTC)
-    return (
-        f"{version.name} {version.key} from the tree: it left the index at {left:%Y-%m-%d %H:%M} UTC, "
-        f"at least {settings.grace_hours:g} hours ago (grace_hours)"
+    reason = (
+        f"it left the index at {left:%Y-%m-%d %H:%M} UTC, at least {settings.grace_hours:g} hours ago (grace_hours)"
     )
+    return Dropped(version.name, version.arch, version.key, is_deleted=True, reason=reason)
 
 
 def layers(context: Context, builders: Builders | None) -> None:

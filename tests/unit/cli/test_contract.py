@@ -194,6 +194,21 @@ def test_every_document_about_images(mixed: World) -> None:
     assert mixed.states("prune", status=1) == {"bad": "failed"}
 
 
+def test_versions_that_leave_the_tree(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.image("web", "1")
+    first = world.run("images", "sync")["images"][0]["version"]
+    monkeypatch.setenv("LXDOCKER_KEEP_VERSIONS", "1")
+    world.image("web", "2")
+    (withdrawn,) = world.run("images", "sync")["pruned"]
+    assert (withdrawn["name"], withdrawn["version"], withdrawn["change"]) == ("web", first, "withdrawn")
+    monkeypatch.setenv("LXDOCKER_GRACE_HOURS", "0")
+    planned = world.run("images", "prune", "--dry-run", "--all")
+    assert [(image["name"], image["action"], image["outcome"]) for image in planned["images"]] == [
+        ("web", "remove", None)
+    ]
+    assert [(version["version"], version["change"]) for version in planned["pruned"]] == [(first, "deleted")]
+
+
 def test_times_that_are_none_are_left_out(mixed: World) -> None:
     for image in mixed.daemon.images.values():
         image.properties["lxdocker.built_at"] = "yesterday"

@@ -19,7 +19,7 @@ from lxdocker.cli.console import Console
 from lxdocker.errors import ImageMissingError, LxdockerError
 from lxdocker.lxd.store import StoreView
 from lxdocker.sync.holdings import Holdings
-from lxdocker.sync.outcome import Outcome, Report, Status
+from lxdocker.sync.outcome import Dropped, Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Remove, Republish, Touch
 from lxdocker.sync.state import ImageState, State, Survey, exit_status
 from lxdocker.values import Arch, ImageName
@@ -53,7 +53,8 @@ OUTCOMES = (
     Outcome(NAMES["e"], Status.UPDATED, "aliases to correct: www", fingerprint("e")),
     Outcome(NAMES["f"], Status.REMOVED, "no spec names it"),
 )
-RESULT = Report(OUTCOMES, ("deleted a 20260102_0304 from the tree",), ("builder-1",))
+DROPPED = Dropped(NAMES["a"], Arch.X86_64, "20260102_0304", is_deleted=True, reason="its grace period is over")
+RESULT = Report(OUTCOMES, (DROPPED,), ("builder-1",))
 
 
 def show_sync(result: Report) -> Show:
@@ -62,7 +63,7 @@ def show_sync(result: Report) -> Show:
 
 def test_a_sync_in_words() -> None:
     assert as_text(show_sync(RESULT)) == [
-        "deleted a 20260102_0304 from the tree",
+        "deleted a 20260102_0304 from the tree: its grace period is over",
         f"built     a  {fingerprint('a').short}  (new)",
         f"restored  d  {fingerprint('d').short}  (missing from the local store)",
         f"updated   e  {fingerprint('e').short}  (aliases to correct: www)",
@@ -80,7 +81,15 @@ def test_a_sync_as_json() -> None:
     document = as_json(show_sync(RESULT))
     assert set(document) == {"schema", "images", "pruned", "kept_builders"}
     assert document["schema"] == 1
-    assert document["pruned"] == ["deleted a 20260102_0304 from the tree"]
+    assert document["pruned"] == [
+        {
+            "name": "a",
+            "architecture": "x86_64",
+            "version": "20260102_0304",
+            "change": "deleted",
+            "reason": "its grace period is over",
+        }
+    ]
     assert document["kept_builders"] == ["builder-1"]
     assert [(image["name"], image["state"], image["outcome"]) for image in document["images"]] == [
         ("a", "current", "built"),
