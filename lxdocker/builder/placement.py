@@ -49,15 +49,22 @@ class Placement:
         return devices
 
 
-def prepare(lxd: Lxd, settings: Settings) -> Placement:
-    """Finds pool and network, and makes project, profile and cache volume unless they are there.
+def find(lxd: Lxd, settings: Settings) -> Placement:
+    """Pool and network: the settings', else those of LXD's default profile, else the first there is.
 
-    Pool and network are the settings', else those of LXD's default profile, else the first there is.
     Raises HostError for an LXD that was never set up.
     """
     default = lxd.profile("default", "default")["devices"].values()
-    pool = _pool(lxd, settings, default)
-    placement = Placement(settings.builder_project, pool, _nic(lxd, settings, default))
+    return Placement(settings.builder_project, _pool(lxd, settings, default), _nic(lxd, settings, default))
+
+
+def prepare(lxd: Lxd, settings: Settings) -> Placement:
+    """Finds pool and network, and makes project, profile and cache volume unless they are there.
+
+    Raises HostError for an LXD that was never set up.
+    """
+    placement = find(lxd, settings)
+    pool = placement.pool
     lxd.ensure_project(placement.project, "lxdocker's builders", PROJECT_CONFIG)
     lxd.ensure_profile(placement.project, PROFILE, _profile(settings))
     lxd.ensure_volume(placement.project, pool, CACHE_VOLUME, "layers that lxdocker's builders share")

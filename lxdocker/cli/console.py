@@ -143,12 +143,12 @@ class Console:
         """Whether there is a person to ask: stdin and stderr are a terminal."""
         return sys.stdin is not None and sys.stdin.isatty() and self._err.isatty()
 
-    def confirm(self, question: str) -> bool:
-        """Asks on stderr; no is the default."""
+    def confirm(self, question: str, *, default: bool = False) -> bool:
+        """Asks on stderr."""
         import typer
 
         self._release()
-        return bool(typer.confirm(printable(question), err=True))
+        return bool(typer.confirm(printable(question), default=default, err=True))
 
     def table(self, header: Sequence[str | Column], rows: Sequence[Sequence[str]]) -> None:
         """Columns, as wide as they need to be; on a terminal, cut so that they fit (see Column)."""

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     # What only some commands need, and none for more than its type.
     from collections.abc import Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from lxdocker.builder.image import BuilderImage
     from lxdocker.config.settings import Effective
     from lxdocker.config.spec import ImageSpec
+    from lxdocker.docker.expects import Expectations
+    from lxdocker.docker.translate import Converted, SpecText
     from lxdocker.follow.remote import Added
     from lxdocker.follow.run import Followed
     from lxdocker.sync.history import Event
@@ -174,6 +177,46 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [str(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def added(spec: SpecText, path: Path, found: Expectations, commands: Sequence[str], *, written: bool) -> Document:
+    """A new spec, and what its image expects."""
+    return _document(
+        spec=_spec_text(spec, path, written=written),
+        expects={
+            "command": found.command,
+            "ports": list(found.ports),
+            "volumes": list(found.volumes),
+            "variables": list(found.variables),
+            "user": found.user,
+            "health_check": found.health or None,
+            "init": found.init or None,
+            "ends_at_once": found.ends_at_once,
+        },
+        commands=list(commands),
+    )
+
+
+def converted(result: Converted, folder: Path, *, written: bool) -> Document:
+    """Specs and commands in place of Docker's, and what is lost."""
+    return _document(
+        specs=[_spec_text(spec, folder / f"{spec.name}.yaml", written=written) for spec in result.specs],
+        commands=list(result.commands),
+        lost=[
+            {"service": lost.service or None, "what": lost.what, "why": lost.why, "essential": lost.essential}
+            for lost in result.lost
+        ],
+    )
+
+
+def _spec_text(spec: SpecText, path: Path, *, written: bool) -> Document:
+    return {
+        "name": spec.name.value,
+        "image": str(spec.image),
+        "file": str(path),
+        "written": written,
+        "text": spec.text,
+    }
 
 
 def builder(image: BuilderImage, stale: str | None) -> Document:

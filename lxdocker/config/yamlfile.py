@@ -102,6 +102,11 @@ def read(path: Path, label: str) -> Document:
             data.count(b"\n", 0, error.start) + 1,
             f"expected UTF-8 text, found the byte 0x{data[error.start]:02x}",
         )
+    return parse(text, label)
+
+
+def parse(text: str, label: str) -> Document:
+    """YAML that is no file; as read()."""
     composer = _Composer(label)
     try:
         value = composer.compose(yaml.parse(text, Loader=_LOADER))

@@ -61,6 +61,8 @@ def test_a_command_on_a_page_is_one_that_lxdocker_has(page: str, shown: str) -> 
     command, words = follow([word for word in shlex.split(shown.replace("'", "")) if word != "…"])
     options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h", "--version"}
     for word in words:
+        if word == "-" or (command.name == "convert" and not word.startswith("-")):
+            break  # stdin; or another program's command
         name = word.strip("[]").partition("=")[0]
         if name.startswith("-"):
             assert name in options or re.fullmatch("-[vq]+", name), f"lxdocker {shown}: no option {name}"
