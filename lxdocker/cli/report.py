@@ -277,4 +277,4 @@ def _print_counts(console: Console, noun: str, counts: Sequence[tuple[str, int]]
         count, what = found[0]
         words[0] = f"{count} {noun if count == 1 else f'{noun}s'} {what}"
     words += [f"{human_size(size)} downloaded"] if size else []
-    console.print(", ".join(words) or f"the server has no {noun}s")
+    console.print(", ".join(words) or "the server has no images")

@@ -328,7 +328,7 @@ class _Importing:
         here = sum(path.stat().st_size for path in folder.iterdir())
         if size - here > (free := shutil.disk_usage(folder).free):
             raise MirrorError(
-                f"{listed.name} does not fit into {folder}",
+                f"not enough space in {folder} for {listed.name}",
                 f"{human_size(size - here)} to fetch, {human_size(free)} free",
                 "free space on that filesystem, or name another folder with --import-dir",
             )

@@ -803,7 +803,7 @@ def test_a_folder_that_is_too_small_or_closed(
     try:
         done = host.follow(*pinned, "--import-dir", str(small), expect=1)
         assert names(done["imported"]) == ["web"]
-        assert "big does not fit into" in done["failed"][0]["error"]["what"]
+        assert "for big" in done["failed"][0]["error"]["what"]
         assert "--import-dir" in done["failed"][0]["error"]["do"]
     finally:
         subprocess.run(["umount", small], check=True)

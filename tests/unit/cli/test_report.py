@@ -22,6 +22,7 @@ from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.outcome import Dropped, Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Remove, Republish, Touch
 from lxdocker.sync.state import ImageState, State, Survey, exit_status
+from lxdocker.tree.mirror import Failure, Mirrored
 from lxdocker.values import Arch, ImageName
 from tests.examples import SETTINGS, fingerprint, provenance, published, resolved, spec, stored, wanted
 
@@ -349,6 +350,27 @@ def test_a_stale_builder_says_why(image: BuilderImage, reason: str) -> None:
 
 
 # ---- words of strangers
+
+
+def mirrored(fetched: int = 0, unchanged: int = 0, failed: int = 0, size: int = 0) -> Mirrored:
+    versions = tuple(published(Path("/tree"), key=f"20260102_000{number}") for number in range(fetched))
+    failure = Failure(ImageName("web"), "20260102_0009", LxdockerError("no answer"))
+    return Mirrored(versions, (), unchanged, (), (), (failure,) * failed, size)
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (mirrored(), "the server has no images"),
+        (mirrored(unchanged=1), "1 version unchanged"),
+        (mirrored(unchanged=7), "7 versions unchanged"),
+        (mirrored(1, 1, size=68_300_000), "1 version fetched, 1 unchanged, 68.3 MB downloaded"),
+        (mirrored(2, size=10), "2 versions fetched, 10 B downloaded"),
+        (mirrored(0, 3, 1), "3 versions unchanged, 1 failed"),
+    ],
+)
+def test_a_mirror_counts_what_it_says(result: Mirrored, expected: str) -> None:
+    assert as_text(lambda console, json: report.print_mirrored(console, result, json=json))[-1] == expected
 
 
 def test_what_a_registry_said_can_t_steer_the_terminal() -> None:
