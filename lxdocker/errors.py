@@ -7,6 +7,7 @@
     │   ├── SpecError           one or more specs or the configuration are invalid
     │   └── HostError           LXD is absent, closed to this user or not set up
     ├── RegistryError           a registry did not give what was asked
+    │   ├── UnreachableError    it can't be reached
     │   ├── AuthError           it wants (other) credentials
     │   ├── ImageMissingError   no such repository, tag or digest
     │   └── ArchMissingError    the image exists, but not for this architecture
@@ -78,6 +79,12 @@ class HostError(UsageError):
 
 class RegistryError(LxdockerError):
     """A registry could not be reached or gave an answer that can't be used."""
+
+
+class UnreachableError(RegistryError):
+    """The registry can't be reached, for this image and so for all others there."""
+
+    registry = ""  # its name
 
 
 class AuthError(RegistryError):

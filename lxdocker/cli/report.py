@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from lxdocker.builder.image import BuilderImage
 from lxdocker.cli import documents
 from lxdocker.cli.console import Console
-from lxdocker.cli.table import NAME, SOURCE, STATE, Column, digest_column
+from lxdocker.cli.table import NAME, RED, SOURCE, STATE, Column, digest_column
 from lxdocker.config.settings import Settings
 from lxdocker.config.spec import ImageSpec
-from lxdocker.errors import LxdockerError
+from lxdocker.errors import LxdockerError, UnreachableError
 from lxdocker.progress import human_size
 from lxdocker.sync.outcome import Outcome, Report, Status, Verb
 from lxdocker.sync.state import ImageState, State, Survey, exit_status
@@ -46,13 +46,9 @@ def print_sync(console: Console, result: Report, survey: Survey | None = None) -
             continue
         fingerprint = f"  {outcome.fingerprint.short}" if outcome.fingerprint else ""
         console.print(f"{outcome.status.value:9} {outcome.name}{fingerprint}  ({outcome.reason})")
-    for outcome in result.outcomes:
-        if outcome.error is not None:
-            console.print(f"failed    {outcome.name}: {outcome.error.brief}")
-            for line in outcome.error.details.splitlines():
-                console.print(f"            {line}")
-            if outcome.error.resolution:
-                console.print(f"            -> {outcome.error.resolution}")
+    _print_errors(
+        console, "failed   ", "image", [(str(one.name), one.error) for one in result.outcomes if one.error is not None]
+    )
     for name in result.kept_builders:
         console.print(
             f"kept {name}: lxc exec --project {result.builder_project} {name} -- /bin/sh (removed by the next sync)"
@@ -96,8 +92,9 @@ def print_plan(console: Console, images: Sequence[ImageState], *, json: bool) ->
     if console.is_quiet and all(image.verb is Verb.KEEP for image in images):
         return
     for image in images:
-        if image.verb is not Verb.KEEP:
+        if image.verb is not Verb.KEEP and not image.error:
             console.print(f"would {image.verb.value if image.verb else 'fail on'} {image.name}: {image.reason}")
+    _print_errors(console, "would fail on", "image", _failed(images))
     kept = sum(image.verb is Verb.KEEP for image in images)
     console.print(f"{kept} up to date, {len(images) - kept} to do")
 
@@ -118,21 +115,37 @@ def print_status(console: Console, images: Sequence[ImageState], *, json: bool) 
     if json:
         console.json(documents.images(images))
         return
+    if console.is_quiet:
+        images = [image for image in images if image.state not in {State.CURRENT, State.WITHHELD}]
+        if not images:
+            return
     console.table(
         [NAME, STATE, _REASON, SOURCE, _BUILT, digest_column(), digest_column("FINGERPRINT")],
         [
             [
                 str(image.name),
                 image.state.value,
-                f"{image.verb.value}: {image.reason}" if image.verb not in {None, Verb.KEEP} else image.reason,
+                _reason(image),
                 image.source or "-",
                 f"{image.built_at:%Y-%m-%d %H:%M}" if image.built_at else "-",
-                image.held.provenance.source_digest.hex[:12] if image.held else "-",
-                image.held.fingerprint.short if image.held else "-",
+                image.held.provenance.source_digest.hex if image.held else "-",
+                image.held.fingerprint.value if image.held else "-",
             ]
             for image in images
         ],
     )
+    _print_errors(console, "failed   ", "image", _failed(images))
+
+
+def _failed(images: Sequence[ImageState]) -> list[tuple[str, LxdockerError]]:
+    return [(str(image.name), image.error) for image in images if image.error]
+
+
+def _reason(image: ImageState) -> str:
+    """In a table: more about errors stands below it."""
+    if image.error:
+        return _brief(image.error)
+    return f"{image.verb.value}: {image.reason}" if image.verb not in {None, Verb.KEEP} else image.reason
 
 
 def print_check(console: Console, images: Sequence[ImageState]) -> None:
@@ -261,10 +274,29 @@ def print_followed(console: Console, result: Followed, *, json: bool) -> None:
 
 
 def _print_failures(console: Console, failed: Sequence[Failure]) -> None:
-    for failure in failed:
-        console.print(f"failed    {failure.name}{failure.key and ' '}{failure.key}: {failure.error}")
-        if failure.error.resolution:
-            console.print(f"            -> {failure.error.resolution}")
+    named = [(f"{failure.name} {failure.key}".rstrip(), failure.error) for failure in failed]
+    _print_errors(console, "failed   ", "image", named)
+
+
+def _print_errors(console: Console, verb: str, noun: str, failed: Sequence[tuple[str, LxdockerError]]) -> None:
+    """What failed, why, and what to do: once for all that failed for the same reason, such as a registry's outage."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, error in failed:
+        groups.setdefault((_brief(error), error.details, error.resolution), []).append(name)
+    for (brief, details, resolution), names in groups.items():
+        whom = names[0] if len(names) == 1 else counted(len(names), noun)
+        console.print(f"{verb} {whom}: {brief}", RED)
+        for line in details.splitlines():
+            console.print(f"            {line}")
+        if len(names) > 1:
+            console.print(f"            {', '.join(names)}")
+        if resolution:
+            console.print(f"            -> {resolution}")
+
+
+def _brief(error: LxdockerError) -> str:
+    """What failed, without the image: many may have failed for it."""
+    return f"cannot reach {error.registry}" if isinstance(error, UnreachableError) else error.brief
 
 
 def _print_counts(console: Console, noun: str, counts: Sequence[tuple[str, int]], size: int) -> None:

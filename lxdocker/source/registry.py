@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from lxdocker.errors import ImageMissingError, RegistryError
+from lxdocker.errors import ImageMissingError, RegistryError, UnreachableError
 from lxdocker.http.failure import FINAL, RequestError
 from lxdocker.http.route import Route
 from lxdocker.http.trust import CERT_ROOTS, Trust
@@ -318,4 +318,6 @@ def _unreachable(name: str, ref: RegistryRef, failures: Sequence[tuple[str, Requ
 
 
 def _cannot_be_reached(name: str, ref: RegistryRef, details: str, resolution: str) -> RegistryError:
-    return RegistryError(f"cannot reach {name} to look up {ref}", details, resolution)
+    error = UnreachableError(f"cannot reach {name} to look up {ref}", details, resolution)
+    error.registry = name
+    return error

@@ -15,6 +15,7 @@ EXIT_STATUSES = {
     "SpecError": 2,
     "HostError": 2,
     "RegistryError": 1,
+    "UnreachableError": 1,
     "AuthError": 1,
     "ImageMissingError": 1,
     "ArchMissingError": 1,

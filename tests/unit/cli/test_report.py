@@ -16,7 +16,7 @@ import pytest
 from lxdocker.builder.image import BuilderImage, scripts_hash
 from lxdocker.cli import report
 from lxdocker.cli.console import Console
-from lxdocker.errors import ImageMissingError, LxdockerError
+from lxdocker.errors import ImageMissingError, LxdockerError, UnreachableError
 from lxdocker.lxd.store import StoreView
 from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.outcome import Dropped, Outcome, Report, Status
@@ -153,8 +153,9 @@ def test_a_plan_in_words() -> None:
         "would build a: new",
         "would restore c: missing from the published tree",
         "would update d: published aliases to correct",
-        "would fail on e: no image e:1: the registry has none",
         "would remove f: no spec names it",
+        "would fail on e: no image e:1",
+        "            the registry has none",
         "1 up to date, 5 to do",
     ]
 
@@ -179,18 +180,78 @@ def show_status(console: Console, json: bool) -> None:
 
 def test_a_status_table() -> None:
     lines = as_text(show_status)
-    digest = resolved().source_digest.hex[:12]
+    digest = resolved().source_digest.hex
     rows = [re.split(r"  +", line) for line in lines]
     assert rows[0] == ["NAME", "STATE", "REASON", "SOURCE", "BUILT", "DIGEST", "FINGERPRINT"]
     assert rows[1] == ["a", "pending", "build: new", "docker.io/library/a:1", "-", "-", "-"]
     made = "2026-01-02 03:04"
-    held = {name: [f"docker.io/library/{name}:1", made, digest, fingerprint(name).short] for name in NAMES}
+    held = {name: [f"docker.io/library/{name}:1", made, digest, fingerprint(name).value] for name in NAMES}
     assert rows[2] == ["b", "current", "up to date", *held["b"]]
     assert rows[3] == ["c", "pending", "restore: missing from the published tree", *held["c"]]
     assert rows[4] == ["d", "pending", "update: published aliases to correct", *held["d"]]
-    assert rows[5][:4] == ["e", "failed", "no image e:1: the registry has none", "docker.io/library/e:1"]
+    assert rows[5][:4] == ["e", "failed", "no image e:1", "docker.io/library/e:1"]
     assert rows[6] == ["f", "orphan", "remove: no spec names it", *held["f"]]
-    assert len(rows) == 7
+    assert lines[7:] == ["failed    e: no image e:1", "            the registry has none"]
+
+
+def test_a_quiet_status_has_only_what_is_not_current() -> None:
+    def show(found: Sequence[ImageState]) -> list[str]:
+        out = io.StringIO()
+        console = Console(out, io.StringIO())
+        console.be_quiet()
+        report.print_status(console, found, json=False)
+        return out.getvalue().splitlines()
+
+    assert show(images(ACTIONS[1:2])) == []
+    assert [line.split()[0] for line in show(images(ACTIONS[:2]))] == ["NAME", "a"]
+
+
+# ---- one outage
+
+
+def unreachable(registry: str, image: str) -> UnreachableError:
+    error = UnreachableError(f"cannot reach {registry} to look up {image}", f"cannot resolve {registry}", "check it")
+    error.registry = registry
+    return error
+
+
+OUTAGE = [
+    Fail(SPECS[name], f"{registry}/library/{name}:1", unreachable(registry, name))
+    for name, registry in zip("abcd", ["docker.io", "quay.io", "docker.io", "docker.io"], strict=True)
+]
+ONCE = [
+    "3 images: cannot reach docker.io",
+    "            cannot resolve docker.io",
+    "            a, c, d",
+    "            -> check it",
+    "b: cannot reach quay.io",
+    "            cannot resolve quay.io",
+    "            -> check it",
+]
+
+
+def test_an_outage_is_said_once_for_each_registry() -> None:
+    outcomes = tuple(Outcome(one.spec.name, Status.FAILED, one.error.brief, error=one.error) for one in OUTAGE)
+    shown = as_text(lambda console, _: report.print_sync(console, Report(outcomes, (), ())))
+    assert shown == [*(line if line[0] == " " else f"failed    {line}" for line in ONCE), "4 failed"]
+    shown = as_text(lambda console, json: report.print_status(console, images(OUTAGE), json=json))
+    assert shown[5:] == [line if line[0] == " " else f"failed    {line}" for line in ONCE]
+    assert re.split(r"  +", shown[1])[:3] == ["a", "failed", "cannot reach docker.io"]
+    shown = as_text(lambda console, json: report.print_plan(console, images(OUTAGE), json=json))
+    assert shown[:-1] == [line if line[0] == " " else f"would fail on {line}" for line in ONCE]
+
+
+def test_what_several_builds_fail_for_is_said_once() -> None:
+    error = LxdockerError("making the builder image failed", "no network", "check it")
+    outcomes = tuple(Outcome(name, Status.FAILED, error.brief, error=error) for name in NAMES.values())
+    shown = as_text(lambda console, _: report.print_sync(console, Report(outcomes, (), ())))
+    assert shown == [
+        "failed    6 images: making the builder image failed",
+        "            no network",
+        "            a, b, c, d, e, f",
+        "            -> check it",
+        "6 failed",
+    ]
 
 
 NOTHING = {"outcome": None, "seconds": None, "error": None}
