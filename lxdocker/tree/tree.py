@@ -31,7 +31,7 @@ from lxdocker.errors import TreeError
 from lxdocker.image import version_key
 from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE, Artifact
 from lxdocker.image.provenance import Provenance
-from lxdocker.tree import changes, index
+from lxdocker.tree import changes, index, last_sync
 from lxdocker.tree.version import (
     IMAGES,
     SIDECAR,
@@ -203,7 +203,17 @@ class Tree(Workspace):
             listed = [version for version in versions if version.is_listed()]
             now = datetime.now(UTC)
             new = index.build(listed, now)
-            changes.write_index(self, self._leaving(versions, listed), new, index.catalogue(listed, now))
+            changes.write_index(self, self._leaving(versions, listed), new, index.catalogue(listed, self._synced(now)))
+
+    def _synced(self, now: datetime) -> datetime:
+        """When the tree was last synced, for the page: now, unless only a rollback or a repair is at work."""
+        if self.in_session or (self.root / MIRROR).exists():
+            return now
+        finished = max((last.finished for last in last_sync.read_all(self.root).values()), default=None)
+        try:
+            return now if finished is None else min(now, datetime.fromtimestamp(finished, UTC))
+        except (ValueError, OverflowError, OSError):  # no time that a clock can show
+            return now
 
     def _leaving(self, versions: Sequence[Published], listed: Sequence[Published]) -> list[Path]:
         """What leaves the index now, withdrawn, damaged or rolled back: it is still in it, or has no mark yet."""

@@ -40,6 +40,7 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.clock_behind = False  # the clock is behind the latest time seen here
+        self.in_session = False
         self._changing = threading.RLock()
         self._is_locked = False
         self._work: Path | None = None  # the folder for this run's unfinished work
@@ -76,9 +77,11 @@ class Workspace:
                 self._work = Path(tempfile.mkdtemp(prefix="run.", dir=self._staging))
                 cleanup.callback(shutil.rmtree, self._work, ignore_errors=True)
                 cleanup.enter_context(lock.folder(self._work))
+            self.in_session = True
             try:
                 yield
             finally:
+                self.in_session = False
                 self._work = None
 
     @contextlib.contextmanager

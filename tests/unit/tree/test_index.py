@@ -10,16 +10,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from lxdocker.tree import retention
+from lxdocker.tree import last_sync, retention, rollback
 from lxdocker.tree.index import without_times
 from lxdocker.tree.page import PAGE_FILE
 from lxdocker.tree.tree import Tree
 from lxdocker.tree.version import SIDECAR
-from lxdocker.values import Arch
+from lxdocker.values import Arch, ImageName
 from tests.examples import digest, provenance, publish, spec
 from tests.trees import (
     IMAGES,
     INDEX,
+    NEVER,
     assert_sound,
     listed,
     products,
@@ -240,6 +241,25 @@ def test_the_page_says_when_it_was_last_synced(tree: Tree) -> None:
     path.write_text(re.sub(r"Last synced <time.*?</time>", "Last synced never", path.read_text()))
     retention.sweep(tree, 0)
     assert re.search(r'Last synced <time datetime="\d{4}-\d\d-\d\dT\d\d:\d\dZ">', path.read_text())
+
+
+def test_a_rollback_is_no_sync(tree: Tree) -> None:
+    def synced() -> str:
+        (found,) = re.findall(r'Last synced <time datetime="(.*?)">', (tree.root / PAGE_FILE).read_text())
+        return str(found)
+
+    for content in ("old", "new"):
+        publish(tree, content=content)
+    last_sync.record(tree.root, "0123456789abcdef", last_sync.LastSync(1_700_000_000, 1, 0))
+    rollback.roll_back(tree, ImageName("web"))
+    assert synced() == "2023-11-14T22:13Z"
+    with tree.session("0123456789abcdef", print, NEVER):
+        tree.write_index()
+    assert synced() > "2026"
+    for nonsense in (1e300, -1e300, 2**40):
+        last_sync.record(tree.root, "0123456789abcdef", last_sync.LastSync(nonsense, 1, 0))
+        tree.write_index()
+        assert synced() > "2026"
 
 
 def test_products_and_versions_are_listed_in_order(tree: Tree) -> None:
