@@ -106,6 +106,9 @@ def _check_lxd(console: Console, settings: Settings) -> HostError | None:
 
     try:
         lxd = Lxd()
+        console.print(f"found    {lxd.dialect} at {lxd.daemon.socket}")
+        if lxd.dialect.weakness:
+            console.note(f"warning: {lxd.dialect.weakness}")
         place = placement.find(lxd, settings)
         place.devices(network=True, cache=False)
     except HostError as error:
@@ -116,8 +119,6 @@ def _check_lxd(console: Console, settings: Settings) -> HostError | None:
     console.print(
         f"found    storage pool {place.pool}, network {nic.get('network') or nic.get('parent') or 'of a device'}"
     )
-    if lxd.dialect.weakness:
-        console.note(f"warning: {lxd.dialect.weakness}")
     return None
 
 
