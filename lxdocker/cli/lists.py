@@ -182,18 +182,20 @@ def publish_list(
         return
     console.table(
         [
-            *(NAME, STATE, "VERSION", Column("SIZE", least=4), Column("UNTIL (UTC)", least=10)),
-            *(digest_column(), digest_column("FINGERPRINT"), Column("ARCHITECTURE", least=6)),
+            *(NAME, STATE, "VERSION", Column("PUBLISHED (UTC)", least=10), Column("SIZE", least=4)),
+            *(digest_column(), digest_column("FINGERPRINT"), Column("KEPT UNTIL", least=10)),
+            Column("ARCHITECTURE", least=6),
         ],
         [
             [
                 version.name.value,
                 version.state.value,
                 version.key,
+                _minute(version.published_at),
                 human_size(version.size) if version.size is not None else "-",
-                _minute(version.kept_until),
                 version.provenance.source_digest.hex[:12],
                 version.fingerprint.short,
+                _minute(version.kept_until),
                 version.arch.value,
             ]
             for version in found

@@ -371,7 +371,9 @@ def test_the_tables(mixed: World) -> None:
         ["new", "pending"],
     ]
     header, *lines = rows(mixed.program("publish", "list", "back").stdout)
-    assert header[:4] == ["NAME", "STATE", "VERSION", "SIZE"]
+    assert header[:5] == ["NAME", "STATE", "VERSION", "PUBLISHED (UTC)", "SIZE"]
+    assert header[5:] == ["DIGEST", "FINGERPRINT", "KEPT UNTIL", "ARCHITECTURE"]
+    assert [line[3].translate({ord("-"): "", ord(" "): "_", ord(":"): ""}) == line[2] for line in lines] == [True, True]
     assert [line[:2] for line in lines] == [["back", "withheld"], ["back", "current"]]
     header, *lines = rows(mixed.program("log", "back").stdout)
     assert header[:4] == ["NAME", "EVENT", "TIME (UTC)", "VERSION"]
