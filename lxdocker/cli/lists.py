@@ -85,15 +85,15 @@ def list_images(
         console.note("no images yet: lxdocker sync builds them from specs")
         return
     console.table(
-        [NAME, STATE, Column("VERSION", least=8), Column("SIZE", least=4), SOURCE, _BUILT, _REASON],
+        [NAME, STATE, "SIZE", SOURCE, _BUILT, Column("VERSION", least=13), _REASON],
         [
             [
                 str(image.name),
                 image.state.value,
-                image.version or "-",
                 human_size(image.size) if image.size is not None else "-",
                 image.source or "-",
                 _minute(image.built_at),
+                image.version or "-",
                 image.reason or "-",
             ]
             for image in images
@@ -182,7 +182,7 @@ def publish_list(
         return
     console.table(
         [
-            *(NAME, STATE, "VERSION", Column("PUBLISHED (UTC)", least=10), Column("SIZE", least=4)),
+            *(NAME, STATE, "VERSION", Column("PUBLISHED (UTC)", least=10), "SIZE"),
             *(digest_column(), digest_column("FINGERPRINT"), Column("KEPT UNTIL", least=10)),
             Column("ARCHITECTURE", least=6),
         ],

@@ -362,7 +362,7 @@ def rows(text: str) -> list[list[str]]:
 
 def test_the_tables(mixed: World) -> None:
     header, *lines = rows(mixed.program("list").stdout)
-    assert header[:3] == ["NAME", "STATE", "VERSION"]
+    assert header == ["NAME", "STATE", "SIZE", "SOURCE", "BUILT", "VERSION", "REASON"]
     assert [line[:2] for line in lines] == [
         ["back", "withheld"],
         ["bad", "current"],
