@@ -14,6 +14,7 @@ import bcrypt
 import pytest
 
 from lxdocker.serve import certs
+from tests import schemas
 from tests.lxd.hosts import Host, address, daemon
 from tests.lxd.rig import LXDOCKER, Lxc, World, fetch
 from tests.serve.rig import Served, serve
@@ -115,7 +116,7 @@ def test_lxdocker_joins(published: World, served: Served, host: Host) -> None:
     assert host.remotes()["lxdocker"] == served.url
     host.lxc("image", "copy", "lxdocker:nginx", "local:", "--quiet")
     done = host.lxdocker("remote", "add", served.url, "--yes", "--json")
-    assert done.document == {
+    assert schemas.check(done.document, "remote") == {
         "schema": 1,
         "name": "lxdocker",
         "url": served.url,
