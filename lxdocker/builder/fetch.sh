@@ -42,6 +42,9 @@ uptime() {
 	echo "${now%.*}"
 }
 
+# KiB, so that a small limit is not told as 0 MiB.
+size() { if [ "$1" -ge 10240 ]; then echo "$(($1 / 1024)) MiB"; else echo "$1 KiB"; fi; }
+
 watch() { # PID
 	before='' since=$(uptime)
 	while "$bb" sleep 1; do
@@ -51,7 +54,7 @@ watch() { # PID
 		if [ "$stall" -gt 0 ] && [ "$(($(uptime) - since))" -ge "$stall" ]; then
 			reason="no data from the registry for $stall s"
 		elif [ "$most" -gt 0 ] && ! echo "$before" | "$bb" awk -v most="$most" '$1 > most { exit 1 }'; then
-			reason="more data than the image should have: over $((most >> 20)) MiB in one piece"
+			reason="more data than the image should have: over $(size "$((most >> 10))") in one piece"
 		fi
 		[ -n "$reason" ] || continue
 		echo "$reason" >"$ended"

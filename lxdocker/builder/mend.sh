@@ -22,6 +22,9 @@ require_intact() {
 	exit 75
 }
 
+# KiB, so that a small limit is not told as 0 MiB.
+size() { if [ "$1" -ge 10240 ]; then echo "$(($1 / 1024)) MiB"; else echo "$1 KiB"; fi; }
+
 refuse() {
 	echo "$1" >&2
 	exit 2
@@ -78,7 +81,7 @@ while read -r layer size type; do
 		read_layer "$cache/$layer"
 		if [ "$("$bb" cat "$work/was")" != "$diff" ]; then
 			[ "$("$bb" cat "$work/size")" -le "$((limit * 1024))" ] ||
-				refuse "unpacked, the image takes more than $((limit / 1024)) MiB"
+				refuse "unpacked, the image takes more than $(size "$limit")"
 			require_intact "$layer"
 			refuse "unpacked, the layer $layer does not match the digest $diff: $("$bb" tail -n 1 "$work/said")"
 		fi

@@ -59,6 +59,9 @@ now() { # in 1/100 s
 	echo "${uptime%.*}${uptime#*.}"
 }
 
+# KiB, so that a small limit is not told as 0 MiB.
+size() { if [ "$1" -ge 10240 ]; then echo "$(($1 / 1024)) MiB"; else echo "$1 KiB"; fi; }
+
 # Kills umoci if it exceeds the limit. Counting many files is slow, so the more files there are, the rarer the count.
 watch() { # PID
 	files=0 rounds=0
@@ -72,9 +75,9 @@ watch() { # PID
 		kib=$(written "$1") || return 0
 		reason=
 		if [ "$kib" -gt "$limit" ]; then
-			reason="unpacked, the image takes more than $((limit / 1024)) MiB"
+			reason="unpacked, the image takes more than $(size "$limit")"
 		elif [ "$kib" -gt "$expected" ] && "$bb" df -k /build | "$bb" awk 'NR == 2 { exit !($4 < $2 / 10 && $4 < 1048576) }'; then
-			reason="unpacked, the image takes more than $((kib / 1024)) MiB, and the storage pool has no space left for others"
+			reason="unpacked, the image takes more than $(size "$kib"), and the storage pool has no space left for others"
 		fi
 		[ -n "$reason" ] || continue
 		echo "$reason" >"$ended"

@@ -179,16 +179,16 @@ def reference(root: Any) -> str:
                     "",
                     "| | |",
                     "| --- | --- |",
-                    *(
-                        f"| `{term.replace('|', chr(92) + '|')}` | {_markdown(text, cell=True)} |"
-                        for term, text in rows
-                    ),
+                    *(f"| `{_in_cell(term)}` | {_in_cell(_markdown(text))} |" for term, text in rows),
                 ]
             )
         )
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(text: str, *, cell: bool = False) -> str:
-    safe = re.sub(r"([*<>_])", r"\\\1", text)
-    return safe.replace("|", "\\|") if cell else safe
+def _markdown(text: str) -> str:
+    return re.sub(r"([*<>_])", r"\\\1", text)
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -16,7 +16,8 @@ die() {
 	say "$1"
 	exit "${2:-1}"
 }
-usage() { die "usage: /lxd-exec [-u USER[:GROUP]] [-w FOLDER] [-e NAME[=VALUE]]... COMMAND [ARGUMENT]..." 125; }
+_usage='usage: /lxd-exec [-u USER[:GROUP]] [-w FOLDER] [-e NAME[=VALUE]]... COMMAND [ARGUMENT]...'
+usage() { die "$_usage" 125; }
 
 for _part in environment command; do
 	# shellcheck source=/dev/null
@@ -48,6 +49,10 @@ while [ $# -gt 0 ]; do
 		;;
 	esac
 	case $1 in
+	-h | --help)
+		printf '%s\n' "$_usage"
+		exit 0
+		;;
 	-i | -t | -it | -ti | --interactive | --tty) ;; # handled by lxc exec
 	-u | --user | -w | --workdir | -e | --env)
 		[ $# -ge 2 ] || usage

@@ -227,6 +227,8 @@ def _tree_error(doing: str, root: Path, error: OSError) -> TreeError:
         resolution = "free space on that filesystem, then run the same command again"
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         resolution = "run as a user who may write there, or choose another folder with --tree DIR"
+    elif error.errno == errno.ENOENT and doing == "preparing":
+        resolution = "the folder cannot be created there: choose another one with --tree DIR"
     elif error.errno == errno.ENOENT and not os.path.lexists(root):
         resolution = "the first sync creates it; or choose another folder with --tree DIR"
     return TreeError(f"{doing} the tree {root} failed", in_words(error), resolution)

@@ -193,7 +193,7 @@ def test_a_registry_that_stops_in_the_middle_is_given_up(cache: Cache) -> None:
 def test_a_blob_without_end_is_given_up(cache: Cache) -> None:
     done = cache.copy("web", f"exec yes >{WORK}/oci-put-blob1", most=1 << 20)
     assert done.returncode == 1
-    assert done.stderr == "more data than the image should have: over 1 MiB in one piece\n"
+    assert done.stderr == "more data than the image should have: over 1024 KiB in one piece\n"
     assert cache.entries("cache/work") == set()
 
 

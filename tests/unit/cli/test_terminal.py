@@ -119,6 +119,26 @@ def test_a_closed_stream_hinders_nothing(tmp_path: Path, closed: str) -> None:
     assert ("image-1: built in" in text) == (closed == "1")
 
 
+@pytest.mark.parametrize(("columns", "rows", "count"), [(80, 24, 60), (200, 50, 3)])
+def test_the_table_of_status_fits(tmp_path: Path, columns: int, rows: int, count: int) -> None:
+    with syncing(tmp_path, count, columns, rows, "--", "status") as shown:
+        assert shown.end() == 0
+    lines = shown.everything.splitlines()
+    table = lines[next(index for index, line in enumerate(lines) if line.startswith("NAME ")) :]
+    assert all(len(line) <= columns for line in table[: count + 1])
+    images = [line.split() for line in table[1 : count + 1]]
+    assert len({row[0] for row in images}) == count
+    # image-0 failed; image-1 has no spec any more.
+    states = {row[0]: row[1] for row in images}
+    assert (states["image-0"], states["image-1"]) == ("pending", "orphan")
+    assert {state for name, state in states.items() if name not in ("image-0", "image-1")} == {"current"}
+    places = {line.index(row[1]) for line, row in zip(table[1:], images, strict=False)}
+    assert places == {table[0].index("STATE")}
+    assert ("FINGERPRINT" in table[0]) == (columns > 80)
+    assert b"\x1b[32mcurrent" in shown.raw
+    assert b"\x1b[33mpending" in shown.raw
+
+
 WOULD = ["would remove image-1: no spec names it", "would drop cached layers that no image needs"]
 
 

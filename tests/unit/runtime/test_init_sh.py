@@ -546,6 +546,13 @@ def test_the_umask_is_the_applications_alone(instance: Instance) -> None:
     assert [line for line in said if not line.startswith("lxdocker:")] == ["0777", "644 /.lxd-log/current"] * 2
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_no_mistake_of_lxd_exec(instance: Instance, option: str) -> None:
+    done = instance.sh(f"/lxd-exec {option}; echo $?; /lxd-exec --nosuch 2>/dev/null; echo $?")
+    usage = "usage: /lxd-exec [-u USER[:GROUP]] [-w FOLDER] [-e NAME[=VALUE]]... COMMAND [ARGUMENT]..."
+    assert done.stdout.splitlines() == [usage, "0", "125"]
+
+
 def test_no_command_is_named(instance: Instance) -> None:
     done = instance.sh(BECOME)
     assert (done.returncode, done.stdout) == (127, "lxdocker: the image specifies no command to run\n")

@@ -287,6 +287,13 @@ def test_a_tree_that_is_not_there_yet_comes_with_a_sync(tmp_path: Path) -> None:
     assert caught.value.resolution.startswith("the first sync creates it")
 
 
+def test_no_sync_creates_a_tree_where_there_can_be_no_folder() -> None:
+    with pytest.raises(TreeError) as caught, locked(Tree(Path("/proc/x"))):
+        raise AssertionError("there is such a folder")
+    assert caught.value.details == "/proc/x: No such file or directory"
+    assert caught.value.resolution == "the folder cannot be created there: choose another one with --tree DIR"
+
+
 @pytest.mark.parametrize("obstacle", ["file", "dangling link"])
 def test_something_else_in_the_tree_s_place(tmp_path: Path, obstacle: str) -> None:
     root = tmp_path / "tree"
