@@ -58,7 +58,7 @@ KEYS: Mapping[str, str] = {
     **dict.fromkeys(("cpus", "cpuset", "cpu_shares"), _CPUS),
     "pids_limit": f"limits belong to an instance: {_SET} limits.processes=200",
     "ulimits": f"limits belong to an instance: {_SET} limits.kernel.nofile=1024:2048",
-    "sysctls": f"sysctls belong to an instance: {_SET} linux.sysctl.KEY=VALUE",
+    "sysctls": f"sysctls belong to an instance: {_SET} raw.lxc='lxc.sysctl.KEY = VALUE'",
     "shm_size": "write tmpfs: { /dev/shm: 256m }",
     "stop_grace_period": "write stop_grace: SECONDS",
     **dict.fromkeys(("stop_signal", "user", "working_dir", "healthcheck"), _FIXED),

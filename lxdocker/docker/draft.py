@@ -59,6 +59,7 @@ class Draft:
         self._overrides: dict[str, str] = {}
         self._dns: list[str] = []
         self._search: list[str] = []
+        self._raw_lxc: list[str] = []
         self._lost: list[Lost] = []
 
     def done(self) -> Service:
@@ -78,6 +79,7 @@ class Draft:
             stop_grace=self.stop_grace,
             fill_volumes=self.fill_volumes,
             config=tuple(self.config.items()),
+            raw_lxc=tuple(self._raw_lxc),
             volumes=tuple(self._volumes),
             devices=tuple(self._devices.values()),
             overrides=tuple(self._overrides.items()),
@@ -309,10 +311,11 @@ class Draft:
     def sysctl(self, what: str, text: str) -> None:
         """``NAME=VALUE``."""
         name, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z0-9_./-]{1,100}", name):
+        if not equals or not re.fullmatch(r"[A-Za-z0-9_./-]{1,100}", name) or not value.isprintable():
             self.lose(what, f"not a sysctl: {text[:40]!r}")
         else:
-            self.config[f"linux.sysctl.{name}"] = value
+            # Not linux.sysctl.*, with which some LXDs don't start an instance: docs/lxd.md.
+            self._raw_lxc.append(f"lxc.sysctl.{name} = {value}")
 
     def device(self, what: str, text: str) -> None:
         """``/dev/NAME[:/dev/OTHER[:rwm]]``."""

@@ -51,6 +51,7 @@ class Service:
     stop_grace: int | None = None  # seconds
     fill_volumes: bool = True
     config: tuple[tuple[str, str], ...] = ()  # more configuration of the instance
+    raw_lxc: tuple[str, ...] = ()  # lines of its raw.lxc
     volumes: tuple[Volume, ...] = ()
     devices: tuple[Device, ...] = ()
     overrides: tuple[tuple[str, str], ...] = ()  # of the network device that the default profile has, eth0

@@ -162,8 +162,9 @@ def _options(service: Service) -> list[str]:
     for key, value in service.config:
         options += ["-c", f"{key}={value}"]
     # LXD keeps no empty values.
-    if empty := [name for name, value in service.environment if value == ""]:
-        options += ["-c", "raw.lxc=" + "\n".join(f"lxc.environment = {name}=" for name in empty)]
+    empty = [f"lxc.environment = {name}=" for name, value in service.environment if value == ""]
+    if raw := [*empty, *service.raw_lxc]:
+        options += ["-c", "raw.lxc=" + "\n".join(raw)]
     return options
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from lxdocker.tree.tree import Tree
 from tests.examples import provenance, publish, spec
+from tests.registry_server import make_image, write_layout
 from tests.stand_ins import ImageDaemon
 from tests.unit.cli.test_commands import Program, lxdocker, place
 from tests.unit.cli.test_options import lxd, with_builder_image
@@ -115,3 +116,30 @@ def test_the_published_tree_is_checked_and_rolled_back(place: Path, lxdocker: Pr
     assert lxdocker("publish", "verify", *tree).returncode == 1
     assert lxdocker("publish", "verify", "--repair", *tree).returncode == 0
     assert json.loads(lxdocker("publish", "verify", "--json", *tree).stdout)
+
+
+@pytest.mark.usefixtures("lxd")
+@pytest.mark.parametrize("named", [[], ["good"], ["bad"], ["images.d/good.yaml"], ["images.d/bad.yaml"], ["images.d"]])
+def test_a_bad_spec_stops_only_itself_however_specs_are_named(place: Path, lxdocker: Program, named: list[str]) -> None:
+    for file in (place / "images.d").iterdir():
+        file.unlink()
+    image = make_image()
+    write_layout(place / "image", [image], [(image.manifest, "1")], [])
+    (place / "images.d/good.yaml").write_text(f"image: oci:{place}/image:1\n")
+    (place / "images.d/bad.yaml").write_text("image: nginx\nports: [80]\n")
+    wanted = {"good"} if not named or "bad" not in named[0] else set()
+    for command, status in (("status", 0), ("sync --dry-run", 1)):
+        done = lxdocker(*command.split(), "--json", *named)
+        states = {image["name"]: image["state"] for image in json.loads(done.stdout)["images"]}
+        # A bad one is always reported: it counts as a failed image.
+        assert (done.returncode, states) == (status, {"bad": "failed", **dict.fromkeys(wanted, "pending")})
+    done = lxdocker("sync", "--strict", "--json", *named)
+    assert (done.returncode, json.loads(done.stdout)["error"]["exit"]) == (2, 2)
+    assert lxdocker("validate", *named).returncode == (0 if "good" in str(named) else 2)
+
+
+@pytest.mark.usefixtures("lxd")
+def test_prune_spares_what_a_bad_spec_made(place: Path, lxdocker: Program) -> None:
+    (place / "images.d/web.yaml").write_text("image: 1\n")
+    done = lxdocker("prune", "--yes", "--json")
+    assert (done.returncode, [image["state"] for image in json.loads(done.stdout)["images"]]) == (1, ["failed"])

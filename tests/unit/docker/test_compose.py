@@ -117,7 +117,7 @@ volumes:
         ("gpus: all", "nvidia.runtime=true"),
         ("devices: ['/dev/ttyUSB0:/dev/ttyS0']", "ttyusb0 unix-char source=/dev/ttyUSB0 path=/dev/ttyS0"),
         ("ulimits: {nofile: {soft: 1, hard: 2}, nproc: 3}", "limits.kernel.nofile=1:2 -c limits.kernel.nproc=3"),
-        ("sysctls: {net.core.somaxconn: 1024}", "linux.sysctl.net.core.somaxconn=1024"),
+        ("sysctls: {net.core.somaxconn: 1024}", "'raw.lxc=lxc.sysctl.net.core.somaxconn = 1024'"),
         ("dns: 1.1.1.1\ndns_search: [lan]", "'user.lxdocker.dns=1.1.1.1 search lan'"),
         ("network_mode: none", "lxc config device add web eth0 none"),
         ("networks: {back: {ipv4_address: 10.0.0.5}}", "eth0 nic network=back name=eth0 ipv4.address=10.0.0.5"),

@@ -99,7 +99,7 @@ def test_the_usual_command() -> None:
         ("--pids-limit 100 nginx", ["-c", "limits.processes=100"]),
         ("--ulimit nofile=1024:2048 nginx", ["-c", "limits.kernel.nofile=1024:2048"]),
         ("--ulimit memlock=-1 nginx", ["-c", "limits.kernel.memlock=unlimited"]),
-        ("--sysctl net.core.somaxconn=1024 nginx", ["-c", "linux.sysctl.net.core.somaxconn=1024"]),
+        ("--sysctl net.core.somaxconn=1024 nginx", ["-c", "raw.lxc=lxc.sysctl.net.core.somaxconn = 1024"]),
         ("--dns 1.1.1.1 --dns 9.9.9.9 --dns-search lan nginx", ["-c", "user.lxdocker.dns=1.1.1.1 9.9.9.9 search lan"]),
         ("--label a.b=c nginx", ["-c", "user.a.b=c"]),
         ("--restart always nginx", ["-c", "boot.autostart=true"]),
