@@ -35,15 +35,16 @@ def commands(page: Path) -> list[str]:
     """The page's commands, in order: each block is one of several lines."""
     found = []
     block: list[str] | None = None
+    indent = ""
     for line in page.read_text().splitlines():
         if block is not None:
             if line.strip() == "```":
                 found.append("\n".join(block))
                 block = None
             else:
-                block.append(line.strip())
+                block.append(line.removeprefix(indent))
         elif line.strip() == "```sh":
-            block = []
+            block, indent = [], line[: line.index("`")]
         elif line.startswith("| "):
             found += [code for code in re.findall(r"`([^`]+)`", line.rsplit("|", 2)[1]) if PROGRAM.match(code)]
     return found
@@ -151,7 +152,7 @@ def test_coming_from_docker(tmp_path: Path, default_project: Lxc, registry: str,
     Images(registry).push("alpine", "latest", image(shell, Cmd=["/bin/sh"]))
     archive = f"docker-archive:{reader.desk / 'my-app.tar'}:my-app:latest"
     reader.runs(f"skopeo copy --quiet --src-tls-verify=false docker://{registry}/alpine:latest {archive}")
-    said = reader.follows("coming-from-docker.md")
+    said = reader.follows("coming-from-docker.md", beside=["lxdocker init"])
     assert "lxdocker test page" in next(out for command, out in said.items() if "curl" in command)
     assert said["lxc exec cache -- /lxd-exec redis-cli ping"].strip() == "PONG"
     assert "ended with status 0" in said["lxc console shell --show-log"]

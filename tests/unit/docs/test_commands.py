@@ -17,7 +17,7 @@ from tests.unit.cli.test_commands import commands  # the program with all its co
 ROOT = Path(__file__).parents[3]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *sorted(ROOT.glob("docs/*.md"))]
 # A program may have a folder before it; what follows a command is none of it.
-COMMAND = re.compile(r"(?:^|[\s`(]|/bin/|!)lxdocker( [^|;&<>`#]*)")
+COMMAND = re.compile(r"(?:^|[\s`(]|/bin/|!)lxdocker( [^|;&<>`#)\"\\]*)")
 
 
 def code(page: Path) -> Iterator[str]:
@@ -68,7 +68,19 @@ def test_a_command_on_a_page_is_one_that_lxdocker_has(page: str, shown: str) -> 
             assert name in options or re.fullmatch("-[vq]+", name), f"lxdocker {shown}: no option {name}"
 
 
+def named(cell: str) -> Iterator[list[str]]:
+    """The commands in a cell of the table, without their arguments."""
+    for shown in re.findall(r"`lxdocker ([a-z ]+)", cell):
+        words = shown.split()
+        yield words[:2] if " ".join(words[:2]) in commands() else words[:1]
+
+
 def test_the_page_of_commands_has_every_command() -> None:
-    first = [line.split("|")[1] for line in (ROOT / "docs/cli.md").read_text().splitlines() if line.startswith("| `")]
-    listed = {name for cell in first for name in re.findall(r"`lxdocker ([a-z]+(?: [a-z]+)?)", cell)}
+    first = [
+        line.split("|")[1]
+        for line in (ROOT / "docs/cli.md").read_text().splitlines()
+        if line.startswith("| `lxdocker ")
+    ]
+    listed = {" ".join(words) for cell in first for words in named(cell)}
     assert listed == set(commands())
+    assert len(first) == len(set(first))
