@@ -10,7 +10,6 @@ import typer
 from lxdocker.cli.app import (
     ConfigOption,
     JsonOption,
-    NamesArgument,
     ProjectOption,
     QuietOption,
     SpecsOption,
@@ -42,7 +41,7 @@ _REASON = Column("REASON", least=10)
 @app.command("list")
 def list_images(
     ctx: typer.Context,
-    names: NamesArgument = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Images [all].")] = None,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     tree: TreeOption = None,

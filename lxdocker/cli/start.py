@@ -43,7 +43,7 @@ _MAX_INPUT = 256 * 1024  # bytes; what is larger is no compose file
 def init(
     ctx: typer.Context,
     auto: Annotated[bool, typer.Option("--auto", help="Ask nothing: make all but the timer.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Answer yes to everything, the timer included.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to everything, the timer included.")] = False,
     config: ConfigOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -182,7 +182,7 @@ def add(
     from lxdocker.source.credentials import Credentials
     from lxdocker.source.registry import RegistryClient
     from lxdocker.source.resolve import Resolver
-    from lxdocker.values import Arch, ImageName, parse_image_ref
+    from lxdocker.values import Arch, ImageName, RegistryRef, parse_image_ref
 
     console = ctx.obj.console
     try:
@@ -196,7 +196,12 @@ def add(
     except ValueError as error:
         raise UsageError("not a name for an image", str(error), "lxdocker add IMAGE NAME") from None
     path = specfile.path_for(settings.specs, chosen)
-    with cancellable(), console.progress(), RegistryClient(Credentials(), settings.insecure_registries) as registry:
+    with (
+        cancellable(),
+        console.progress() as progress,
+        progress.step(f"asking {ref.registry if isinstance(ref, RegistryRef) else ref.path}"),
+        RegistryClient(Credentials(), settings.insecure_registries) as registry,
+    ):
         resolver = Resolver(registry, Arch.host())
         oci = resolver.config(ref, resolver.resolve(ref, None))
     found = expects.expectations(ref, oci)

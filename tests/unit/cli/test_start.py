@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,14 @@ def test_add_overwrites_nothing(place: Path, lxdocker: Program) -> None:
     assert "is an alias of web" in lxdocker("add", ref, "www").stderr
     assert lxdocker("add", ref, "other").returncode == 0
     assert (place / "images.d/other.yaml").is_file()
+
+
+def test_add_says_whom_it_asks_while_it_does(place: Path) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{listening.getsockname()[1]}"
+    variables = environment(place, PYTHONPATH=str(Path(__file__).parents[3]))
+    with listening, terminal(program("add", f"{address}/x"), 80, 24, cwd=place, environment=variables) as shown:
+        shown.wait_for("a spinner", lambda lines: any(f"asking {address}" in line for line in lines))
 
 
 def test_add_prints_the_spec_alone_with_dry_run(place: Path, lxdocker: Program) -> None:
