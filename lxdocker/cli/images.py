@@ -235,7 +235,8 @@ def prune(
             if dry_run:
                 report.print_pruning(console, pruning, context.survey() if json else None)
                 raise typer.Exit
-            report.print_pruning(console, pruning)
+            # On stderr, as the question.
+            report.print_pruning(console, pruning, say=console.log)
             if not pruning.is_empty and not console.confirm("Remove this?"):
                 console.note("nothing was removed")
                 raise typer.Exit

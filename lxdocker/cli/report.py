@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,20 +68,25 @@ def _counts(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing to do"
 
 
-def print_pruning(console: Console, pruning: Pruning, survey: Survey | None = None) -> None:
-    """What prune would remove and why; as JSON, if there is a ``survey`` of what there is."""
+def print_pruning(
+    console: Console, pruning: Pruning, survey: Survey | None = None, say: Callable[[str], None] | None = None
+) -> None:
+    """What prune would remove and why; as JSON, if there is a ``survey`` of what there is. ``say``: where lines go that
+    are not the result.
+    """
     if survey is not None:
         images = survey.planned([], pruning.removals)
         console.json(documents.images(images, Report((), pruning.versions, ())))
         return
+    say = say or console.print
     for removal in pruning.removals:
-        console.print(f"would remove {removal.name}: {pruning.reason}")
+        say(f"would remove {removal.name}: {pruning.reason}")
     for version in pruning.versions:
-        console.print(f"would {version.planned}")
+        say(f"would {version.planned}")
     for name in pruning.builders:
-        console.print(f"would remove builder {name}: its lxdocker has ended without removing it")
+        say(f"would remove builder {name}: its lxdocker has ended without removing it")
     if not console.is_quiet or not pruning.is_empty:
-        console.print("would drop cached layers that no image needs" if not pruning.is_empty else "nothing to remove")
+        say("would drop cached layers that no image needs" if not pruning.is_empty else "nothing to remove")
 
 
 def print_plan(console: Console, images: Sequence[ImageState], *, json: bool) -> None:

@@ -4,6 +4,7 @@ reader.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -152,6 +153,18 @@ def test_prune_shows_what_goes_and_asks(tmp_path: Path, answer: str, removed: bo
     text = shown.everything
     assert ("nothing was removed" in text) != removed
     assert ("removed   image-1  (no spec names it)" in text) == removed
+
+
+def test_the_question_is_no_part_of_a_result(tmp_path: Path) -> None:
+    command = f"{' '.join(argv(tmp_path, 3, '--', 'prune', '--json'))} >result"
+    with terminal(["/bin/sh", "-c", command], 80, 24, cwd=tmp_path, environment=variables(tmp_path)) as shown:
+        shown.wait_for("the question", lambda lines: any("Remove this? [y/N]:" in line for line in lines))
+        assert [line for line in shown.lines if line.startswith("would ")] == WOULD
+        shown.process.sendline("y")
+        assert shown.end() == 0
+    result = (tmp_path / "result").read_text()
+    images = json.loads(result[result.index("{") :])["images"]  # after what the sync before it said
+    assert [(image["name"], image["outcome"]) for image in images] == [("image-1", "removed")]
 
 
 @pytest.mark.parametrize("arguments", [["prune", "--yes"], ["prune", "-y"], ["prune", "--dry-run"]])
