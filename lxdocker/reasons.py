@@ -80,7 +80,7 @@ def _known(error: BaseException) -> str:
     if isinstance(error, http.client.HTTPException):
         return "its answer is not HTTP"
     if isinstance(error, UnicodeDecodeError):
-        return f"not {error.encoding.upper().replace('UTF8', 'UTF-8')} text"
+        return "not UTF-8 text" if error.encoding.lower().startswith("utf") else f"not {error.encoding} text"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"no result within {error.timeout:g} s"
     if names & _CLOSED:

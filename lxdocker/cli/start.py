@@ -22,6 +22,7 @@ from lxdocker.cli.app import (
     effective_settings,
 )
 from lxdocker.errors import HostError, LxdockerError, UsageError
+from lxdocker.reasons import in_words
 from lxdocker.text import one_line
 from lxdocker.values import home_folder
 
@@ -301,7 +302,7 @@ def _read(words: Sequence[str], pool: str) -> tuple[tuple[Service, ...], Path]:
         except OSError as error:
             raise UsageError(
                 f"cannot read {one_line(word, 200)}",
-                error.strerror or str(error),
+                error.strerror or in_words(error),
                 "give 'docker run ...' in quotes, a compose file, or - for stdin",
             ) from error
         folder = path.absolute().parent
@@ -324,7 +325,7 @@ def _text(data: bytes, what: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"not text: {one_line(what, 200)}", str(error), "give a compose file") from None
+        raise UsageError(f"not text: {one_line(what, 200)}", in_words(error), "give a compose file") from None
 
 
 def _print_converted(console: Console, found: Converted, folder: Path, *, written: bool) -> None:
