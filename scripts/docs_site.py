@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 # File of the repository -> page of the site.
 PAGES = {"README.md": "index.md", **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")}}
 EXAMPLES = "images.d.md"
+ITEM = re.compile(r"(-|\d+\.) +(?=\S)")
 LINK = re.compile(r"(?<!!)\[((?:[^\]\[]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -47,7 +48,34 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
             return link[0] if here.startswith("docs/") else text
         return f"[{text}]({on_site}{'#' + anchor if anchor else ''})"
 
-    return LINK.sub(mend, markdown)
+    return lists(LINK.sub(mend, markdown))
+
+
+def lists(markdown: str) -> str:
+    """The same text as Python-Markdown needs it, which wants a blank line before a list, and what belongs to an item
+    indented by four spaces. On a file host, CommonMark's rules need neither.
+    """
+    found: list[str] = []
+    width = 0  # within a list: of its items' marks
+    loose = False  # the item has more than one paragraph
+    fence: int | None = None  # within a block of code: by how much it is moved
+    for line in markdown.splitlines():
+        text = line.lstrip()
+        move = fence
+        if move is None:
+            item = ITEM.match(line)
+            if item:
+                if found and found[-1] and (loose or not width):
+                    found.append("")
+                width, loose = item.end(), False
+            elif text and line == text and found and not found[-1]:
+                width = 0
+            loose |= not text and width > 0
+            move = 4 - width if width and len(line) - len(text) >= width else 0
+        if text.startswith("```"):
+            fence = move if fence is None else None
+        found.append(" " * move + line if text else "")
+    return "\n".join(found) + "\n"
 
 
 def examples() -> str:
