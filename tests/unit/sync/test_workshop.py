@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,6 +90,20 @@ def test_where_there_is_none_builds_fail_and_nothing_else(here: Place, monkeypat
     making(monkeypatch, FAILURE)
     assert opened(here) is FAILURE
     assert here.said == ["building the builder image: none exists"]
+
+
+def test_making_it_tells_its_phases(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person would look at one line for 40 s."""
+
+    def build(_lxd: object, _settings: object, say: Callable[[str], None]) -> None:
+        say("installing packages")
+        say("collecting files")
+        raise FAILURE
+
+    monkeypatch.setattr(builder_image, "build", build)
+    assert opened(here) is FAILURE
+    phases = ["builder: installing packages", "builder: collecting files"]
+    assert here.told.steps == ["building the builder image", *phases]
 
 
 @pytest.mark.parametrize("days", [None, 1000])
