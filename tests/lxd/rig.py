@@ -438,6 +438,8 @@ class World:
         where = {"--specs": str(self.specs), "--tree": str(self.tree), "--project": self.project}
         if command[0] in ("builder", "validate"):
             where = {} if command[0] == "builder" else {"--specs": str(self.specs)}
+        elif command[0] == "log":
+            del where["--specs"]
         options = [word for option, value in where.items() if option not in command for word in (option, value)]
         return [*LXDOCKER, *command, *options]
 
