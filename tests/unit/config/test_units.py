@@ -358,6 +358,7 @@ def test_the_server_runs_as_a_user_of_its_own_and_tells_systemd_when_it_is_ready
             assert state == b"READY=1"
             # Longer than TimeoutStopSec of the unit, which would otherwise cut downloads short.
             assert told.recv(1000) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=110000000"
+            server.wait(60)  # a second signal could meet it when it no longer handles any
         finally:
             server.terminate()
             said = server.communicate(timeout=60)[0]
