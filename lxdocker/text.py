@@ -21,6 +21,6 @@ def one_line(text: str, limit: int = 1000) -> str:
     return _LINE.sub(" ", text)[:limit]
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """``1 version``, ``2 versions``."""
-    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+def counted(count: float, noun: str, plural: str = "") -> str:
+    """``1 version``, ``2 versions``, ``0.5 hours``."""
+    return f"{int(count) if count == int(count) else count} {noun if count == 1 else plural or f'{noun}s'}"

@@ -31,6 +31,7 @@ from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError, StoredImage
 from lxdocker.lxd.dialect import register_command
 from lxdocker.progress import Say
 from lxdocker.runtime import render
+from lxdocker.text import counted
 from lxdocker.values import Arch, Fingerprint
 
 ALIAS = "builder"
@@ -69,7 +70,7 @@ class BuilderImage:
             return "another version of lxdocker made it"
         age = datetime.now(UTC) - self.built_at
         if age > timedelta(days=max_age_days):
-            return f"it is {age.days} days old, older than builder_max_age_days ({max_age_days})"
+            return f"it is {counted(age.days, 'day')} old, older than builder_max_age_days ({max_age_days})"
         return None
 
 

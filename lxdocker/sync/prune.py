@@ -125,16 +125,15 @@ def versions(context: Context) -> list[Dropped]:
 
 def _surplus(version: Published, settings: Settings) -> Dropped:
     newer = counted(settings.keep_versions, "newer version is", "newer versions are")
-    old = f", and it is older than {settings.keep_days:g} days (keep_days)" if settings.keep_days else ""
+    old = f", and it is older than {counted(settings.keep_days, 'day')} (keep_days)" if settings.keep_days else ""
     reason = f"{newer} listed (keep_versions){old}"
     return Dropped(version.name, version.arch, version.key, is_deleted=False, reason=reason)
 
 
 def _expired(version: Published, settings: Settings) -> Dropped:
     left = datetime.fromtimestamp(version.withdrawn or 0, UTC)
-    reason = (
-        f"it left the index at {left:%Y-%m-%d %H:%M} UTC, at least {settings.grace_hours:g} hours ago (grace_hours)"
-    )
+    grace = counted(settings.grace_hours, "hour")
+    reason = f"it left the index at {left:%Y-%m-%d %H:%M} UTC, at least {grace} ago (grace_hours)"
     return Dropped(version.name, version.arch, version.key, is_deleted=True, reason=reason)
 
 
