@@ -6,6 +6,7 @@ A page's commands are its blocks marked ``sh``, and the code on the right of its
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -218,3 +219,52 @@ def test_operations(tmp_path: Path, default_project: Lxc, registry: str, builder
     reader.runs(files)
     assert not etc.exists()
     assert not var.exists()
+
+
+def test_what_convert_and_add_print_makes_the_instances(
+    tmp_path: Path, default_project: Lxc, registry: str, builder_image: str
+) -> None:
+    reader = Reader(tmp_path, {}, {"tree": str(tmp_path / "tree")})
+    bridge = next(one["name"] for one in default_project.query("/1.0/networks?recursion=1") if one["managed"])
+    (reader.desk / "web.env").write_text("# of the application\nFROM_FILE=a 'b' $c\n")
+    (reader.desk / "compose.yaml").write_text(f"""
+services:
+  web:
+    image: {registry}/nginx:latest
+    ports: ["127.0.0.1:8089:80"]
+    environment: {{GREETING: "it's $$on", EMPTY: "", HERE: }}
+    env_file: web.env
+    volumes: ["html:/usr/share/nginx/html"]
+    tmpfs: ["/scratch:size=8m"]
+    devices: ["/dev/zero:/dev/extra"]
+    ulimits: {{nofile: {{soft: 1000, hard: 2000}}}}
+    mem_limit: 256m
+    cpus: 0.5
+    pids_limit: 200
+    dns: 192.0.2.53
+    labels: {{a.b: c d}}
+    restart: always
+    networks: [back]
+networks: {{back: {{external: true, name: {bridge}}}}}
+""")
+    reader.runs("mkdir images.d")
+    document = json.loads(reader.runs("lxdocker convert --write --json compose.yaml"))
+    assert not [lost for lost in document["lost"] if lost["essential"]]
+    for command in document["commands"]:
+        reader.runs(f"export HERE=there; {command}")
+    page = reader.runs("curl --silent --show-error --retry 9 --retry-all-errors http://127.0.0.1:8089/")
+    assert "lxdocker test page" in page  # which the volume was filled with
+    script = 'echo "$GREETING|${EMPTY-unset}|$HERE|$FROM_FILE|$(ulimit -Sn)|$(ulimit -Hn)"; grep /scratch /proc/mounts'
+    said = reader.runs(f"lxc exec web -- /lxd-exec sh -c {shlex.quote(script)}").splitlines()
+    assert said[0] == "it's $on||there|a 'b' $c|1000|2000"
+    assert "size=8192k" in said[1]
+    web = default_project.query("/1.0/instances/web")
+    assert (web["config"]["limits.cpu.allowance"], web["config"]["user.a.b"]) == ("50ms/100ms", "c d")
+    assert web["devices"]["eth0"]["network"] == bridge
+
+    document = json.loads(reader.runs(f"lxdocker add --json docker://{registry}/nginx other"))
+    assert document["expects"]["ports"]
+    for command in document["commands"]:
+        if " proxy " not in command:  # port 80 of this host may be another's
+            reader.runs(f"export {' '.join(f'{name}=x' for name in document['expects']['variables'])}; {command}")
+    assert default_project.query("/1.0/instances/other")["status"] == "Running"

@@ -187,6 +187,7 @@ def test_keys_of_the_spec(text: str, expected: str) -> None:
     ("text", "what", "essential"),
     [
         ("--privileged n", "--privileged", True),
+        ("--log-driver none --privileged n", "--privileged", True),
         ("-u 1000 n", "--user", True),
         ("-u root n", "--user", False),
         ("-w /x n", "--workdir", True),
