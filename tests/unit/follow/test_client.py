@@ -28,7 +28,7 @@ def test_the_client_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Client.find("lxc", {**home, "LXD_CONF": "/srv/conf"}).folder == Path("/srv/conf")
     with pytest.raises(UsageError, match="no incus"):
         Client.find("incus", home)
-    with pytest.raises(UsageError, match="no client docker"):
+    with pytest.raises(UsageError, match="no such client: docker"):
         Client.find("docker", home)
     program(tmp_path / "bin", "incus")
     with pytest.raises(UsageError, match="both lxc and incus"):
