@@ -29,7 +29,7 @@ def path_for(folder: Path, name: ImageName) -> Path:
         there = folder / f"{name}{suffix}"
         if there.is_symlink() or there.exists():
             raise UsageError(
-                f"there is a spec for {name}", str(there), "edit it, or give another name: lxdocker add IMAGE NAME"
+                f"spec exists already: {name}", str(there), "edit it, or give another name: lxdocker add IMAGE NAME"
             )
     try:
         owners = [spec.name for spec in read_specs(folder).specs if name.value in spec.aliases]
@@ -37,8 +37,8 @@ def path_for(folder: Path, name: ImageName) -> Path:
         owners = []
     if owners:
         raise UsageError(
-            f"the name {name} is an alias of {owners[0]}",
-            f"{folder}/{owners[0]}.yaml claims it",
+            f"name is taken: {name}",
+            f"it is an alias of {owners[0]}, in {folder}",
             "give another name: lxdocker add IMAGE NAME",
         )
     return folder / f"{name}.yaml"

@@ -368,10 +368,6 @@ class _Reader:
         for text in self.pairs(value, place):
             self._draft.host("extra_hosts", text)
 
-    def labels(self, value: Any, place: Place) -> None:
-        for text in self.pairs(value, place):
-            self._draft.label(text)
-
     def gpus(self, value: Any, place: Place) -> None:
         self._draft.gpu("gpus")
         if value != "all":
@@ -483,7 +479,6 @@ _HANDLERS: Mapping[str, Handler] = {
     "ulimits": _Reader.ulimits,
     "devices": _Reader.devices,
     "extra_hosts": _Reader.extra_hosts,
-    "labels": _Reader.labels,
     "gpus": _Reader.gpus,
     "runtime": _Reader.runtime,
     "privileged": _Reader.privileged,
@@ -501,6 +496,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "dns": _scalars(Draft.dns),
     "dns_search": _scalars(Draft.search),
     "mac_address": _scalars(lambda draft, what, text: draft.address(what, "hwaddr", text)),
+    "labels": lambda reader, value, place: reader.each_pair(Draft.label, value, place),
     "sysctls": lambda reader, value, place: reader.each_pair(Draft.sysctl, value, place),
 }
 

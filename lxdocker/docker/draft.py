@@ -367,14 +367,14 @@ class Draft:
         elif name:
             self.lose(what, "the image decides who runs the application; as a rule, it is root", essential=False)
 
-    def label(self, text: str) -> None:
+    def label(self, what: str, text: str) -> None:
         """``NAME=VALUE``."""
         name, _, value = text.partition("=")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,150}", name) or name.startswith("lxdocker"):
-            self.lose("label", f"not a name that LXD takes: {name[:60]!r}", essential=False)
+            self.lose(what, f"not a name that LXD takes: {name[:60]!r}", essential=False)
             return
         self.config[f"user.{name}"] = value
-        self.lose("label", "kept as user.*; programs that look for Docker's labels don't see them", essential=False)
+        self.lose(what, "kept as user.*; programs that look for Docker's labels don't see them", essential=False)
 
     # ---- help
 

@@ -327,7 +327,7 @@ _VALUES: Mapping[str, Callable[[Draft, str, str], None]] = {
     "--gpus": _gpus,
     "--runtime": _runtime,
     "--cap-add": Draft.capability,
-    "--label": lambda draft, _flag, value: draft.label(value),
+    "--label": Draft.label,
     "--link": _link,
     "--add-host": Draft.host,
     "--dns": Draft.dns,

@@ -81,13 +81,13 @@ def test_add_overwrites_nothing(place: Path, lxdocker: Program) -> None:
     (place / "images.d/app.yml").write_text("mine")
     done = lxdocker("add", ref)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[0] == "error: there is a spec for app"
+    assert done.stderr.splitlines()[0] == "error: spec exists already: app"
     assert (place / "images.d/app.yml").read_text() == "mine"
     (place / "images.d/link.yaml").symlink_to(place / "elsewhere")
     assert lxdocker("add", ref, "link").returncode == 2
     assert not (place / "elsewhere").exists()
     (place / "images.d/web.yaml").write_text("image: web\naliases: [www]\n")
-    assert "is an alias of web" in lxdocker("add", ref, "www").stderr
+    assert "it is an alias of web" in lxdocker("add", ref, "www").stderr
     assert lxdocker("add", ref, "other").returncode == 0
     assert (place / "images.d/other.yaml").is_file()
 
@@ -218,7 +218,7 @@ def test_convert_writes_specs_only_if_asked_and_none_twice(place: Path, lxdocker
     (place / "compose.yaml").write_text("services: {a: {image: redis}, b: {image: nginx}}\n")
     done = lxdocker("convert", "--write", "compose.yaml")
     assert done.returncode == 2
-    assert "there is a spec for nginx" in done.stderr
+    assert "spec exists already: nginx" in done.stderr
     assert not (place / "images.d/redis.yaml").exists()  # all or none
 
 

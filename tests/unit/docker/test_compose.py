@@ -173,6 +173,7 @@ def test_keys_of_the_spec(keys: str, line: str) -> None:
         ("deploy: {replicas: 3}", "deploy.replicas", True),
         ("deploy: {placement: {}}", "deploy.placement", False),
         ("depends_on: {db: {condition: service_healthy}}", "depends_on.condition", False),
+        ("labels: [a=b]", "labels", False),
         ("hostname: other", "hostname", False),
         ("stop_signal: INT", "stop_signal", True),
         ("logging: {driver: none}", "logging", False),
