@@ -171,7 +171,7 @@ def _build(
                 builder.try_run(_clean_up_argv(builder), seconds=30, cancellable=False)
     if succeeded:
         if finished.rootfs_size != telling.size:
-            come = f"{finished.rootfs_size} bytes have come, not {telling.size}"
+            come = f"{finished.rootfs_size} bytes received instead of {telling.size}"
             raise BuildError(f"exporting {request.source} failed", come)
         if telling.lost:
             lost(telling.lost)
