@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +28,7 @@ from tests import recorded
 from tests.forked import NOBODY
 from tests.registry_server import make_image, write_layout
 from tests.stand_ins import image_daemon
+from tests.waiting import wait_until
 
 DEFAULTS = Settings(
     specs=Path("/etc/lxdocker/images.d"), tree=Path("/var/lib/lxdocker/tree"), tls_dir=Path("/var/lib/lxdocker/tls")
@@ -41,6 +45,14 @@ def program(tmp_path: Path) -> Path:
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can reach. tmp_path is none: each pytest that starts closes the folder of all."""
+    with tempfile.TemporaryDirectory(prefix="lxdocker-test.") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def ask(*argv: str | Path) -> subprocess.CompletedProcess[str]:
@@ -179,13 +191,13 @@ def test_root_runs_no_program_that_others_could_replace(program: Path) -> None:
         units.check_program(program)
 
 
-def test_a_program_that_the_servers_user_cannot_reach(program: Path) -> None:
-    for folder in (program.parents[1], *program.parents[2:]):
-        if folder.stat().st_uid == os.geteuid() and folder.name and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    assert units.serve_obstacle(program) is None
-    program.parent.chmod(0o700)
-    assert f"{program.parent} is closed to it" in str(units.serve_obstacle(program))
+def test_a_program_that_the_servers_user_cannot_reach(open_folder: Path) -> None:
+    path = open_folder / "bin/lxdocker"
+    path.parent.mkdir(mode=0o755)
+    path.touch(mode=0o755)
+    assert units.serve_obstacle(path) is None
+    path.parent.chmod(0o700)
+    assert f"{path.parent} is closed to it" in str(units.serve_obstacle(path))
     assert "below /root" in str(units.serve_obstacle(Path("/root/lxdocker/bin/lxdocker")))
 
 
@@ -323,16 +335,14 @@ def test_sync_needs_no_privileges(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Path:
+def published(open_folder: Path) -> Path:
     """As tmpfiles.d makes them: a tree of root's, and a folder of the server's user."""
     if any(units.serve_obstacle(path) for path in (Path(sys.executable), Path(units.__file__).parent)):
         pytest.skip("other users cannot run this checkout")
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
-    (tmp_path / "lxdocker/tree").mkdir(parents=True)
-    (tmp_path / "lxdocker/tls").mkdir(mode=0o700)
-    os.chown(tmp_path / "lxdocker/tls", NOBODY, NOBODY)
-    return tmp_path
+    (open_folder / "lxdocker/tree").mkdir(parents=True)
+    (open_folder / "lxdocker/tls").mkdir(mode=0o700)
+    os.chown(open_folder / "lxdocker/tls", NOBODY, NOBODY)
+    return open_folder
 
 
 @systemd
@@ -353,9 +363,10 @@ def test_the_server_runs_as_a_user_of_its_own_and_tells_systemd_when_it_is_ready
             text=True,
         )
         try:
-            state = told.recv(1000)
+            wait_until("the server", lambda: select.select([told], [], [], 0.1)[0] or server.poll() is not None)
+            assert server.poll() is None, server.communicate()[0]
+            assert told.recv(1000) == b"READY=1"
             server.send_signal(signal.SIGTERM)
-            assert state == b"READY=1"
             # Longer than TimeoutStopSec of the unit, which would otherwise cut downloads short.
             assert told.recv(1000) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=110000000"
             server.wait(60)  # a second signal could meet it when it no longer handles any
