@@ -33,7 +33,7 @@ def test_the_one_that_is_there(tmp_path: Path) -> None:
     assert "--client" in both.value.resolution
     assert Daemon.find("lxc", environ).socket == tmp_path / "lxd/unix.socket"
     assert Daemon.find("incus", environ).socket == tmp_path / "incus/unix.socket"
-    with pytest.raises(UsageError, match="no client lxd"):
+    with pytest.raises(UsageError, match="no such client: lxd"):
         Daemon.find("lxd", environ)
 
 
