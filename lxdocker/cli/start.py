@@ -69,9 +69,10 @@ def init(
         return yes or default if yes or auto else bool(console.confirm(question, default=default))
 
     home = SYSTEM_CONFIG.parent if os.geteuid() == 0 else user_folder(os.environ, home_folder(os.environ))
-    file = config.absolute() if config else home / SYSTEM_CONFIG.name
+    named = config or os.environ.get("LXDOCKER_CONFIG")
+    file = Path(named).absolute() if named else home / SYSTEM_CONFIG.name
     if file.exists() or file.is_symlink():
-        console.print(f"exists   configuration {file}")
+        _say(console, f"exists   configuration {file}")
     elif wants(f"Write the configuration file {file}?", True):
         specfile.make_folder(file.parent)
         specfile.write_new(file, specfile.configuration())
@@ -82,7 +83,7 @@ def init(
     folder = home / SYSTEM_SPECS.name if _is_default(settings.specs) else settings.specs
     if folder.is_dir():
         count = len(list(folder.glob("[!.]*.y*ml")))
-        console.print(f"exists   folder of specs {folder} ({count or 'no'} {'spec' if count == 1 else 'specs'})")
+        _say(console, f"exists   folder of specs {folder} ({count or 'no'} {'spec' if count == 1 else 'specs'})")
     elif wants(f"Make the folder of specs {folder}?", True):
         specfile.make_folder(folder)
         console.print(f"made     folder of specs {folder}")
@@ -91,7 +92,13 @@ def init(
     _offer_timer(console, settings, wants)
     if problem:
         raise problem
-    console.print("next     lxdocker add nginx && lxdocker sync && lxc launch nginx web")
+    _say(console, "next     lxdocker add nginx && lxdocker sync && lxc launch nginx web")
+
+
+def _say(console: Console, text: str) -> None:
+    """What has not changed, which the quiet don't want to know."""
+    if not console.is_quiet:
+        console.print(text)
 
 
 def _is_default(folder: Path) -> bool:
@@ -107,7 +114,7 @@ def _check_lxd(console: Console, settings: Settings) -> HostError | None:
 
     try:
         lxd = Lxd()
-        console.print(f"found    {lxd.dialect} at {lxd.daemon.socket}")
+        _say(console, f"found    {lxd.dialect} at {lxd.daemon.socket}")
         if lxd.dialect.weakness:
             console.note(f"warning: {lxd.dialect.weakness}")
         place = placement.find(lxd, settings)
@@ -116,10 +123,8 @@ def _check_lxd(console: Console, settings: Settings) -> HostError | None:
         console.print(f"missing  LXD: {error}")
         return error
     nic = place.nic or {}
-    console.print(f"found    {lxd.dialect} at {lxd.daemon.socket}")
-    console.print(
-        f"found    storage pool {place.pool}, network {nic.get('network') or nic.get('parent') or 'of a device'}"
-    )
+    network = nic.get("network") or nic.get("parent") or "of a device"
+    _say(console, f"found    storage pool {place.pool}, network {network}")
     return None
 
 
@@ -134,12 +139,12 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
     if os.geteuid() != 0 or not units.has_systemd():
         user = "root" if os.geteuid() == 0 else None
         where = "in /etc/cron.d/lxdocker" if user else "by 'crontab -e'"
-        console.print(f"timer    for an hourly sync, add this line {where}:")
-        console.print(f"         {units.cron_line(program, user)}")
+        _say(console, f"timer    for an hourly sync, add this line {where}:")
+        _say(console, f"         {units.cron_line(program, user)}")
         return
     timer = units.UNIT_FOLDER / units.TIMER
     if timer.exists():
-        console.print(f"exists   timer {timer}")
+        _say(console, f"exists   timer {timer}")
         return
     try:
         units.check_program(program)
@@ -147,7 +152,7 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
         console.note(f"no timer: {error} -> {error.resolution}")
         return
     if not wants("Sync every hour, by a systemd timer?", False):
-        console.print("timer    for an hourly sync: lxdocker units --install, or lxdocker init --yes")
+        _say(console, "timer    for an hourly sync: lxdocker units --install, or lxdocker init --yes")
         return
     files = units.files(program, settings)
     if units.serve_obstacle(program):

@@ -289,6 +289,7 @@ def test_init_makes_the_documented_layout_and_nothing_twice(
     assert lines[0] == f"wrote    configuration {config}"
     assert f"made     folder of specs {folder}" in lines
     assert "found    storage pool default, network lxdbr0" in lines
+    assert len(lines) == len(set(lines))
     assert any(line.startswith(f"found    {lxd.lxd.server['environment']['server'].upper()} ") for line in lines)
     assert any("/etc/cron.d" in line for line in lines)
     assert any(line.endswith(" * * * * root /usr/bin/lxdocker sync -q") for line in lines)
@@ -304,6 +305,7 @@ def test_init_makes_the_documented_layout_and_nothing_twice(
     assert again[0] == f"exists   configuration {config}"
     assert f"exists   folder of specs {folder} (1 spec)" in again
     assert config.read_text() == "jobs: 1\n"
+    assert lxdocker("init", "--auto", "-q").stdout == ""
 
 
 def test_init_for_another_user(place: Path, system: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +318,17 @@ def test_init_for_another_user(place: Path, system: Path, lxdocker: Program, mon
     done = lxdocker("init", "--auto")
     assert "by 'crontab -e'" in done.stdout
     assert " * * * * /usr/bin/lxdocker sync -q" in done.stdout
+
+
+def test_init_writes_the_configuration_that_is_in_force(
+    place: Path, system: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LXDOCKER_CONFIG", "mine.yaml")
+    monkeypatch.setenv("LXDOCKER_SPECS", "mine.d")
+    lxdocker("init", "--auto")
+    assert (place / "mine.yaml").is_file()
+    assert (place / "mine.d").is_dir()
+    assert not system.exists()
 
 
 @pytest.mark.usefixtures("system")
