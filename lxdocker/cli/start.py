@@ -80,14 +80,15 @@ def init(
     settings = effective_settings(ctx, config)
     problem = _check_lxd(console, settings)
     # Specs are in the folder beside the configuration, unless a setting names another one.
-    folder = home / SYSTEM_SPECS.name if _is_default(settings.specs) else settings.specs
+    named_specs = _names_specs(config)
+    folder = settings.specs if named_specs else home / SYSTEM_SPECS.name
     if folder.is_dir():
         count = len(list(folder.glob("[!.]*.y*ml")))
         _say(console, f"exists   folder of specs {folder} ({count or 'no'} {'spec' if count == 1 else 'specs'})")
     elif wants(f"Make the folder of specs {folder}?", True):
         specfile.make_folder(folder)
         console.print(f"made     folder of specs {folder}")
-    if _is_default(settings.specs) and (here := Path.cwd() / SYSTEM_SPECS.name).is_dir() and here != folder:
+    if not named_specs and (here := Path.cwd() / SYSTEM_SPECS.name).is_dir() and here != folder:
         console.note(f"in this folder, {here} comes first: it is used where lxdocker is run here")
     _offer_timer(console, settings, wants)
     if problem:
@@ -101,10 +102,11 @@ def _say(console: Console, text: str) -> None:
         console.print(text)
 
 
-def _is_default(folder: Path) -> bool:
-    from lxdocker.config.settings import spec_folders
+def _names_specs(config: Path | None) -> bool:
+    """Whether a setting names the folder of specs."""
+    from lxdocker.config.settings import explain
 
-    return folder in spec_folders(os.environ)
+    return any(one.name == "specs" and one.origin != "default" for one in explain({"config": config}, os.environ))
 
 
 def _check_lxd(console: Console, settings: Settings) -> HostError | None:

@@ -324,11 +324,15 @@ def test_init_writes_the_configuration_that_is_in_force(
     place: Path, system: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LXDOCKER_CONFIG", "mine.yaml")
-    monkeypatch.setenv("LXDOCKER_SPECS", "mine.d")
+    monkeypatch.setenv("LXDOCKER_SPECS", "images.d")  # which would be found there without being named, too
     lxdocker("init", "--auto")
     assert (place / "mine.yaml").is_file()
-    assert (place / "mine.d").is_dir()
+    assert (place / "images.d").is_dir()
     assert not system.exists()
+    monkeypatch.delenv("LXDOCKER_SPECS")
+    done = lxdocker("init", "--auto")
+    assert f"made     folder of specs {system}/images.d" in done.stdout
+    assert f"{place}/images.d comes first" in done.stderr
 
 
 @pytest.mark.usefixtures("system")
