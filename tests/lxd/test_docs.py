@@ -221,10 +221,16 @@ def test_operations(tmp_path: Path, default_project: Lxc, registry: str, builder
     assert not var.exists()
 
 
-def test_what_convert_and_add_print_makes_the_instances(
+def test_what_init_convert_and_add_print_makes_the_instances(
     tmp_path: Path, default_project: Lxc, registry: str, builder_image: str
 ) -> None:
-    reader = Reader(tmp_path, {}, {"tree": str(tmp_path / "tree")})
+    specs = tmp_path / "desk/images.d"
+    reader = Reader(tmp_path, {}, {"tree": str(tmp_path / "tree"), "specs": str(specs)})
+    found = reader.runs("lxdocker init --auto")
+    assert "exists   configuration" in found
+    assert "found    LXD " in found
+    assert "found    storage pool " in found
+    assert f"made     folder of specs {specs}" in found
     bridge = next(one["name"] for one in default_project.query("/1.0/networks?recursion=1") if one["managed"])
     (reader.desk / "web.env").write_text("# of the application\nFROM_FILE=a 'b' $c\n")
     (reader.desk / "compose.yaml").write_text(f"""
@@ -247,7 +253,6 @@ services:
     networks: [back]
 networks: {{back: {{external: true, name: {bridge}}}}}
 """)
-    reader.runs("mkdir images.d")
     document = json.loads(reader.runs("lxdocker convert --write --json compose.yaml"))
     assert not [lost for lost in document["lost"] if lost["essential"]]
     for command in document["commands"]:
