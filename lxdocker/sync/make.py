@@ -94,6 +94,6 @@ class Making:
             return builders.builder(request.route)
 
         if self.own_init:
-            phase(f"the image's own init {self.own_init} will be PID 1 (disable_supervisor: auto)")
+            say(f"{name}: the image's own init {self.own_init} will be PID 1 (disable_supervisor: auto)")
         finished = build_image(open_builder, request, folder, phase, lambda amount: progress.count(name, amount), lost)
         return Finished(finished, self.provenance, self.properties)

@@ -163,7 +163,7 @@ def test_all_that_a_build_is_told(here: Place) -> None:
 def test_an_init_of_the_images_own_is_told(here: Place) -> None:
     web = replace(here.image("web", Cmd=["/sbin/init"]), disable_supervisor="auto")
     here.sync(web)
-    assert any("the image's own init /sbin/init will be PID 1" in phase for phase in here.told.phases)
+    assert here.said == ["web: the image's own init /sbin/init will be PID 1 (disable_supervisor: auto)"]
 
 
 # ---- what changes
