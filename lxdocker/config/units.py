@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lxdocker import log
 from lxdocker.config.resources import resource
 from lxdocker.config.settings import SYSTEM_CONFIG, SYSTEM_TLS, SYSTEM_TREE, Settings
 from lxdocker.errors import LxdockerError, UsageError
@@ -152,6 +153,7 @@ def activation(*units: str) -> list[list[str]]:
 def activate(*units: str) -> None:
     """Runs these commands. Raises LxdockerError with what the one that failed says."""
     for argv in activation(*units):
+        log.command(argv)
         try:
             done = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False

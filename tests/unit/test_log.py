@@ -130,7 +130,8 @@ def test_every_program_that_is_started_is_logged() -> None:
                 called = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
                 place = (path.name, function.name)
                 starting |= {place} if called & {"subprocess.run", "subprocess.Popen", "sh.Command"} else set()
-                logging_it |= {place} if "log.command" in called else set()
+                # A hook's arguments may be secret, so only its program is named.
+                logging_it |= {place} if called & {"log.command", "RUN.info"} else set()
     assert len(starting) >= 5
     assert starting <= logging_it
 
