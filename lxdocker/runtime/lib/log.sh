@@ -29,8 +29,12 @@ start_log() {
 }
 
 start_logger() {
-	"$_bb" setsid "$_bb" env -i "$_bb" sh "$_lib/log_output.sh" "$_log" <"$_output" >/dev/console 2>&1 3>&- &
-	_logger=$!
+	# PID 1 opens the pipe, not the new process: if the application ended first, nobody would have it open, and its last
+	# output would be lost.
+	{
+		"$_bb" setsid "$_bb" env -i "$_bb" sh "$_lib/log_output.sh" "$_log" <&4 >/dev/console 2>&1 3>&- 4<&- &
+		_logger=$!
+	} 4<"$_output"
 	: >"$_helpers/$_logger"
 }
 

@@ -200,10 +200,21 @@ def test_what_is_said_of_its_end(instance: Instance, status: int, said: str) -> 
 # ---- its output
 
 
-KILLS_THE_LOGGER = """
+# A process that is killed may still take what is written meanwhile, and loses it.
+OF_THE_LOGGER = """
+logging=$(/busybox-lxd ps -o pid,args | /busybox-lxd awk '/log_output|busybox-lxd (tee|dd) / && !/awk/ { print $1 }')
+await_its_end() {
+    for process in $logging; do
+        while /busybox-lxd grep -qs '^State:.[^ZX]' "/proc/$process/status"; do /busybox-lxd usleep 10000; done
+    done
+}
+"""
+KILLS_THE_LOGGER = f"""
+{OF_THE_LOGGER}
 before=$(/busybox-lxd ls /dev/.lxd-helpers)
 /busybox-lxd kill -KILL $before
 until [ "$(/busybox-lxd ls /dev/.lxd-helpers)" != "$before" ]; do /busybox-lxd usleep 10000; done
+await_its_end
 echo after
 """
 
@@ -229,19 +240,22 @@ def test_a_helper_killed_while_others_are_looked_after_is_started_again(instance
     kill = """
 ensure_network_helpers() {
 	[ -e /dev/ready ] && [ ! -e /dev/killed ] || return 0
-	: >/dev/killed
 	kill -KILL "-$_logger"
+	: >/dev/killed # the application says nothing before
 	read_uptime
 	_later=$((_now + 30))
 	while [ "$_now" -lt "$_later" ]; do read_uptime; done
 	%s
 }
 """
-    program = """
+    program = f"""
+until [ -s /.lxd-log/current ]; do /busybox-lxd usleep 10000; done
 /busybox-lxd usleep 300000
+{OF_THE_LOGGER}
 : >/dev/ready
 ( /busybox-lxd true & )
 until [ -e /dev/killed ]; do /busybox-lxd usleep 10000; done
+await_its_end
 echo after
 n=0
 until /busybox-lxd grep -q after /.lxd-log/current; do
