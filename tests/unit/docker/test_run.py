@@ -34,8 +34,10 @@ FLAGS = _FLAGS.split()
 
 
 def converted(text: str) -> Converted:
-    words = split(text, "/work", "/home/ann", lambda name: None, lambda name: None)
-    return convert([run.read(words, Path("/work"), Path("/home/ann"), "tank")], Path("/work"), "tank", "SCHEMA")
+    words = split(text, "/home/ann/app", "/home/ann", lambda name: None, lambda name: None)
+    return convert(
+        [run.read(words, Path("/home/ann/app"), Path("/home/ann"), "tank")], Path("/home/ann/app"), "tank", "SCHEMA"
+    )
 
 
 def commands(text: str) -> list[str]:
@@ -73,7 +75,7 @@ def test_the_usual_command() -> None:
         """ -c 'user.lxdocker.cmd=["nginx-debug", "-g", "daemon off;"]'""",
         "lxc storage volume attach tank data web data /usr/share/nginx/html",
         "lxc config device add web port-8080 proxy listen=tcp:0.0.0.0:8080 connect=tcp:127.0.0.1:80",
-        "lxc config device add web etc-nginx-conf-d disk source=/work/conf path=/etc/nginx/conf.d shift=true"
+        "lxc config device add web etc-nginx-conf-d disk source=/home/ann/app/conf path=/etc/nginx/conf.d shift=true"
         " readonly=true",
         "lxc start web",
     )
@@ -120,7 +122,7 @@ def test_options_of_the_instance(text: str, expected: list[str]) -> None:
         ("-p 53:53/udp n", "port-53-udp proxy listen=udp:0.0.0.0:53 connect=udp:127.0.0.1:53"),
         ("-p 8000-8002:80-82 n", "port-8000-8002 proxy listen=tcp:0.0.0.0:8000-8002 connect=tcp:127.0.0.1:80-82"),
         ("-v '/a b':/x n", "x disk 'source=/a b' path=/x shift=true"),
-        ("-v ./a:/x n", "x disk source=/work/a path=/x shift=true"),
+        ("-v ./a:/x n", "x disk source=/home/ann/app/a path=/x shift=true"),
         ("-v ~/a:/x n", "x disk source=/home/ann/a path=/x shift=true"),
         ("--mount type=bind,src=/a,dst=/x,readonly n", "x disk source=/a path=/x shift=true readonly=true"),
         ("-v data:/x:ro n", "data disk pool=tank source=data path=/x readonly=true"),
@@ -152,11 +154,11 @@ def test_devices(text: str, expected: str) -> None:
         ("--storage-opt size=10G n", ["lxc config device override n root size=10GiB"]),
         (
             "--env-file a.env n",
-            ["lxc file push --create-dirs --mode 0600 --uid 0 --gid 0 /work/a.env n/etc/lxdocker.env"],
+            ["lxc file push --create-dirs --mode 0600 --uid 0 --gid 0 /home/ann/app/a.env n/etc/lxdocker.env"],
         ),
         (
             "--env-file a --env-file /b n",
-            ["cat /work/a /b | lxc file push --create-dirs --mode 0600 --uid 0 --gid 0 - n/etc/lxdocker.env"],
+            ["cat /home/ann/app/a /b | lxc file push --create-dirs --mode 0600 --uid 0 --gid 0 - n/etc/lxdocker.env"],
         ),
     ],
 )

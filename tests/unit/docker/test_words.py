@@ -16,7 +16,7 @@ VALUES = {"TAG": "1.27", "EMPTY": "", "SPACE": "a b"}
 
 
 def words(text: str) -> list[str]:
-    return split(text, "/work", "/home/ann", VALUES.get, lambda name: None)
+    return split(text, "/home/ann/app", "/home/ann", VALUES.get, lambda name: None)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def words(text: str) -> list[str]:
         ("a 'x\\\ny'", ["a", "x\\\ny"]),
         ('a "x\\\ny"', ["a", "xy"]),
         ("a'b'\"c\"d", ["abcd"]),
-        ("-v $PWD/x:/y -v ${PWD}/x:/y", ["-v", "/work/x:/y", "-v", "/work/x:/y"]),
-        ('-v "$(pwd)":/y -v `pwd`:/y', ["-v", "/work:/y", "-v", "/work:/y"]),
+        ("-v $PWD/x:/y -v ${PWD}/x:/y", ["-v", "/home/ann/app/x:/y", "-v", "/home/ann/app/x:/y"]),
+        ('-v "$(pwd)":/y -v `pwd`:/y', ["-v", "/home/ann/app:/y", "-v", "/home/ann/app:/y"]),
         ("-v ~/x:/y ~ a~ $HOME", ["-v", "/home/ann/x:/y", "/home/ann", "a~", "/home/ann"]),
         ('nginx:$TAG "$SPACE" \'$TAG\' \\$TAG "\\$TAG"', ["nginx:1.27", "a b", "$TAG", "$TAG", "$TAG"]),
         ("a ${NONE:-x y} ${EMPTY:-d} ${EMPTY-d}", ["a", "x y", "d", ""]),
