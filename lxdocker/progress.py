@@ -29,6 +29,9 @@ class Progress:
     def count(self, name: ImageName, amount: int) -> None:
         """``amount`` more bytes have come."""
 
+    def output(self, name: ImageName, line: str) -> None:
+        """A command that is run in the image has printed a line."""
+
     def done(self, name: ImageName, outcome: str) -> None:
         """The image is finished."""
 

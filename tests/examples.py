@@ -14,7 +14,7 @@ from lxdocker.config.settings import Settings
 from lxdocker.config.spec import ImageSpec
 from lxdocker.image import artifact
 from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE, Artifact
-from lxdocker.image.provenance import Folder, Provenance, folder_id, inputs_hash, source_label
+from lxdocker.image.provenance import Folder, Provenance, folder_id, inputs, source_label
 from lxdocker.image.wanted import Wanted
 from lxdocker.lxd.api import StoredImage
 from lxdocker.lxd.store import Stored
@@ -81,7 +81,7 @@ def provenance(
         source_digest=at.source_digest,
         manifest_digest=at.manifest_digest,
         config_digest=at.config_digest,
-        inputs=inputs_hash(of, source_label(of.image), at, arch, SETTINGS.compression_level),
+        inputs=inputs(of, source_label(of.image), at, arch, SETTINGS.compression_level).hash,
         folder=folder_id(folder),
         built_at=built_at,
     )

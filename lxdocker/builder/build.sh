@@ -1,10 +1,11 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# build.sh DAMAGED NAME WORK STALL MOST SECONDS WAY MEMORY LIMIT EPOCH LEVEL LAYERS COMMAND…: fetches NAME's image with
-# COMMAND, unpacks it, injects the runtime and packs the result as a squashfs. The same image gives the same bytes on
+# build.sh DAMAGED NAME WORK STALL MOST SECONDS WAY MEMORY LIMIT EPOCH LEVEL LAYERS PRCTL COMMAND…: fetches NAME's image
+# with COMMAND, unpacks it, changes it, injects the runtime and packs the result as a squashfs. The same image gives the same bytes on
 # any day and any host. For WORK, STALL and MOST see fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LIMIT
 # unpack.sh, for EPOCH inject.sh. LEVEL is the zstd level. LAYERS are the digests of the known layers, separated by
-# blanks, for progress reports. DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
+# blanks, for progress reports. For PRCTL see run.pl. The changes are in /build/changes (see change.pl), in the folders
+# steps/0, steps/1, … beside this script (see run.pl), and in /build/layer0, … (see layers.sh). DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
 # stdout reports progress, one item per line, and then carries the squashfs:
 #   phase NAME      the current phase
 #   run COMMAND     the command that runs now, as a shell reads it
@@ -12,6 +13,7 @@
 #   failed COMMAND  which of these gave the reason of a failure, if not the last
 #   fetched BYTES   bytes of the image present so far
 #   manifest DIGEST the fetched manifest
+#   said TEXT       a line that a command in the image has printed
 #   lost COUNT      number of device nodes and file attributes that could not be created
 #   squashfs BYTES  the last line: BYTES bytes follow
 # stderr carries the programs' messages, with a form feed before each step. Exit status: 69 as connected.sh, 74 as
@@ -21,8 +23,8 @@ bb=/bin/busybox
 here=/run/build secrets=/dev/lxdocker-secrets rootfs=/build/rootfs squashfs=/build/rootfs.squashfs
 damaged=$1 name=$2 work=$3 stall=$4 most=$5 seconds=$6 way=$7 memory=$8 limit=$9
 shift 9
-epoch=$1 level=$2 layers=$3
-shift 3
+epoch=$1 level=$2 layers=$3 prctl=$4
+shift 4
 export PERL_BADLANG=0 # no warnings about missing locales
 export ran=/dev/lxdocker-ran # where scripts note what they run: in memory, and never the stream that reports progress
 # shellcheck source=lxdocker/builder/quoted.sh
@@ -44,6 +46,22 @@ step() { # STATUS COMMAND…: exits with STATUS if COMMAND fails
 		case "$status" in 69 | 74 | 75) failed=$status ;; esac
 		exit "$failed"
 	}
+}
+
+# Runs a command in the image, whose process reports progress, too.
+step_in_image() { # NUMBER
+	tell phase run "$1"
+	made=/run/build/made
+	secrets_of_step=/dev/lxdocker-steps/$1
+	if [ -d "$secrets_of_step" ]; then with=secrets; else with=; fi
+	step 77 "$bb" sh "$here/prepare.sh" "$rootfs" "$made" $with
+	status=0
+	set -- perl "$here/run.pl" "$rootfs" "$here/steps/$1" "$secrets_of_step" "$prctl" "$((limit))"
+	tell run "$(quoted "$@")"
+	printf '\f' >&2
+	"$@" >&3 3>&- || status=$?
+	"$bb" rm -rf "$secrets_of_step"
+	[ "$status" = 0 ] || exit 77
 }
 
 watch_fetching() {
@@ -70,6 +88,30 @@ tell manifest "$manifest"
 
 tell phase unpack
 step 71 "$bb" sh "$here/unpack.sh" "$memory" "$limit" "$rootfs" "${manifest#sha256:}"
+
+if [ -e /build/changes ]; then
+	tell phase change
+	# shellcheck disable=SC2016  # the inner shell's own
+	step 76 "$bb" sh -c 'exec "$@" </build/changes' sh perl "$here/change.pl" "$rootfs"
+	"$bb" rm /build/changes
+fi
+if [ -d "$here/steps" ]; then
+	# What runs in the image must not reach the blobs of other images: from here on, nothing in this builder does.
+	step 77 "$bb" umount -l /cache
+	# shellcheck disable=SC2016  # the inner shell's own
+	step 77 "$bb" sh -c 'exec perl "$1" "$2" remember >"$3"' sh "$here/restore.pl" "$rootfs" /run/build/made
+	number=0
+	while [ -d "$here/steps/$number" ]; do
+		step_in_image "$number"
+		number=$((number + 1))
+	done
+	# shellcheck disable=SC2016  # the inner shell's own
+	step 77 "$bb" sh -c 'exec perl "$1" "$2" <"$3"' sh "$here/restore.pl" "$rootfs" /run/build/made
+fi
+if [ -e /build/layer0 ]; then
+	tell phase layers
+	step 78 "$bb" sh "$here/layers.sh" "$rootfs"
+fi
 
 tell phase pack
 # shellcheck disable=SC2016  # the inner shell's own

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 
 from lxdocker import log
+from lxdocker.builder import changes as changing
 from lxdocker.builder.instance import NETWORK_SECONDS, STEP, Builder, explain, with_command
+from lxdocker.config.changes import NO_CHANGES, Changes
 from lxdocker.config.spec import Behaviour
 from lxdocker.errors import BuildError, ImageMissingError
 from lxdocker.http.route import Route
@@ -24,6 +26,7 @@ from lxdocker.runtime import render
 from lxdocker.source import skopeo
 from lxdocker.source.layout import Layout, UnknownFormatError
 from lxdocker.source.oci import OciConfig
+from lxdocker.text import one_line
 from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageName, RegistryRef
 
 HERE = Path(__file__).parent
@@ -58,8 +61,23 @@ FAILED_STEPS = {
     DAMAGED: "unpacking",
 }
 NOT_LAUNCHABLE = 74
+NOT_CHANGED = 76
+COMMAND_FAILED = 77
+LAYER_FAILED = 78
 EXPORT = "export"
-DOING = {"fetch": "fetching", "unpack": "unpacking", "pack": "packing", EXPORT: "exporting"}  # by its phase
+RUN = "run"  # with the command's number behind it
+# By its phase.
+DOING = {
+    "fetch": "fetching",
+    "unpack": "unpacking",
+    "change": "changing",
+    "layers": "adding layers to",
+    "pack": "packing",
+    EXPORT: "exporting",
+}
+STEPS = SCRIPTS / "steps"  # a folder for each command that is run in the image
+STEP_SECRETS = PurePath("/dev/lxdocker-steps")  # alike, in memory
+RUN_SECONDS = 60  # that a command's own limit leaves for what is around it
 
 # The most that a root filesystem and its squashfs may take of it: with mksquashfs, less than the profile's limit.
 MEMORY_KIB = 1 << 20
@@ -76,6 +94,17 @@ OpenBuilder = Callable[[], AbstractContextManager[Builder]]
 Phase = Callable[[str], None]
 Bytes = Callable[[int], None]
 Count = Callable[[int], None]
+Output = Callable[[str], None]  # is told a line that a command in the image has printed
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whom a build tells how it goes."""
+
+    phase: Phase  # what it is at
+    count: Bytes  # how many more bytes have come
+    lost: Count = lambda _: None  # how much of the image only the host's root could have made
+    output: Output = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +129,29 @@ class BuildRequest:
     in_memory: bool  # whether a small image may be unpacked in memory, not on disk
     manifest: Digest | None = None  # which one it is, where several lie on disk
     by_hand: tuple[str, ...] = ()  # the command that prints what the builder is given, for the log
+    changes: Changes = NO_CHANGES
+    given: tuple[tuple[str, str], ...] = ()  # variables that lxdocker gives to templates
+
+    @property
+    def commands(self) -> tuple[changing.Running, ...]:
+        """What is run in the image."""
+        return changing.commands(self.changes, self.config)
+
+    @property
+    def phases(self) -> list[str]:
+        """What a builder does, in this order."""
+        return [
+            *("fetch", "unpack"),
+            *(["change"] if self.changes.files else []),
+            *(f"{RUN} {number}" for number in range(len(self.commands))),
+            *(["layers"] if self.changes.layers else []),
+            "pack",
+        ]
+
+    def seconds(self, phase: str) -> float:
+        """How long a phase may take."""
+        word, _, number = phase.partition(" ")
+        return self.commands[int(number)].timeout + RUN_SECONDS if word == RUN else self.timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +161,15 @@ class DamagedCache:
     manifest: Digest
 
 
-def build_image(
-    open_builder: OpenBuilder,
-    request: BuildRequest,
-    folder: Path,
-    phase: Phase,
-    count: Bytes,
-    lost: Count = lambda _: None,
-) -> Artifact:
-    """Fetches, unpacks, injects and packs in a builder; streams the result into ``folder``.
+def build_image(open_builder: OpenBuilder, request: BuildRequest, folder: Path, listener: Listener) -> Artifact:
+    """Fetches, unpacks, changes, injects and packs in a builder; streams the result into ``folder``.
 
-    Tells ``phase`` what it is at, ``count`` how many more bytes have come, and ``lost`` how much of the image only the
-    host's root could have made. Raises BuildError with the failing tool's own words.
+    Raises BuildError with the failing tool's own words.
     """
     damaged: DamagedCache | None = None
     while True:
         with open_builder() as builder:
-            made = _build(builder, request, folder, phase, count, lost, damaged)
+            made = _build(builder, request, folder, listener, damaged)
         if isinstance(made, Artifact):
             return made
         # The image is fetched again, once; in a builder that has unpacked nothing, since that may need a login.
@@ -133,19 +177,14 @@ def build_image(
 
 
 def _build(
-    builder: Builder,
-    request: BuildRequest,
-    folder: Path,
-    phase: Phase,
-    count: Bytes,
-    lost: Count,
-    damaged: DamagedCache | None,
+    builder: Builder, request: BuildRequest, folder: Path, listener: Listener, damaged: DamagedCache | None
 ) -> Artifact | DamagedCache:
     """One command does it all, since LXD takes a tenth of a second to start any. What was ``damaged`` before is dropped
     from the cache first; only if nothing was, damage is no failure yet.
     """
     argv = _build_argv(builder, request, damaged)
-    telling = _Telling(request.source, phase, count, builder.by_hand)
+    telling = _Telling(request.source, listener, builder.by_hand, request.phases)
+    _push_changes(builder, request.changes, dict(request.given))
     metadata = image_metadata(request)
     if request.by_hand:
         log.command([*request.by_hand, "--metadata"], output=artifact.METADATA_FILE)
@@ -155,8 +194,8 @@ def _build(
         with builder.running(
             argv, what=what, seconds=request.timeout, stdin=given(request), by_hand=_by_hand(request)
         ) as (command, end):
-            squashfs = telling.squashfs(command.output(), lambda: command.allow(request.timeout))
-            finished = artifact.write(folder, metadata, squashfs, count)
+            squashfs = telling.squashfs(command.output(), lambda phase: command.allow(request.seconds(phase)))
+            finished = artifact.write(folder, metadata, squashfs, listener.count)
             result = end()
         succeeded = result.status == 0
     except OutOfTimeError as error:
@@ -174,21 +213,31 @@ def _build(
             come = f"{finished.rootfs_size} bytes received instead of {telling.size}"
             raise BuildError(f"exporting {request.source} failed", come)
         if telling.lost:
-            lost(telling.lost)
+            listener.lost(telling.lost)
         return finished
     if result.status == DAMAGED and telling.manifest and damaged is None:
         return DamagedCache(telling.manifest)
-    raise _failure(builder, request, telling.command, result)
+    raise _failure(builder, request, telling, result)
 
 
-def _failure(builder: Builder, request: BuildRequest, command: Sequence[str], result: Result) -> BuildError:
+def _failure(builder: Builder, request: BuildRequest, telling: _Telling, result: Result) -> BuildError:
     """Why a build failed, by its exit status. Raises LxdError where LXD itself knows."""
+    command, said = telling.command, result.stderr.rpartition(STEP)[2].strip()[-4000:]
+    if result.status == NOT_CHANGED and (found := re.search(r"^change ([0-9]{1,6}): (.*)", said, re.MULTILINE)):
+        number, why = int(found[1]), one_line(found[2])
+        if number < len(request.changes.files):
+            place = request.changes.files[number].place
+            return BuildError(f"changing {request.source} failed", f"{place}: {why}", "correct this key of the spec")
+    if result.status == COMMAND_FAILED and telling.phase.startswith(RUN):
+        running = request.commands[int(telling.phase.partition(" ")[2])]
+        resolution = "correct the command; sync -v shows all of its output, --keep-builder leaves the builder"
+        return BuildError(f"running a command in {request.source} failed", f"{running.place}:\n{said}", resolution)
     if result.status == NOT_CONNECTED:
         return builder.missing_connection()
     if result.status == NOT_LAUNCHABLE:
         return BuildError(
             f"{request.source} can't be launched by LXD",
-            with_command(result.stderr.rpartition(STEP)[2].strip()[-2000:], command),
+            with_command(said[-2000:], command),
             "use an image made from it that has no such file (FROM …, RUN rm -rf PATH), or tell its publisher",
         )
     return explain(f"{FAILED_STEPS.get(result.status, 'building')} {request.source}", result, command)
@@ -202,26 +251,25 @@ class _Telling:
     def __init__(
         self,
         source: RegistryRef | DiskRef,
-        phase: Phase,
-        count: Bytes,
+        listener: Listener,
         by_hand: Callable[[Sequence[str]], str] = log.shell,
+        phases: Sequence[str] = ("fetch", "unpack", "pack"),
     ) -> None:
         """``by_hand``: how a shell on this host runs a command in the builder, for the log."""
         self._source = source
-        self._tell = phase
-        self._count = count
+        self._listener = listener
         self._by_hand = by_hand
         self._commands = 0
         self.command: list[str] = []  # the last that it has run
-        self._to_come = ["fetch", "unpack", "pack"]  # each once: each gets time of its own
+        self._to_come = list(phases)  # each once: each gets time of its own
         self._fetched = 0
         self.phase = ""  # what it is at
         self.manifest: Digest | None = None
         self.size: int | None = None  # bytes of the squashfs
         self.lost = 0  # device nodes and attributes of files that are not in it
 
-    def squashfs(self, pieces: Iterator[bytes], allow_time: Callable[[], None]) -> Iterator[bytes]:
-        """The squashfs at the end, in pieces. Calls ``allow_time`` for each step. Raises BuildError for what no build
+    def squashfs(self, pieces: Iterator[bytes], allow_time: Phase) -> Iterator[bytes]:
+        """The squashfs at the end, in pieces. Calls ``allow_time`` with each phase. Raises BuildError for what no build
         says.
         """
         lines = b""
@@ -230,7 +278,7 @@ class _Telling:
             while b"\n" in lines and self.size is None:
                 line, _, lines = lines.partition(b"\n")
                 if self._is_step(*line.decode("utf-8", "replace").partition(" ")[::2]):
-                    allow_time()
+                    allow_time(self.phase)
             if self.size is not None:
                 yield from self._no_more(lines, pieces, self.size)
                 return
@@ -247,8 +295,12 @@ class _Telling:
             self._ran(rest, COMMAND_WORDS[word])
         elif word == "fetched":
             there = _bytes(rest) or 0
-            self._count(max(0, there - self._fetched))
+            self._listener.count(max(0, there - self._fetched))
             self._fetched = max(self._fetched, there)
+        elif word == "said" and self.phase.startswith(RUN):
+            text = one_line(rest)
+            LOGGER.info("| %s", text)
+            self._listener.output(text)
         elif word == "manifest":
             with suppress(ValueError):
                 self.manifest = Digest.parse(rest)
@@ -274,7 +326,7 @@ class _Telling:
 
     def _begin(self, phase: str) -> None:
         self.phase = phase
-        self._tell(phase)
+        self._listener.phase(phase)
 
     def _no_more(self, first: bytes, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         for piece in chain([first], pieces):
@@ -302,7 +354,8 @@ def _clean_up_argv(builder: Builder) -> list[str]:
     """For a build that may not have come to its own cleaning up: the builder may be kept to look around in, and the
     cache is. LXD ends only the shell of a build, so its programs may be at work still.
     """
-    return [BUSYBOX, "sh", "-c", 'kill -9 -1; exec /bin/busybox rm -rf "$@"', "rm", str(SECRETS), str(_work(builder))]
+    gone = (SECRETS, STEP_SECRETS, _work(builder))
+    return [BUSYBOX, "sh", "-c", 'kill -9 -1; exec /bin/busybox rm -rf "$@"', "rm", *map(str, gone)]
 
 
 def _build_argv(builder: Builder, request: BuildRequest, damaged: DamagedCache | None) -> list[str]:
@@ -336,12 +389,14 @@ def _build_argv(builder: Builder, request: BuildRequest, damaged: DamagedCache |
         str((request.size_limit or 0) >> 10),
     ]
     words += [str(request.config.created), str(request.compression_level), " ".join(request.layers)]
+    words += [str(changing.prctl_number(request.arch))]
     return [BUSYBOX, "sh", "-c", RECEIVE, "build", *words, *copy]
 
 
 def image_metadata(request: BuildRequest) -> bytes:
     """The other half of the image: ``lxd.tar.xz``."""
-    return render.image_metadata(request.arch, request.config.created, dict(request.properties))
+    properties = dict(request.properties)
+    return render.image_metadata(request.arch, request.config.created, properties, own=request.changes.templates)
 
 
 def _by_hand(request: BuildRequest) -> Callable[[str], str]:
@@ -353,12 +408,18 @@ def given(request: BuildRequest) -> bytes:
     """What build.sh needs, as a tar to be unpacked in /: its scripts, the runtime, the login for the source and
     all else that its way there takes.
     """
-    scripts = (BUILD, CACHE, CONNECTED, FETCH, *MEND, QUOTED, UNPACK, render.INJECT, render.CHECK)
+    scripts: tuple[Path, ...] = (BUILD, CACHE, CONNECTED, FETCH, *MEND, QUOTED, UNPACK, render.INJECT, render.CHECK)
+    if request.changes.files or request.changes.layers or request.commands:
+        scripts += (changing.CHANGE, changing.PREPARE, changing.RUN, changing.RESTORE, changing.LAYERS)
     files = {SCRIPTS / script.name: script.read_bytes() for script in scripts}
     files[SCRIPTS / "runtime.tar"] = render.runtime_tar(request.config, request.behaviour, supervise=request.supervise)
     if request.authfile:
         files[AUTHFILE] = request.authfile.encode()
     files |= _of_route(request.route)
+    for number, running in enumerate(request.commands):
+        files[STEPS / str(number) / "step"] = running.fields()
+        for name, path in running.secrets:
+            files[STEP_SECRETS / str(number) / name] = changing.secret(name, path)
     return render.tar([(str(path.relative_to("/")), content, 0o600) for path, content in files.items()], 0)
 
 
@@ -375,6 +436,14 @@ def _of_route(route: Route) -> dict[PurePath, bytes]:
         own = [("127.0.0.1", "localhost"), ("::1", "localhost")]
         files[HOSTS] = "".join(f"{address}\t{name}\n" for address, name in [*own, *route.names]).encode()
     return files
+
+
+def _push_changes(builder: Builder, changes: Changes, given: Mapping[str, str]) -> None:
+    """What is too large for the command's input: files and layers, as they come from this host's disk."""
+    if changes.files:
+        builder.push(str(changing.RECORDS), changing.records(changes, given))
+    for number, layer in enumerate(changes.layers):
+        builder.push(f"/build/layer{number}", changing.layer(layer))
 
 
 def keep_only(builder: Builder, names: list[ImageName]) -> None:

@@ -103,6 +103,11 @@ class Board(Progress):
             if name in self._running:
                 self._running[name].seen += amount
 
+    def output(self, name: ImageName, line: str) -> None:
+        with self._lock:
+            if name in self._running:
+                self._running[name].phase = line
+
     def done(self, name: ImageName, outcome: str) -> None:
         with self._lock:
             running = self._running.pop(name, None)

@@ -15,11 +15,11 @@ _VOLUMES = (
     "volumes belong to an instance: lxc storage volume create default DATA, then lxc storage volume attach default"
     " DATA NAME /PATH"
 )
-_ENVIRONMENT = f"variables belong to an instance: {_SET} environment.KEY=VALUE"
+_ENVIRONMENT = f"write environment: {{ KEY: VALUE }}; an instance's own: {_SET} environment.KEY=VALUE"
 _DEVICES = f"devices belong to an instance: {_DEVICE} tty unix-char source=/dev/ttyUSB0"
 _NETWORKS = f"networks belong to an instance: {_DEVICE} eth0 nic network=lxdbr0 name=eth0"
 _DNS = f"name servers belong to an instance: {_SET} user.lxdocker.dns='192.0.2.53 search example.org'"
-_COMMAND = f"a command belongs to an instance: {_SET} user.lxdocker.cmd='[\"ARGUMENT\"]'"
+_COMMAND = f"write cmd: [ARGUMENT]; an instance's own: {_SET} user.lxdocker.cmd='[\"ARGUMENT\"]'"
 _PRIVILEGES = (
     f"privileges belong to an instance: {_SET} security.privileged=true; root in it is then root of this host, so"
     " rather add the device that is needed, or set security.nesting=true"
@@ -29,20 +29,18 @@ _MEMORY = f"limits belong to an instance: {_SET} limits.memory=512MiB"
 _CPUS = f"limits belong to an instance: {_SET} limits.cpu=2"
 _ORDER = f"the order of start belongs to instances: {_SET} boot.autostart.priority=10"
 _NAME = "the name of the image is that of the file, and an instance gets its own: lxc launch IMAGE NAME"
-_LABELS = "an image has properties instead ('properties: { KEY: VALUE }'), an instance user.KEY=VALUE"
+_LABELS = "write labels: { KEY: VALUE }; an instance has user.KEY=VALUE"
 _LOGS = "output is kept in the instance: lxc exec NAME -- /lxd-log"
 _BUILD = "images are not built from a Dockerfile; build it elsewhere, and name the result: image: oci-archive:FILE"
 _COMPOSE = "this looks like a compose file, which lxdocker convert FILE translates"
-_FIXED = "the image decides it; an instance can't change it yet"
 _TERMINAL = "applications have no terminal; for a shell: lxc exec NAME -- /lxd-exec sh"
 
 KEYS: Mapping[str, str] = {
-    **dict.fromkeys(("ports", "port", "publish", "expose"), _PORTS),
-    **dict.fromkeys(("volumes", "volume", "mounts", "mount", "binds"), _VOLUMES),
-    **dict.fromkeys(("environment", "env", "variables"), _ENVIRONMENT),
+    **dict.fromkeys(("port", "publish", "expose"), _PORTS),
+    **dict.fromkeys(("volume", "mounts", "mount", "binds"), _VOLUMES),
+    "env": _ENVIRONMENT,
     "env_file": f"variables belong to an instance: {_SET} environment.LXDOCKER_ENVFILE=/FILE/IN/THE/INSTANCE",
-    **dict.fromkeys(("command", "cmd", "args"), _COMMAND),
-    "entrypoint": f"an entrypoint belongs to an instance: {_SET} user.lxdocker.entrypoint='[\"PROGRAM\"]'",
+    **dict.fromkeys(("command", "args"), _COMMAND),
     **dict.fromkeys(("devices", "device"), _DEVICES),
     "gpus": f"devices belong to an instance: {_DEVICE} gpu gpu",
     "privileged": _PRIVILEGES,
@@ -53,7 +51,7 @@ KEYS: Mapping[str, str] = {
     "mac_address": "an address belongs to an instance: lxc config device override NAME eth0 hwaddr=ADDRESS",
     **dict.fromkeys(("depends_on", "links"), _ORDER),
     **dict.fromkeys(("container_name", "hostname", "name"), _NAME),
-    **dict.fromkeys(("labels", "label"), _LABELS),
+    "label": _LABELS,
     **dict.fromkeys(("mem_limit", "memory", "deploy", "resources"), _MEMORY),
     **dict.fromkeys(("cpus", "cpuset", "cpu_shares"), _CPUS),
     "pids_limit": f"limits belong to an instance: {_SET} limits.processes=200",
@@ -61,7 +59,6 @@ KEYS: Mapping[str, str] = {
     "sysctls": f"sysctls belong to an instance: {_SET} raw.lxc='lxc.sysctl.KEY = VALUE'",
     "shm_size": "write tmpfs: { /dev/shm: 256m }",
     "stop_grace_period": "write stop_grace: SECONDS",
-    **dict.fromkeys(("stop_signal", "user", "working_dir", "healthcheck"), _FIXED),
     "init": "every instance has an init that adopts and reaps; leave it out",
     **dict.fromkeys(("tty", "stdin_open"), _TERMINAL),
     **dict.fromkeys(("logging", "log_driver"), _LOGS),

@@ -5,7 +5,8 @@
 :mod:`lxdocker.config.yamlfile`.
 
 A new key takes its entry in the schema and a field of Behaviour, or of ImageSpec with a line in ``_spec``:
-CONTRIBUTING.md lists the rest.
+CONTRIBUTING.md lists the rest. What changes the image itself is in :mod:`lxdocker.config.changes`, keys taken over from
+other files are in :mod:`lxdocker.config.inherit`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from lxdocker.config import elsewhere, yamlfile
+from lxdocker.config import changes, elsewhere, inherit, yamlfile
+from lxdocker.config.changes import NO_CHANGES, Changes
 from lxdocker.config.yamlfile import Advice, Document, Place
 from lxdocker.errors import Mistake, SpecError, UsageError
 from lxdocker.reasons import in_words
@@ -56,6 +58,7 @@ class ImageSpec:
     aliases: tuple[str, ...]  # LXD aliases beside the name, as written
     properties: tuple[tuple[str, str], ...]  # LXD image properties, sorted by name
     behaviour: Behaviour = Behaviour()
+    changes: Changes = NO_CHANGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +87,30 @@ class SpecFolder:
 def load_specs(folder: Path, places: Sequence[Path] = ()) -> tuple[ImageSpec, ...]:
     """The specs in ``folder``, sorted by name; none for an empty folder.
 
-    Every ``*.yaml`` and ``*.yml`` counts, except dotfiles; folders in it are not searched. ``places``: where the folder
-    was looked for.
+    Every ``*.yaml`` and ``*.yml`` counts, except dotfiles and files that others only extend; folders in it are not
+    searched. ``places``: where the folder was looked for.
     Raises SpecError with all mistakes of all files, or for a folder that can't be read.
     """
     return _load(_files(folder, places), f"the specs in {folder}")
 
 
 def read_specs(folder: Path, places: Sequence[Path] = ()) -> SpecFolder:
-    """As load_specs(), but a file with mistakes stops only itself. Of two that claim the same alias, both are broken:
-    nobody can tell which one is right.
+    """As load_specs(), but a file with mistakes stops only itself, and those that extend it. Of two that claim the same
+    alias, both are broken: nobody can tell which one is right.
 
     Raises SpecError for a folder that can't be read.
     """
-    documents = [(path, yamlfile.read(path, label)) for path, label in _files(folder, places)]
-    mistakes, disputed = _mistakes(documents)
-    flawed: dict[str, list[Mistake]] = {}
-    for mistake in (*mistakes, *disputed):
-        flawed.setdefault(mistake.where, []).append(mistake)
+    files = _Files(_files(folder, places))
     good, broken = [], []
-    for path, document in documents:
+    flawed = files.mistakes()
+    for label, mistake in files.disputed:
+        flawed.setdefault(label, []).append(mistake)
+    for path, document in files.specs:
         if found := flawed.get(document.label):
-            error = yamlfile.spec_error(document.label, found, _CORRECT_ONE, {document.label: path.absolute()})
+            error = yamlfile.spec_error(document.label, found, _CORRECT_ONE, files.paths)
             broken.append(BrokenSpec(path, _name_of(path), error))
         else:
-            good.append(_spec(path, document.value))
+            good.append(_spec(path, document))
     return SpecFolder(tuple(sorted(good, key=lambda spec: spec.name)), tuple(broken))
 
 
@@ -121,7 +123,7 @@ def _name_of(path: Path) -> ImageName | None:
 
 def _files(folder: Path, places: Sequence[Path] = ()) -> list[tuple[Path, str]]:
     try:
-        names = sorted(path.name for path in folder.iterdir() if is_spec(path.name))
+        names = sorted(path.name for path in folder.iterdir() if is_yaml(path.name))
     except OSError as error:
         raise SpecError(
             f"cannot read the folder of specs: {folder}",
@@ -136,7 +138,7 @@ def spec_names(folder: Path) -> frozenset[str]:
 
     Raises SpecError for a folder that can't be read.
     """
-    return frozenset(path.stem for path, _ in _files(folder))
+    return frozenset(path.stem for path, _ in _files(folder) if is_spec(path.name))
 
 
 def looked_in(places: Sequence[Path]) -> str:
@@ -196,38 +198,72 @@ def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
     return f"no {yamlfile.quoted(f'{name}.yaml')} {folder}{hint}{yamlfile.did_you_mean(guess)}"
 
 
+def is_yaml(file_name: str) -> bool:
+    """Whether a file of that name in a folder of specs is a spec, or something that specs extend."""
+    return file_name.endswith(SUFFIXES) and not file_name.startswith(".")
+
+
 def is_spec(file_name: str) -> bool:
     """Whether a file of that name in a folder of specs is one."""
-    return file_name.endswith(SUFFIXES) and not file_name.startswith(".")
+    return is_yaml(file_name) and not inherit.is_base(file_name)
 
 
 def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]:
     """``files``: paths and how messages call them."""
-    documents = [(path, yamlfile.read(path, label)) for path, label in files]
-    mistakes, _ = _mistakes(documents)
+    read = _Files(files)
+    mistakes = [mistake for found in read.mistakes().values() for mistake in found]
     if mistakes:
         resolution = _CORRECT_ONE if len(set(mistakes)) == 1 else _CORRECT_ALL
-        paths = {document.label: path.absolute() for path, document in documents}
-        raise yamlfile.spec_error(what, mistakes, resolution, paths)
-    return tuple(sorted((_spec(path, document.value) for path, document in documents), key=lambda spec: spec.name))
+        raise yamlfile.spec_error(what, mistakes, resolution, read.paths)
+    return tuple(sorted((_spec(path, document) for path, document in read.specs), key=lambda spec: spec.name))
 
 
-def _mistakes(documents: Sequence[tuple[Path, Document]]) -> tuple[list[Mistake], list[Mistake]]:
-    """All mistakes; and those that other files have only by making the same claim."""
-    claims = _Claims()
-    # Names first: an alias that is some image's name is the alias's mistake, whichever file comes first.
-    mistakes = [mistake for path, document in documents for mistake in claims.name(path, document)]
-    for path, document in documents:
-        found = yamlfile.check(document, SCHEMA, _ADVICE)
-        if not any(mistake.field == "image" for mistake in found):
-            found += _bad_reference(path, document)
-        mistakes += found
-        mistakes += claims.aliases(path.stem, document)
-    return mistakes, claims.disputed
+class _Files:
+    """Specs, each with what it takes over from other files; those are read once."""
+
+    def __init__(self, files: Sequence[tuple[Path, str]]) -> None:
+        """``files``: paths and how messages call them."""
+        self._read: dict[Path, Document] = {}
+        self.paths: dict[str, Path] = {}  # by label
+        self.disputed: list[tuple[str, Mistake]] = []  # by the label of the other spec that makes the same claim
+        self.bases = [self._document(path, label) for path, label in files if inherit.is_base(path.name)]
+        self.specs = [
+            (path, inherit.with_bases(path, self._document(path, label), self._document))
+            for path, label in files
+            if not inherit.is_base(path.name)
+        ]
+
+    def _document(self, path: Path, label: str) -> Document:
+        key = path.absolute()
+        if key not in self._read:
+            self._read[key] = yamlfile.read(path, label)
+            self.paths[self._read[key].label] = key
+        return self._read[key]
+
+    def mistakes(self) -> dict[str, list[Mistake]]:
+        """All mistakes, by the label of the spec that they break, or of the file that specs extend."""
+        claims = _Claims()
+        found: dict[str, list[Mistake]] = {}
+        for document in self.bases:
+            found[document.label] = yamlfile.check(document, SCHEMA, _ADVICE, partial=True)
+        # Names first: an alias that is some image's name is the alias's mistake, whichever file comes first.
+        for path, document in self.specs:
+            found[document.label] = list(claims.name(path, document))
+        for path, document in self.specs:
+            wrong = yamlfile.check(document, SCHEMA, _ADVICE)
+            if not any(mistake.field == "image" for mistake in wrong):
+                wrong += _bad_reference(path, document)
+            if not wrong:
+                wrong += changes.mistakes(document, path.absolute().parent)
+            found[document.label] += wrong
+            found[document.label] += claims.aliases(path.stem, document)
+        self.disputed = claims.disputed
+        return {label: mistakes for label, mistakes in found.items() if mistakes}
 
 
-def _spec(path: Path, values: dict[str, Any]) -> ImageSpec:
+def _spec(path: Path, document: Document) -> ImageSpec:
     """From a file without mistakes."""
+    values = document.value
     return ImageSpec(
         name=ImageName.parse(path.stem),
         image=parse_image_ref(values["image"], relative_to=path.parent),
@@ -236,6 +272,7 @@ def _spec(path: Path, values: dict[str, Any]) -> ImageSpec:
         aliases=tuple(values.get("aliases", ())),
         properties=tuple(sorted(values.get("properties", {}).items())),
         behaviour=_behaviour(values),
+        changes=changes.changes(document, path.absolute().parent),
     )
 
 
@@ -265,7 +302,7 @@ class _Claims:
     def __init__(self) -> None:
         self._owners: dict[str, tuple[Document, str]] = {}  # and the owner as messages say it
         self._places: dict[str, Place] = {}  # where the owner of an alias claims it
-        self.disputed: list[Mistake] = []  # of owners: what another file claims, too
+        self.disputed: list[tuple[str, Mistake]] = []  # an owner's label, and what another file claims, too
 
     def name(self, path: Path, document: Document) -> Iterator[Mistake]:
         if path.suffix not in SUFFIXES:
@@ -283,7 +320,7 @@ class _Claims:
             found = f"found {other.label} for {path.stem!r} too; keep one of them"
             yield _of_file(document, f"expected one file for each image, {found}")
             found = f"found {document.label} for {path.stem!r} too; keep one of them"
-            self.disputed.append(_of_file(other, f"expected one file for each image, {found}"))
+            self.disputed.append((other.label, _of_file(other, f"expected one file for each image, {found}")))
 
     def aliases(self, name: str, document: Document) -> Iterator[Mistake]:
         aliases = document.value.get("aliases") if isinstance(document.value, dict) else None
@@ -300,6 +337,6 @@ class _Claims:
                 if claimed is not None:
                     other = f"an alias in {document.label}:{line}"
                     text = f"expected an alias no other image has, found {yamlfile.quoted(alias)}, {other}"
-                    self.disputed.append(owner.mistake(claimed, text))
+                    self.disputed.append((owner.label, owner.mistake(claimed, text)))
             elif alias == name:
                 yield document.mistake(place, f"expected aliases beside the name, found the name {alias!r} itself")

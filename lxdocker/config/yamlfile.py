@@ -65,12 +65,13 @@ class Document:
     # Places with a mistake of their own: what is found there is not worth another one.
     flawed: frozenset[Place] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)  # top-level key -> how the user knows it
+    labels: Mapping[Place, str] = field(default_factory=dict)  # of the other files that places were taken over from
 
     def mistake(self, place: Place, text: str) -> Mistake:
         at = place
         while at and at not in self.lines:
             at = at[:-1]
-        return Mistake(self.label, self.lines.get(at, 0), self._field(place), text)
+        return Mistake(self.labels.get(at, self.label), self.lines.get(at, 0), self._field(place), text)
 
     def is_flawed(self, place: Place) -> bool:
         return any(place[:length] in self.flawed for length in range(len(place) + 1))
@@ -132,16 +133,22 @@ class Advice:
 _NO_ADVICE = Advice()
 
 
-def check(document: Document, schema_name: str, advice: Advice = _NO_ADVICE) -> list[Mistake]:
-    """All mistakes in ``document``: those of reading it and those the schema finds; sorted."""
+def check(document: Document, schema_name: str, advice: Advice = _NO_ADVICE, *, partial: bool = False) -> list[Mistake]:
+    """All mistakes in ``document``: those of reading it and those the schema finds; sorted.
+
+    ``partial``: other documents complete it, so no key has to be there, and it may be empty.
+    """
     found = set(document.mistakes)
-    if not document.is_flawed(()):
+    if not document.is_flawed(()) and not (partial and document.value is None):
         guessed: set[str] = set()
         missing: list[tuple[str, Mistake]] = []
+        misspelt: set[Place] = set()  # mappings with an unknown key
+        choices: list[tuple[Place, Mistake]] = []
         for error in _validator(schema_name).iter_errors(document.value):
             place = tuple(error.absolute_path)
             if error.validator == "additionalProperties":
                 known = error.schema["properties"]
+                misspelt.add(place)
                 for key in (key for key in error.instance if key not in known):
                     if not place and key in advice.keys:
                         found.add(document.mistake((key,), f"unknown key; {advice.keys[key]}"))
@@ -149,10 +156,15 @@ def check(document: Document, schema_name: str, advice: Advice = _NO_ADVICE) -> 
                     guess = closest(key, known)
                     guessed.update(guess)
                     found.add(_unknown_key(document, (*place, key), known, guess))
+            elif error.validator == "required" and partial and not place:
+                continue
             elif error.validator == "required":
                 missing += _missing_keys(document, place, error)
+            elif error.validator == "oneOf":
+                choices += ((place, mistake) for mistake in _misfits(document, place, error, advice))
             else:
                 found.update(_misfits(document, place, error, advice))
+        found.update(mistake for place, mistake in choices if place not in misspelt)
         # "imgae: nginx" is one mistake, not an unknown key and a missing one.
         found.update(mistake for key, mistake in missing if key not in guessed)
     return sorted(found)
@@ -402,14 +414,25 @@ def _misfits(document: Document, place: Place, error: Any, advice: Advice) -> It
     expected = error.schema["title"]
     if "propertyNames" in error.absolute_schema_path:
         yield document.mistake((*place, error.instance), f"expected {expected}, found that key")
+    elif error.validator == "not" and isinstance(
+        error.instance, dict
+    ):  # keys that exclude each other; the title says which
+        yield document.mistake(place, f"expected {expected}")
+    elif error.validator == "oneOf" and isinstance(error.instance, dict):
+        yield document.mistake(place, f"expected {expected}, found {_keys_of(error.instance)}")
     elif not document.is_flawed(place):
         written = document.written.get(place, "")
         found = "an empty file" if place == () and error.instance is None else _describe(error.instance, written)
-        wanted = "boolean" if True in error.schema.get("enum", ()) else error.schema.get("type")
+        types = "boolean" if True in error.schema.get("enum", ()) else error.schema.get("type", ())
+        wanted = frozenset([types] if isinstance(types, str) else types)
         hint = _hint(error.instance, written, wanted, error.schema.get("pattern", ""))
         if len(place) == 1 and (known := advice.values.get((str(place[0]), written or str(error.instance)))):
             hint = f"; {known}"
         yield document.mistake(place, f"expected {expected}, found {found}{hint}")
+
+
+def _keys_of(mapping: Mapping[str, object]) -> str:
+    return f"one with {', '.join(map(quoted, list(mapping)[:10]))}" if mapping else "an empty one"
 
 
 def _describe(value: object, written: str) -> str:
@@ -427,15 +450,15 @@ def _describe(value: object, written: str) -> str:
     return "nothing"
 
 
-def _hint(value: object, written: str, wanted: str | None, pattern: str) -> str:
+def _hint(value: object, written: str, wanted: frozenset[str], pattern: str) -> str:
     """How to write it instead, where what was meant is clear."""
-    if wanted == "string" and isinstance(value, (bool, int, float)) and written and re.search(pattern, written):
+    if "string" in wanted and isinstance(value, (bool, int, float)) and written and re.search(pattern, written):
         return f"; quote it: '{written}'"
-    if wanted == "array" and isinstance(value, str):
+    if "array" in wanted and "string" not in wanted and isinstance(value, str):
         return f"; write [{value}]" if _PLAIN_KEY.fullmatch(value) else "; write a list"
     if isinstance(value, str):
-        if wanted == "boolean" and value.casefold() in _YES | _NO:
+        if "boolean" in wanted and value.casefold() in _YES | _NO:
             return f"; write {'true' if value.casefold() in _YES else 'false'}"
-        if wanted in {"integer", "number"} and isinstance(resolve_plain(value), (int, float)):
+        if "string" not in wanted and wanted & {"integer", "number"} and isinstance(resolve_plain(value), (int, float)):
             return f"; write {value} without quotes"
     return ""

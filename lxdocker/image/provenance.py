@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
 
+from lxdocker.config.changes import Changes, HealthOverride
 from lxdocker.config.spec import ImageSpec
 from lxdocker.runtime import render
 from lxdocker.source.resolve import ResolvedImage
@@ -21,6 +24,7 @@ PREFIX = "lxdocker."
 # The path of the folder of specs: only in this host's own store, never published.
 FOLDER_PATH = f"{PREFIX}folder_path"
 MACHINE_ID = Path("/etc/machine-id")
+_PLAIN = "/:._-"  # what the names of parts have unquoted
 # Part of the image itself (metadata.yaml) and so of its fingerprint. The other fields may change without a build.
 _SEALED = ("name", "source", "manifest_digest", "config_digest", "inputs")
 
@@ -34,9 +38,10 @@ class Provenance:
     source_digest: Digest  # the digest of the tag at the last look
     manifest_digest: Digest
     config_digest: Digest
-    inputs: str  # inputs_hash()
+    inputs: str  # the hash of inputs()
     folder: str  # the id of the folder of specs that the image belongs to
     built_at: str  # RFC 3339, UTC
+    parts: str = ""  # those of inputs(); "" if an older version recorded it
 
     @property
     def resolved(self) -> ResolvedImage:
@@ -96,6 +101,7 @@ class Provenance:
                 inputs=properties[PREFIX + "inputs"],
                 folder=properties[PREFIX + "folder"],
                 built_at=properties[PREFIX + "built_at"],
+                parts=properties.get(PREFIX + "parts", ""),
             )
         except (KeyError, ValueError):
             return None
@@ -146,11 +152,17 @@ def machine_id() -> bytes:
         return b""
 
 
-def inputs_hash(spec: ImageSpec, source: str, resolved: ResolvedImage, arch: Arch, compression_level: int) -> str:
-    """Hex sha256 of everything that determines an image's content: equal inputs, equal image. ``source``: the
-    source_label() of the spec's reference.
-    """
-    document = {
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything that determines an image's content: equal inputs, equal image."""
+
+    hash: str  # hex sha256 of all of it
+    parts: str  # a short hash of each part, for messages
+
+
+def inputs(spec: ImageSpec, source: str, resolved: ResolvedImage, arch: Arch, compression_level: int) -> Inputs:
+    """The inputs of the image that ``spec`` names. ``source``: the source_label() of the spec's reference."""
+    document: dict[str, Any] = {
         "recipe": render.RECIPE_VERSION,
         "runtime": render.runtime_hash(),
         "name": spec.name.value,
@@ -163,4 +175,58 @@ def inputs_hash(spec: ImageSpec, source: str, resolved: ResolvedImage, arch: Arc
         "properties": list(spec.properties),
         "compression_level": compression_level,
     }
+    changes = described(spec.changes)
+    if changes:
+        document["changes"] = changes
+    lxdocker = [document["recipe"], document["runtime"], document["compression_level"]]
+    parts = {
+        "lxdocker": lxdocker,
+        **{key: document[key] for key in ("disable_supervisor", "properties")},
+        **document["behaviour"],
+        **changes,
+    }
+    return Inputs(
+        _hash(document), " ".join(f"{quote(name, safe=_PLAIN)}={_hash(part)[:8]}" for name, part in parts.items())
+    )
+
+
+def described(changes: Changes) -> dict[str, Any]:
+    """Each change by the key or file of the spec that makes it, as JSON; those that are not made are left out.
+
+    Of files beside the spec and of layers only their hashes count, not where they are; of secrets only their names:
+    what is recorded can be read by anybody.
+    """
+    found: dict[str, Any] = {}
+    for file in changes.files:
+        content = {one.name: getattr(file, one.name) for one in fields(file) if one.compare and one.name != "source"}
+        found[f"files:{file.path}"] = {**content, "source": file.source and file.source.digest}
+    if changes.packages:
+        found["packages"] = [changes.packages.install, changes.packages.remove]
+    if changes.run:
+        found["run"] = [
+            [step.command, step.user, step.network, step.timeout, [name for name, _ in step.secrets]]
+            for step in changes.run
+        ]
+    for one in fields(changes.overrides):
+        value = getattr(changes.overrides, one.name)
+        if value != one.default:
+            found[one.name] = asdict(value) if isinstance(value, HealthOverride) else value
+    if changes.layers:
+        found["layers"] = [layer.sha256 for layer in changes.layers]
+    for template in changes.templates:
+        found[f"templates:{template.path}"] = asdict(template)
+    if changes.variables:
+        found["variables"] = changes.variables
+    return found
+
+
+def changed_parts(before: str, after: str) -> list[str]:
+    """The names of the parts that differ; none where the older ones were not recorded."""
+    if not before:
+        return []
+    old, new = (dict(word.rsplit("=", 1) for word in text.split()) for text in (before, after))
+    return sorted(unquote(name) for name in {*old, *new} if old.get(name) != new.get(name))
+
+
+def _hash(document: object) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lxdocker.config.spec import ImageSpec
-from lxdocker.image.provenance import Provenance, inputs_hash
+from lxdocker.image.provenance import Provenance, inputs
 from lxdocker.source.resolve import ResolvedImage
 from lxdocker.values import Arch, ImageName
 
@@ -21,19 +21,20 @@ class Wanted:
 
     spec: ImageSpec
     resolved: ResolvedImage
-    inputs: str  # inputs_hash() of all the rest
+    inputs: str  # the hash of all the rest
     source: str  # source_label() of the spec's reference
     folder: str  # the id of the folder that the spec is in
     arch: Arch
     compression_level: int
+    parts: str  # what the hash is made of, for messages
 
     @classmethod
     def of(
         cls, spec: ImageSpec, resolved: ResolvedImage, source: str, folder: str, arch: Arch, compression_level: int
     ) -> Wanted:
         """The only place that computes what identifies an image's content."""
-        inputs = inputs_hash(spec, source, resolved, arch, compression_level)
-        return cls(spec, resolved, inputs, source, folder, arch, compression_level)
+        found = inputs(spec, source, resolved, arch, compression_level)
+        return cls(spec, resolved, found.hash, source, folder, arch, compression_level, found.parts)
 
     @property
     def name(self) -> ImageName:
@@ -54,4 +55,5 @@ class Wanted:
             inputs=self.inputs,
             folder=self.folder,
             built_at=built_at.replace(microsecond=0).isoformat(),
+            parts=self.parts,
         )

@@ -15,7 +15,7 @@ import posixpath
 import shlex
 import signal
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from lxdocker.config.changes import Template
 from lxdocker.config.spec import Behaviour
 from lxdocker.errors import BuildError
 from lxdocker.source.oci import OciConfig
@@ -224,8 +225,26 @@ def runtime_tar(config: OciConfig, behaviour: Behaviour, *, supervise: bool = Tr
     return tar(entries, config.created, folders=("lxd-lib",))
 
 
-def image_metadata(arch: Arch, created: int, properties: Mapping[str, str], *, templates: bool = True) -> bytes:
-    """``lxd.tar.xz``, the first half of an LXD split image; ``created`` is in seconds since the epoch."""
+# What LXD writes into each instance of an image.
+_TEMPLATES = {
+    "/etc/hostname": {"when": ["create", "copy"], "template": "hostname.tpl"},
+    "/etc/hosts": {"when": ["create", "copy"], "template": "hosts.tpl"},
+    "/lxd-instance": {"when": ["start"], "template": "instance.tpl"},
+    "/lxd-prelaunch": {"when": ["start"], "template": "prelaunch.tpl"},
+}
+
+
+def image_metadata(
+    arch: Arch,
+    created: int,
+    properties: Mapping[str, str],
+    *,
+    templates: bool = True,
+    own: Sequence[Template] = (),
+) -> bytes:
+    """``lxd.tar.xz``, the first half of an LXD split image; ``created`` is in seconds since the epoch. ``own``: the
+    spec's templates, which may take the place of lxdocker's.
+    """
     document: dict[str, object] = {
         "architecture": arch.value,
         "creation_date": created,
@@ -234,13 +253,18 @@ def image_metadata(arch: Arch, created: int, properties: Mapping[str, str], *, t
     }
     entries = []
     if templates:
-        document["templates"] = {
-            "/etc/hostname": {"when": ["create", "copy"], "template": "hostname.tpl"},
-            "/etc/hosts": {"when": ["create", "copy"], "template": "hosts.tpl"},
-            "/lxd-instance": {"when": ["start"], "template": "instance.tpl"},
-            "/lxd-prelaunch": {"when": ["start"], "template": "prelaunch.tpl"},
-        }
+        written: dict[str, object] = dict(_TEMPLATES)
         entries = [(f"templates/{path.name}", path.read_bytes(), 0o644) for path in sorted(TEMPLATES.iterdir())]
+        for number, template in enumerate(own):
+            name = f"own{number}.tpl"
+            written[template.path] = {
+                "when": list(template.when),
+                "template": name,
+                **({"create_only": True} if template.create_only else {}),
+                **({"properties": dict(template.properties)} if template.properties else {}),
+            }
+            entries.append((f"templates/{name}", template.content.encode("utf-8", "surrogateescape"), 0o644))
+        document["templates"] = written
     text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode()
     folders = ("templates",) if templates else ()
     return lzma.compress(tar([("metadata.yaml", text, 0o644), *entries], created, folders), preset=6)

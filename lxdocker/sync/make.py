@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from lxdocker.builder.instance import Builder
-from lxdocker.builder.recipe import BuildRequest, build_image
+from lxdocker.builder.recipe import BuildRequest, Listener, build_image
 from lxdocker.http.route import Route
 from lxdocker.image import artifact
 from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE, Artifact
+from lxdocker.image.overrides import overridden
 from lxdocker.image.properties import image_properties
 from lxdocker.image.provenance import Provenance
 from lxdocker.image.wanted import Wanted
@@ -71,7 +72,7 @@ class Making:
     def of(cls, context: Context, wanted: Wanted) -> Making:
         """Asks the registry for the image's configuration, and how to reach it. Raises LxdockerError."""
         spec = wanted.spec
-        config = context.resolver.config(spec.image, wanted.resolved)
+        config = overridden(context.resolver.config(spec.image, wanted.resolved), spec.changes.overrides)
         provenance = wanted.provenance(datetime.now(UTC))
         properties = image_properties(spec, config, provenance, wanted.arch)
         request = build_request(context, wanted, config, properties)
@@ -95,5 +96,8 @@ class Making:
 
         if self.own_init:
             say(f"{name}: the image's own init {self.own_init} will be PID 1 (disable_supervisor: auto)")
-        finished = build_image(open_builder, request, folder, phase, lambda amount: progress.count(name, amount), lost)
+        listener = Listener(
+            phase, lambda amount: progress.count(name, amount), lost, lambda line: progress.output(name, line)
+        )
+        finished = build_image(open_builder, request, folder, listener)
         return Finished(finished, self.provenance, self.properties)

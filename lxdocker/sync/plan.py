@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from lxdocker.config.settings import Settings
 from lxdocker.config.spec import BrokenSpec, ImageSpec
 from lxdocker.errors import LxdockerError, UsageError
-from lxdocker.image.provenance import Folder, Provenance
+from lxdocker.image.provenance import Folder, Provenance, changed_parts
 from lxdocker.image.wanted import Wanted
 from lxdocker.lxd.store import Stored
 from lxdocker.sync.holdings import Holdings
+from lxdocker.text import one_line
 from lxdocker.tree.version import Published
 from lxdocker.values import Arch, Digest, Fingerprint, ImageName
 
@@ -351,4 +352,6 @@ def _build_reason(wanted: Wanted, before: Stored | Published | None) -> str:
     if before.provenance.manifest_digest != wanted.resolved.manifest_digest:
         old, new = before.provenance.manifest_digest.hex[:12], wanted.resolved.manifest_digest.hex[:12]
         return f"image changed: {old} -> {new}"
-    return "spec or lxdocker changed"
+    changed = changed_parts(before.provenance.parts, wanted.parts)
+    shown = ", ".join(one_line(name, 80) for name in changed[:5]) + (", ..." if len(changed) > 5 else "")
+    return f"changed: {shown}" if changed else "spec or lxdocker changed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lxdocker.builder.recipe import BuildRequest
 from lxdocker.config.settings import Settings, size_in_bytes
@@ -22,6 +23,7 @@ def build_request(context: Context, wanted: Wanted, config: OciConfig, propertie
     spec, resolved, settings = wanted.spec, wanted.resolved, context.settings
     registry = spec.image if isinstance(spec.image, RegistryRef) else None
     layers = resolved.layers or ()
+    route = context.registry.route(registry, layers[0].digest if layers else None) if registry else NOWHERE
     return BuildRequest(
         name=spec.name,
         source=registry.at(resolved.manifest_digest) if registry else spec.image,
@@ -32,7 +34,7 @@ def build_request(context: Context, wanted: Wanted, config: OciConfig, propertie
         properties=tuple(sorted(properties.items())),
         compression_level=wanted.compression_level,
         timeout=settings.build_timeout,
-        route=context.registry.route(registry, layers[0].digest if layers else None) if registry else NOWHERE,
+        route=replace(route, network=True) if spec.changes.needs_network else route,
         authfile=context.credentials.authfile_json(registry) if registry else None,
         layers=tuple(layer.digest.hex for layer in layers),
         size=sum(layer.size for layer in layers) if layers else None,
@@ -41,7 +43,15 @@ def build_request(context: Context, wanted: Wanted, config: OciConfig, propertie
         in_memory=settings.builder_memory is None,
         manifest=resolved.manifest_digest,
         by_hand=_by_hand(context.settings, wanted),
+        changes=spec.changes,
+        given=_given(wanted, config),
     )
+
+
+def _given(wanted: Wanted, config: OciConfig) -> tuple[tuple[str, str], ...]:
+    """The variables that templates have besides the spec's own."""
+    version = config.labels.get("org.opencontainers.image.version", "")
+    return (("name", wanted.name.value), ("image", wanted.source), ("version", version))
 
 
 def wanted_again(context: Context, spec: ImageSpec, manifest: Digest | None) -> Wanted:

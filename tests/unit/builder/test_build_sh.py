@@ -389,14 +389,16 @@ def test_only_root_can_read_what_it_is_given() -> None:
 class Heard:
     """What a telling was made of."""
 
-    def __init__(self, *pieces: bytes) -> None:
+    def __init__(self, *pieces: bytes, phases: Sequence[str] = ("fetch", "unpack", "pack")) -> None:
         self.phases: list[str] = []
         self.counts: list[int] = []
         self.steps = 0
-        self.telling = recipe._Telling(REQUEST.source, self.phases.append, self.counts.append)
+        self.telling = recipe._Telling(
+            REQUEST.source, recipe.Listener(self.phases.append, self.counts.append), phases=phases
+        )
         self.content = b"".join(self.telling.squashfs(iter(pieces), self._step))
 
-    def _step(self) -> None:
+    def _step(self, phase: str) -> None:
         self.steps += 1
 
 
@@ -496,9 +498,8 @@ FETCHED_ONLY = FETCHED.encode() + b"phase unpack\n"
 
 def build_in(tmp_path: Path, *builders: Scripted) -> artifact.Artifact:
     waiting = list(builders)
-    return recipe.build_image(
-        lambda: nullcontext(waiting.pop(0)), REQUEST, tmp_path, lambda text: None, lambda amount: None
-    )
+    listener = recipe.Listener(lambda text: None, lambda amount: None)
+    return recipe.build_image(lambda: nullcontext(waiting.pop(0)), REQUEST, tmp_path, listener)
 
 
 def cleaned(builder: Scripted) -> bool:

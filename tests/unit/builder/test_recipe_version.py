@@ -13,7 +13,7 @@ import json
 import lzma
 from pathlib import Path, PurePath
 
-from lxdocker.builder import recipe
+from lxdocker.builder import changes, recipe
 from lxdocker.config.spec import Behaviour
 from lxdocker.runtime import render
 from lxdocker.source import skopeo
@@ -21,7 +21,10 @@ from lxdocker.source.oci import OciConfig
 from lxdocker.values import Arch
 
 GOLDEN = Path(__file__).parents[2] / "data/recipe.json"
-SCRIPTS = (recipe.BUILD, recipe.FETCH, *recipe.MEND, recipe.UNPACK)
+SCRIPTS = (
+    *(recipe.BUILD, recipe.FETCH, *recipe.MEND, recipe.UNPACK),
+    *(changes.CHANGE, changes.LAYERS, changes.PACKAGES, changes.PREPARE, changes.RESTORE, changes.RUN),
+)
 WHAT_TO_DO = """
 changed: {changed}
 
