@@ -158,7 +158,7 @@ def mistakes(document: Document, folder: Path) -> Iterator[Mistake]:
             yield from _bad_template(document, (*place, "template"), entry["template"], variables)
     for path, entry in values.get("templates", {}).items():
         if "source" in entry:
-            yield from _bad_source(document, ("templates", path, "source"), entry["source"], folder, files_only=True)
+            yield from _bad_text(document, ("templates", path, "source"), entry["source"], folder)
     for index, entry in enumerate(values.get("layers", ())):
         yield from _bad_layer(document, ("layers", index), entry, folder)
     for index, entry in enumerate(values.get("run", ())):
@@ -170,6 +170,15 @@ def mistakes(document: Document, folder: Path) -> Iterator[Mistake]:
 def _bad_source(document: Document, place: Place, text: str, folder: Path, *, files_only: bool) -> Iterator[Mistake]:
     try:
         sources.find_file(text, folder) if files_only else sources.find(text, folder)
+    except ValueError as error:
+        yield document.mistake(place, f"{error}: {text!r}")
+
+
+def _bad_text(document: Document, place: Place, text: str, folder: Path) -> Iterator[Mistake]:
+    try:
+        sources.find_file(text, folder).path.read_text("utf-8")
+    except UnicodeDecodeError:
+        yield document.mistake(place, f"expected UTF-8 text, found another kind of file: {text!r}")
     except ValueError as error:
         yield document.mistake(place, f"{error}: {text!r}")
 

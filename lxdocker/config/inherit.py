@@ -13,6 +13,7 @@ from typing import Any
 
 from lxdocker.config import yamlfile
 from lxdocker.config.yamlfile import Document, Place
+from lxdocker.errors import Mistake
 
 DEFAULTS = ("defaults.yaml", "defaults.yml")
 _KEY = "extends"
@@ -38,7 +39,11 @@ def with_bases(path: Path, document: Document, read: Read) -> Document:
         chain.append(base)
     merged = chain.pop()[1]
     while chain:
-        merged = _merged(merged, chain.pop()[1])
+        own = chain.pop()[1]
+        conflicts = dict(_conflicts(merged, own))
+        mistakes += conflicts.values()
+        merged = _merged(merged, own)
+        merged = replace(merged, flawed=merged.flawed | {(key,) for key in conflicts})
     return replace(merged, label=document.label, mistakes=tuple(mistakes))
 
 
@@ -76,6 +81,21 @@ def _chain(path: Path, document: Document, read: Read, mistakes: list[Any]) -> I
 def _extended(document: Document) -> str | None:
     name = document.value.get(_KEY) if isinstance(document.value, dict) else None
     return name if isinstance(name, str) and "/" not in name and name.endswith((".yaml", ".yml")) else None
+
+
+def _conflicts(base: Document, own: Document) -> Iterator[tuple[str, Mistake]]:
+    """Where one file has a mapping, and the other something that can't be merged with it."""
+    if not isinstance(base.value, dict) or not isinstance(own.value, dict):
+        return
+    for key, value in own.value.items():
+        inherited = base.value.get(key)
+        is_either = key == "healthcheck"  # a mapping or "none"
+        if inherited is None or value is None or is_either or isinstance(inherited, dict) == isinstance(value, dict):
+            continue
+        there = base.mistake((key,), "")
+        kind = "a mapping" if isinstance(inherited, dict) else "no mapping"
+        text = f"expected {kind} as in {there.where}:{there.line}, found another kind of value"
+        yield key, own.mistake((key,), text)
 
 
 def _merged(base: Document, own: Document) -> Document:
