@@ -4,8 +4,8 @@
 # with COMMAND, unpacks it, changes it, injects the runtime and packs the result as a squashfs. The same image gives the same bytes on
 # any day and any host. For WORK, STALL and MOST see fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LIMIT
 # unpack.sh, for EPOCH inject.sh. LEVEL is the zstd level. LAYERS are the digests of the known layers, separated by
-# blanks, for progress reports. For PRCTL see run.pl. The changes are in /build/changes (see change.pl), in the folders
-# steps/0, steps/1, … beside this script (see run.pl), and in /build/layer0, … (see layers.sh). DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
+# blanks, for progress reports. For PRCTL see run.pl. The changes are in /run/changes (see change.pl), in the folders
+# steps/0, steps/1, … beside this script (see run.pl), and in /run/layer0, … (see layers.sh). DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
 # stdout reports progress, one item per line, and then carries the squashfs:
 #   phase NAME      the current phase
 #   run COMMAND     the command that runs now, as a shell reads it
@@ -89,11 +89,11 @@ tell manifest "$manifest"
 tell phase unpack
 step 71 "$bb" sh "$here/unpack.sh" "$memory" "$limit" "$rootfs" "${manifest#sha256:}"
 
-if [ -e /build/changes ]; then
+if [ -e /run/changes ]; then
 	tell phase change
 	# shellcheck disable=SC2016  # the inner shell's own
-	step 76 "$bb" sh -c 'exec "$@" </build/changes' sh perl "$here/change.pl" "$rootfs"
-	"$bb" rm /build/changes
+	step 76 "$bb" sh -c 'exec "$@" </run/changes' sh perl "$here/change.pl" "$rootfs"
+	"$bb" rm /run/changes
 fi
 if [ -d "$here/steps" ]; then
 	# What runs in the image must not reach the blobs of other images: from here on, nothing in this builder does.
@@ -108,7 +108,7 @@ if [ -d "$here/steps" ]; then
 	# shellcheck disable=SC2016  # the inner shell's own
 	step 77 "$bb" sh -c 'exec perl "$1" "$2" <"$3"' sh "$here/restore.pl" "$rootfs" /run/build/made
 fi
-if [ -e /build/layer0 ]; then
+if [ -e /run/layer0 ]; then
 	tell phase layers
 	step 78 "$bb" sh "$here/layers.sh" "$rootfs"
 fi

@@ -22,7 +22,9 @@ PREPARE = HERE / "prepare.sh"
 RESTORE = HERE / "restore.pl"
 LAYERS = HERE / "layers.sh"
 PACKAGES = HERE / "packages.sh"
-RECORDS = PurePath("/build/changes")  # what change.pl reads
+# On the builder's disk, and not below /build, where a tmpfs may be mounted later.
+RECORDS = PurePath("/run/changes")  # what change.pl reads
+LAYER = "/run/layer"  # with a number behind it
 PACKAGE_SECONDS = 1800
 SECRETS = "/run/secrets"  # in the image, while a command runs
 _MOST_SECRET = 1 << 16  # bytes; in a builder there is little room in memory

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# layers.sh ROOT: puts the layers /build/layer0, /build/layer1, … on top of the unpacked image at ROOT. umoci does that, as
+# layers.sh ROOT: puts the layers /run/layer0, /run/layer1, … on top of the unpacked image at ROOT. umoci does that, as
 # with any layer of an image. It takes neither zstd nor global headers, so it reads a plain tar from a FIFO; for its
 # digest and size, the layer is read once before.
 set -eu
@@ -25,8 +25,8 @@ add_blob() {
 tar_of() { "$bb" sh "$here/unpacked.sh" tar "$1" | perl "$here/plain.pl"; }
 
 number=0
-while [ -e "/build/layer$number" ]; do
-	layer=/build/layer$number
+while [ -e "/run/layer$number" ]; do
+	layer=/run/layer$number
 	"$bb" rm -rf "$layout"
 	"$bb" mkdir -p "$layout/blobs/sha256"
 	"$bb" mkfifo "$layout/tar"

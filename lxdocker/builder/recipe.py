@@ -385,7 +385,7 @@ def _build_argv(builder: Builder, request: BuildRequest, damaged: DamagedCache |
         str(request.size_limit or (known + MORE_BYTES if known else 0)),
         str(NETWORK_SECONDS),
         builder.way,
-        str(MEMORY_KIB if request.in_memory else 0),
+        str(MEMORY_KIB if request.in_memory and request.changes.is_small else 0),
         str((request.size_limit or 0) >> 10),
     ]
     words += [str(request.config.created), str(request.compression_level), " ".join(request.layers)]
@@ -443,7 +443,7 @@ def _push_changes(builder: Builder, changes: Changes, given: Mapping[str, str]) 
     if changes.files:
         builder.push(str(changing.RECORDS), changing.records(changes, given))
     for number, layer in enumerate(changes.layers):
-        builder.push(f"/build/layer{number}", changing.layer(layer))
+        builder.push(f"{changing.LAYER}{number}", changing.layer(layer))
 
 
 def keep_only(builder: Builder, names: list[ImageName]) -> None:

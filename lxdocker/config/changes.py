@@ -25,6 +25,8 @@ GIVEN = ("name", "image", "version")
 # LXD writes these into every instance.
 _LXD_WRITES = ("/etc/hostname", "/etc/hosts")
 
+_SMALL = 4 << 20  # bytes
+
 Words = tuple[str, ...]
 Command = str | Words  # text for a shell, or arguments
 
@@ -133,6 +135,12 @@ class Changes:
     @property
     def needs_network(self) -> bool:
         return bool(self.packages) or any(step.network for step in self.run)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the image will hardly be larger than it was."""
+        sizes = [file.source.size for file in self.files if file.source]
+        return not self.executes and not self.layers and sum(sizes) <= _SMALL
 
     @property
     def executes(self) -> bool:

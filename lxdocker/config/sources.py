@@ -34,6 +34,7 @@ class Source:
 
     path: Path  # absolute, without links
     digest: str  # hex sha256 of names, kinds, executable bits, targets and contents
+    size: int  # bytes of all files
 
     def read(self) -> Iterator[tuple[Entry, Iterator[bytes]]]:
         """The source itself, and whatever is in it, folders first, in the order of names, each with its content; this
@@ -73,7 +74,7 @@ def find(text: str, folder: Path) -> Source:
     if not path.is_relative_to(root) or path == root:
         raise ValueError(f"expected a file or folder in {folder}, found one outside it")
     try:
-        return Source(path, _digest(path))
+        return Source(path, *_hashed(path))
     except OSError as error:
         found = error.strerror or in_words(error)
         raise ValueError(f"expected a file or folder that can be read, found: {found}") from error
@@ -101,14 +102,17 @@ def _add(entry: Entry, digest: hashlib._Hash) -> None:
     digest.update("\0".join(words).encode("utf-8", "surrogateescape") + b"\0\n")
 
 
-def _digest(path: Path) -> str:
+def _hashed(path: Path) -> tuple[str, int]:
+    """The digest and the size of a source."""
     digest = hashlib.sha256()
+    size = 0
     for entry in _entries(path, ""):
         _add(entry, digest)
         if entry.kind == "file":
+            size += entry.size
             for piece in pieces(entry.path):
                 digest.update(piece)
-    return digest.hexdigest()
+    return digest.hexdigest(), size
 
 
 def _entries(top: Path, name: str) -> Iterator[Entry]:

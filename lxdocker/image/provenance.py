@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from lxdocker.config.changes import Changes, HealthOverride
-from lxdocker.config.spec import ImageSpec
+from lxdocker.config.spec import Behaviour, ImageSpec
 from lxdocker.runtime import render
 from lxdocker.source.resolve import ResolvedImage
 from lxdocker.values import Arch, Digest, DiskRef, ImageName, ImageRef
@@ -178,11 +178,11 @@ def inputs(spec: ImageSpec, source: str, resolved: ResolvedImage, arch: Arch, co
     changes = described(spec.changes)
     if changes:
         document["changes"] = changes
-    lxdocker = [document["recipe"], document["runtime"], document["compression_level"]]
+    usual = {"disable_supervisor": "auto", "properties": [], **asdict(Behaviour())}
+    keys = {**{key: document[key] for key in ("disable_supervisor", "properties")}, **document["behaviour"]}
     parts = {
-        "lxdocker": lxdocker,
-        **{key: document[key] for key in ("disable_supervisor", "properties")},
-        **document["behaviour"],
+        "lxdocker": [document["recipe"], document["runtime"], document["compression_level"]],
+        **{key: value for key, value in keys.items() if value != usual[key]},
         **changes,
     }
     return Inputs(
