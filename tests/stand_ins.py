@@ -67,6 +67,7 @@ class ImageDaemon(Daemon):
         self.RequestHandlerClass = _ImageHandler
         self.images: dict[tuple[str, str], KeptImage] = {}  # by project and fingerprint
         self.instances: dict[tuple[str, str], dict[str, str]] = {}  # by project and name: their config
+        self.going: set[str] = set()  # the names of instances that it is deleting
         self.projects = {"default", "lxdocker"}
         self._changing = threading.RLock()
         self._count = 0
@@ -88,10 +89,10 @@ class ImageDaemon(Daemon):
         raise AssertionError(f"no image in {project} is called {alias}")
 
     def respond(self, method: str, path: str, query: Mapping[str, str], handler: _ImageHandler) -> bool:
-        """Answers a request for images, aliases or instances. Returns whether it was one."""
+        """Answers a request for images, aliases, instances or all operations. Returns whether it was one."""
         project = query.get("project", "default")
         words = [unquote(word) for word in path.removeprefix("/1.0/").split("/")]
-        if words[0] not in {"images", "instances"}:
+        if words[0] not in {"images", "instances"} and words != ["operations"]:
             return False
         body = handler.body()
         with self._changing:
@@ -104,6 +105,9 @@ class ImageDaemon(Daemon):
                     handler.send(*self._encoded("look at a success", metadata=found))
                 case "POST", ["images"]:
                     self._import(project, body, handler)
+                case "GET", ["operations"]:
+                    running = [self.removal(name) for name in sorted(self.going)]
+                    handler.send(*self._encoded("look at a success", metadata={"running": running}))
                 case _, ["images", "aliases", *alias]:
                     handler.send(*self._of_alias(method, project, alias, body))
                 case _, ["images", fingerprint, *rest]:

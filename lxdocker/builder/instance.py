@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 from lxdocker import log
 from lxdocker.builder.placement import PROFILE, Placement
 from lxdocker.errors import BuildError, LxdError, remedy
 from lxdocker.http.route import Address, Route
 from lxdocker.lxd import command, websocket
-from lxdocker.lxd.api import Lxd, NotFoundError
+from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError
 from lxdocker.lxd.command import Command, Result
 from lxdocker.values import Fingerprint
 
@@ -30,6 +31,8 @@ GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
 KILLED = "it was killed"  # also what scripts say of a command that was
 PULL_SECONDS = 900
 DAY_SECONDS = 86400
+ROOM_SECONDS = 30  # how long the removal of other builders is waited for, where there is no room
+LOOK_SECONDS = 0.5  # between two looks at a builder's removal
 NETWORK_SECONDS = 15  # how long a builder may take to get a lease, or its way to a registry on this host
 
 
@@ -164,7 +167,8 @@ class Builder:
 class Workshop:
     """Makes builders from one builder image and sees to it that none is left behind.
 
-    Removing a builder takes LXD 0.7 s, during which the next one already works; ``close`` waits for the last.
+    Removing a builder takes LXD 0.7 s, and needs nobody who waits for it once it has begun. While the workshop is open,
+    a removal that fails is tried again; one that fails later is left to the next run's ``sweep``.
     """
 
     def __init__(self, lxd: Lxd, placement: Placement, image: Fingerprint, *, keep: bool = False) -> None:
@@ -176,11 +180,14 @@ class Workshop:
         # What the first command needs takes as long to import as LXD takes to start something. So both at once.
         self._helpers.submit(importlib.import_module, websocket.PROTOCOL)
         self._cleanings: list[Future[None]] = []
+        self._closing = threading.Event()
         self._changing = threading.Lock()
         self.kept: list[str] = []
 
-    def close(self) -> None:
-        """Waits until every builder is gone. Raises LxdError if one would not go."""
+    def close(self, *, until_gone: bool = False) -> None:
+        """Waits until LXD is removing every builder, or ``until_gone``. Raises LxdError if one would not go."""
+        if not until_gone:
+            self._closing.set()
         self._helpers.shutdown(wait=True)
         for cleaning in self._cleanings:
             cleaning.result()
@@ -199,15 +206,36 @@ class Workshop:
             "source": {"type": "image", "fingerprint": self._image.value},
         }
         connection = Connection("lease" if route.network else "none")
-        failed = True
+        failed, runs = True, False
         try:
-            self._lxd.create_instance(self._placement.project, body)
+            self._create(body)
+            runs = True
             if route.local:
                 connection = self._connect(name, route)
             yield Builder(self._lxd, self._placement.project, name, connection)
             failed = False
         finally:
-            self._dispose(name, failed, connection.adding)
+            self._dispose(name, failed, runs, connection.adding)
+
+    def _create(self, body: Mapping[str, Any]) -> None:
+        """Where there is no room, as in a project with limits or on a full pool, there may be once LXD has removed the
+        builders before, for which nobody has waited.
+        """
+        project = self._placement.project
+        try:
+            self._lxd.create_instance(project, body)
+        except Cancelled:
+            raise
+        except LxdError:
+            going = self._lxd.removed_instances(project)
+            if not going:
+                raise
+            deadline = time.monotonic() + ROOM_SECONDS
+            while going & self._lxd.removed_instances(project) and time.monotonic() < deadline:
+                if self._lxd.cancelled.wait(LOOK_SECONDS):
+                    raise
+            self._lxd.delete_instance(project, body["name"])  # which may be half made
+            self._lxd.create_instance(project, body)
 
     def _connect(self, name: str, route: Route) -> Connection:
         """Adds a proxy to each place on this host. LXD sleeps for a second after it has started one, which by then has
@@ -218,17 +246,30 @@ class Workshop:
         ports = (f"port:{port:04X}" for port in dict.fromkeys(port for _, port in route.local))
         return Connection(",".join((*(["lease"] if route.network else []), *ports)), adding)
 
-    def _dispose(self, name: str, failed: bool, adding: Future[None] | None) -> None:
+    def _dispose(self, name: str, failed: bool, runs: bool, adding: Future[None] | None) -> None:
         with self._changing:
             if self._keep and failed:
                 self.kept.append(name)
                 return
-            self._cleanings.append(self._helpers.submit(self._remove, name, adding))
+            self._cleanings.append(self._helpers.submit(self._remove, name, runs, adding))
 
-    def _remove(self, name: str, adding: Future[None] | None) -> None:
+    def _remove(self, name: str, runs: bool, adding: Future[None] | None) -> None:
         if adding is not None:
             wait([adding])  # LXD does not stop an instance that it is changing
-        self._lxd.delete_instance(self._placement.project, name)
+        # One that never ran does not delete itself.
+        if not (runs and self._goes(name)):
+            self._lxd.delete_instance(self._placement.project, name)
+
+    def _goes(self, name: str) -> bool:
+        """Whether LXD removes a builder, as far as that shows until the workshop is closed."""
+        with suppress(LxdError):
+            operation = self._lxd.begin_removal(self._placement.project, name)
+            while operation is not None and not self._closing.wait(LOOK_SECONDS):
+                ended = self._lxd.look_at(operation, f"removing builder {name}")
+                if ended is not None:
+                    return not ended.error
+            return True
+        return False
 
 
 def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> bool:
@@ -248,14 +289,25 @@ def sweep(lxd: Lxd, project: str, say: Callable[[str], None]) -> bool:
 
 
 def left_over(lxd: Lxd, project: str) -> list[str]:
-    """The names of builders whose lxdocker is gone."""
+    """The names of builders whose lxdocker is gone, but for those that LXD is removing: it was asked to before."""
     try:
         found = lxd.instances(project)
     except NotFoundError:  # LXD 5.0 has none to show of a project that is not there; another may say so
         return []
     # Of another member's process nothing is known here.
     marks = {one["name"]: one["config"].get(OWNER_KEY) for one in filter(lxd.dialect.is_here, found)}
-    return [name for name, mark in marks.items() if mark and not is_alive(mark)]
+    left = [name for name, mark in marks.items() if mark and not is_alive(mark)]
+    going = lxd.removed_instances(project) if left else set()
+    return [name for name in left if name not in going]
+
+
+def others_at_work(lxd: Lxd, project: str) -> bool:
+    """Whether there is a builder of another lxdocker that may be alive."""
+    for one in lxd.instances(project):
+        mark = one["config"].get(OWNER_KEY, "")
+        if mark != owner() and (is_alive(mark) or not lxd.dialect.is_here(one)):
+            return True
+    return False
 
 
 def owner() -> str:

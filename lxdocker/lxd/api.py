@@ -240,17 +240,18 @@ class Lxd:
             raise LxdError(f"{what} failed", f"unexpected answer from {product}: {answer!r:.200}") from None
         # Either the operation failed or the waiting did: the operation itself says which, for as long as LXD keeps it.
         try:
-            return self._look_at(operation, what)
+            return self.look_at(operation, what)
         except NotFoundError:
             return Ended(words, {})
 
-    def _look_at(self, operation: Operation, what: str) -> Ended | None:
+    def look_at(self, operation: Operation, what: str) -> Ended | None:
+        """How an operation ended; None if it goes on. Raises NotFoundError once LXD has forgotten it."""
         return Ended.of(self.get(*operation.path, what=what, timeout=SOON))
 
     def why_failed(self, operation: Operation, what: str) -> LxdError | None:
         """Why a background operation failed; None if it did not, or nobody knows."""
         with contextlib.suppress(LxdError):
-            ended = self._look_at(operation, what)
+            ended = self.look_at(operation, what)
             if ended and ended.error:
                 return self._translated(what, ended.error)
         return None
@@ -522,6 +523,25 @@ class Lxd:
         body = {"devices": {device: dict(config) for device, config in devices.items()}}
         self._tell("patch", path, {"project": project}, body)
         return partial(self.change, "patch", path, what, project=project, json=body, timeout=SOON, by_hand=TOLD)
+
+    def removed_instances(self, project: str) -> set[str]:
+        """The names of a project's instances that LXD is stopping or deleting just now."""
+        found = self.get("operations", what="listing operations", project=project, params=WHOLE)
+        return operations.removed_by(found)
+
+    def begin_removal(self, project: str, name: str) -> Operation | None:
+        """Has a running ephemeral instance stopped and deleted, which LXD does without anybody who waits: the operation
+        that it started, or None for an instance that is gone already.
+        """
+        what, path = f"removing builder {name}", ("instances", name)
+        try:
+            if self.dialect.deletes_what_runs:
+                return self.begin("delete", path, what, project=project, params={"force": "1"}, timeout=SOON)
+            # An ephemeral instance is deleted by its stop.
+            stop = {"action": "stop", "force": True, "timeout": 30}
+            return self.begin("put", (*path, "state"), what, project=project, json=stop, timeout=SOON)
+        except NotFoundError:
+            return None
 
     def delete_instance(self, project: str, name: str) -> None:
         """Stops and deletes an instance, whatever state it is in; one that is gone already is fine.

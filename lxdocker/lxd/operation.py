@@ -17,9 +17,11 @@ import http.client
 import io
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from lxdocker.errors import LxdError
 from lxdocker.lxd.daemon import Daemon
@@ -29,6 +31,7 @@ SLICE_SECONDS = 0.5  # how long nothing is looked at but the connection
 CONNECT_SECONDS = 10
 SUCCESS, FAILURE = 200, 400  # status codes of operations; below the first it is under way
 MOST = 1 << 24  # bytes of an answer
+REMOVALS = ("Stopping instance", "Deleting instance")  # what operations say that they do
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,20 @@ class Ended:
         if self.error:
             return f"failure: {self.error}"
         return f"exit status {self.metadata['return']}" if "return" in self.metadata else "success"
+
+
+def removed_by(documents: Mapping[str, Sequence[Mapping[str, Any]]]) -> set[str]:
+    """The names of the instances that a project's operations are stopping or deleting. ``documents``: by status, as GET
+    ``operations`` answers.
+    """
+    found: set[str] = set()
+    for document in chain.from_iterable(documents.values()):
+        if document["description"] in REMOVALS and Ended.of(document) is None:
+            named = (document.get("resources") or {}).get("instances") or ()
+            # Newer LXDs (operation_metadata_entity_url).
+            urls = (*named, (document.get("metadata") or {}).get("entity_url") or "")
+            found.update(unquote(urlsplit(url).path.rpartition("/")[2]) for url in urls if "/instances/" in url)
+    return found
 
 
 class NoAnswerError(LxdError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -148,13 +147,16 @@ def layers(context: Context, builders: Builders | None) -> None:
     lxd, settings = context.lxd, context.settings
     image = builder_image.find(lxd, settings.builder_project)
     if image is not None:
-        with contextlib.closing(Workshop(lxd, placement.prepare(lxd, settings), image.fingerprint)) as workshop:
+        workshop = Workshop(lxd, placement.prepare(lxd, settings), image.fingerprint)
+        try:
             _drop_layers(context, workshop)
+        finally:
+            # Who tidies up may be about to remove the cache, or LXD itself.
+            workshop.close(until_gone=True)
 
 
 def _drop_layers(context: Context, builders: Builders) -> None:
-    instances = context.lxd.instances(context.settings.builder_project)
-    if any(builder["config"].get(instance.OWNER_KEY) != instance.owner() for builder in instances):
+    if instance.others_at_work(context.lxd, context.settings.builder_project):
         return
     names = sorted({stored.provenance.name for stored in context.store.view().ours})
     with builders.builder(NOWHERE) as builder:

@@ -17,7 +17,7 @@ from lxdocker.tree.tree import Tree
 from lxdocker.values import Arch
 from tests.examples import provenance, spec
 from tests.lxd.hosts import daemon
-from tests.lxd.rig import BUILDER_PROJECT, Instance, Lxc, World, fetch
+from tests.lxd.rig import BUILDER_PROJECT, Instance, Lxc, World, end_of_builders, fetch
 from tests.serve.rig import Served, serve
 
 
@@ -66,7 +66,7 @@ def test_the_builder_made_in_a_base_image(fresh: None, image_server: Served, reg
     assert shown["size"] < 30_000_000
     assert {"skopeo", "umoci", "mksquashfs", "busybox", "gosu"} <= shown["versions"].keys()
     # Of the base nothing is left: neither its container nor, in the builder, anything that a build does not need.
-    assert Lxc(BUILDER_PROJECT).instances() == []
+    end_of_builders()
     assert Lxc(BUILDER_PROJECT).aliases() == {"builder": shown["fingerprint"]}
     instance = Instance(world.lxc, "static")
     assert fetch(f"http://{instance.address()}:8080/etc/hostname").strip() == instance.name

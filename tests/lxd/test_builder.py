@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, LXDOCKER, Lxc, World, builders, entry, image, layer, tiny
-from tests.waiting import wait_until
+from tests.lxd.rig import BUILDER_PROJECT, LXDOCKER, Lxc, World, end_of_builders, entry, image, layer, tiny
 
 ALIAS = "builder"
 
@@ -87,12 +86,12 @@ def test_a_failed_builds_builder_is_kept_when_asked(world: World) -> None:
     world.wants("app", image(layer(entry("beyond", "every id map", uid=50_000_000))))
     done = world.run("sync", "--json", "--keep-builder", expect=1)
     (kept,) = done.document["kept_builders"]
-    assert builders() == [kept]
+    end_of_builders(kept)
     assert Lxc(BUILDER_PROJECT)("exec", kept, "--", "/bin/busybox", "ls", "/run/layout/index.json")
     # The next sync removes it.
     world.push("app", tiny())
     world.run("sync")
-    wait_until("the end of the kept builder", lambda: builders() == [])
+    end_of_builders()
 
 
 def test_a_builder_is_confined(world: World) -> None:

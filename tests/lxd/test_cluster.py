@@ -14,6 +14,7 @@ import pytest
 from lxdocker.builder.instance import OWNER_KEY
 from tests.lxd.hosts import daemon
 from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Lxc, World, tiny
+from tests.waiting import wait_until
 
 On = Callable[[int], World]  # a new world on a member, which commands go to from then on
 POOL = {"name": "default", "driver": "dir"}
@@ -108,9 +109,9 @@ def test_only_a_members_own_dead_builders_are_removed(on: On) -> None:
     here = on(1)
     here.wants("app", tiny("app"))
     assert here.run("sync", "--json").statuses == {"app": "built"}
-    assert lxc.instances() == ["left"]
+    wait_until("the builder's end", lambda: lxc.instances() == ["left"])
     there = on(0)
     there.wants("app", tiny("app"))
     done = there.sync()
     assert "removed left, left over from an earlier run" in done.err
-    assert lxc.instances() == []
+    wait_until("the builder's end", lambda: lxc.instances() == [])

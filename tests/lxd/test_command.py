@@ -22,6 +22,7 @@ from lxdocker.lxd.api import Cancelled, Lxd
 from lxdocker.lxd.command import MOST_SAID
 from lxdocker.lxd.websocket import Websocket
 from tests.lxd.rig import Lxc
+from tests.waiting import wait_until
 
 SHELL = ("/bin/busybox", "sh", "-c")
 ENDLESS = [*SHELL, "while :; do echo y; done"]
@@ -182,4 +183,4 @@ def test_a_builder_that_goes_away(builder_image: str, builder: Builder) -> None:
             status = -1
     assert status != 0
     workshop.close()
-    assert other.name not in Lxc(placed.project).instances()
+    wait_until("its end", lambda: other.name not in Lxc(placed.project).instances())

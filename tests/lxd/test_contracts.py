@@ -18,7 +18,7 @@ from lxdocker.sync.context import Context, open_context
 from lxdocker.sync.make import Making
 from tests import contracts
 from tests.examples import spec
-from tests.lxd.rig import World, builders, tiny
+from tests.lxd.rig import World, end_of_builders, tiny
 
 
 @pytest.fixture
@@ -48,4 +48,4 @@ def test_builders(world: World, context: Context, tmp_path: Path) -> None:
             Making.of(context, item), workshop, tmp_path / "builds"
         )
         contracts.a_builder_drops_layers_when_it_is_told_which_stay(workshop)
-    assert builders() == []
+    end_of_builders()

@@ -22,8 +22,8 @@ from tests.lxd.rig import (
     Lxc,
     World,
     big,
-    builders,
     cache_folder,
+    end_of_builders,
     entry,
     image,
     layer,
@@ -41,7 +41,7 @@ def good(filled: World) -> Iterator[World]:
     yield filled
     for was, now in zip(before, filled.holdings(), strict=True):
         assert was == now
-    assert builders() == []
+    end_of_builders()
 
 
 def failure(world: World) -> str:

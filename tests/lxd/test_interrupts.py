@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 
 import pytest
 
-from tests.lxd.rig import LXDOCKER, World, big, builders, cache_folder, left_in_cache, tiny
+from tests.lxd.rig import (
+    LXDOCKER,
+    World,
+    big,
+    builders,
+    cache_folder,
+    end_of_builders,
+    left_in_cache,
+    tiny,
+)
 from tests.waiting import wait_until
 
 # What a sync of one image says at the start of each of its phases, as patterns of "at any moment".
@@ -26,7 +36,7 @@ def test_stopped_at_any_moment(filled: World, moment: str) -> None:
         done = run.end()
     assert done.status in (130, 0)  # it may just have finished
     assert "Traceback" not in done.err
-    assert builders() == []
+    end_of_builders()
     assert left_in_cache() == set()
     assert list((filled.tree / ".staging").iterdir()) == []
     if done.status == 130:
@@ -61,7 +71,7 @@ def test_sigterm_is_as_polite_as_ctrl_c(filled: World) -> None:
         run.signal(signal.SIGTERM)
         done = run.end()
     assert done.status == 130
-    assert builders() == []
+    end_of_builders()
     assert filled.holdings() == held
 
 
@@ -85,6 +95,28 @@ def test_the_next_sync_cleans_up_also_where_it_has_nothing_to_do(filled: World) 
     assert left_in_cache() == set()
 
 
+def test_the_next_sync_is_not_hindered_by_a_builder_that_lxd_is_removing(filled: World) -> None:
+    for number in range(3):
+        filled.push("app", tiny(f"app {number}"))
+        done = filled.run("sync", "--json")
+        assert done.statuses == {"app": "built"}
+        assert "left over" not in done.err
+    end_of_builders()
+
+
+def test_lxd_removes_a_builder_though_lxdocker_is_killed_meanwhile(filled: World) -> None:
+    filled.wants("other", tiny("other"))  # nothing is replaced, so no other builder is needed
+    # As the LXD has it: by a stop, or a deletion.
+    begun = re.compile(r"^# (PUT|DELETE) /1\.0/instances/builder-\S*: 20", re.MULTILINE)
+    with filled.start("sync", "-v") as run:
+        built = run.while_at_work(lambda: begun.search(run.said.partition(": exit status 0")[2]))
+        wait_until("the beginning of the removal", built)
+        run.signal(signal.SIGKILL)
+        run.end()
+    end_of_builders()
+    assert "left over" not in filled.sync().err
+
+
 def test_two_syncs_at_once(filled: World) -> None:
     before = filled.lxc.aliases()["app"]
     filled.push("app", big(mebibytes=16))
@@ -99,7 +131,7 @@ def test_two_syncs_at_once(filled: World) -> None:
     assert two.statuses == {"app": "unchanged"}
     assert one.fingerprint("app") == two.fingerprint("app") != before
     filled.holds("app", one.fingerprint("app"))
-    assert builders() == []
+    end_of_builders()
 
 
 @pytest.mark.any_lxd
@@ -155,7 +187,7 @@ def test_two_syncs_into_different_trees_share_the_builders_project(filled: World
             one, two = first.end(), second.end()
         assert one.statuses == {"app": "built"}
         assert two.statuses == {"other": "built"}
-        wait_until("the last builder's end", lambda: builders() == [])
+        end_of_builders()
         other.holds("other", two.fingerprint("other"))
         # Their layers are in one cache; neither has dropped the other's.
         assert other.sync("--force").fingerprint("other") == two.fingerprint("other")

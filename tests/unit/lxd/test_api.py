@@ -203,6 +203,14 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         key = {200: "a success", 400: "a failure"}.get(work.status_code, "what runs")
         return self._encoded(f"look at {key}", metadata=self._document(f"look at {key}", work))
 
+    def removal(self, name: str, description: str = "Stopping instance") -> Any:
+        """The document of an operation that is removing an instance; or does something else with it."""
+        text = json.dumps(self.lxd.answers["start instance"][1]["metadata"])
+        return {
+            **json.loads(text.replace("/1.0/instances/recorded", f"/1.0/instances/{name}?project=p")),
+            "description": description,
+        }
+
     def _document(self, key: str, work: Work) -> Any:
         document = self.lxd.answers[key][1]["metadata"]
         return {**document, "status_code": work.status_code, "err": work.err, "metadata": {"return": 7}}
@@ -426,13 +434,13 @@ def test_why_an_operation_failed_that_lxd_has_forgotten_since(daemon: Daemon, mo
     work = daemon.start("POST /1.0/images", "7", status_code=400, err="the pool is sad")
     client = Lxd()
     operation = begun(client)
-    real = client._look_at
+    real = client.look_at
 
     def forgotten(*arguments: Any) -> Any:
         work.forgotten = True
         return real(*arguments)
 
-    monkeypatch.setattr(client, "_look_at", forgotten)
+    monkeypatch.setattr(client, "look_at", forgotten)
     with pytest.raises(LxdError, match="work failed: the pool is sad"):
         client.wait(operation, "work")
     assert client.why_failed(operation, "work") is None
@@ -651,6 +659,34 @@ def test_an_instance_is_stopped_and_deleted(daemon: Daemon) -> None:
         ["DELETE /1.0/instances/i"] if in_one else ["PUT /1.0/instances/i/state", "DELETE /1.0/instances/i"]
     )
     assert any("force=1" in one for one in daemon.asked) is in_one
+
+
+def test_one_request_has_lxd_remove_an_instance(daemon: Daemon) -> None:
+    """And nobody waits for the end."""
+    in_one = "instance_force_delete" in daemon.lxd.server["api_extensions"]
+    request = "DELETE /1.0/instances/i" if in_one else "PUT /1.0/instances/i/state"
+    work = daemon.start(request, "1", status_code=103)
+    client = Lxd()
+    operation = client.begin_removal("p", "i")
+    assert [one.partition("?")[0] for one in daemon.asked[1:]] == [request]
+    assert operation is not None
+    assert client.look_at(operation, "work") is None
+    work.end(400, "it is busy")
+    ended = client.look_at(operation, "work")
+    assert ended is not None
+    assert ended.error == "it is busy"
+    assert client.begin_removal("p", "gone") is None
+
+
+def test_which_instances_lxd_is_removing(daemon: Daemon) -> None:
+    over = {**daemon.removal("over"), "status_code": 200}
+    running = [daemon.removal("a"), daemon.removal("b", "Deleting instance"), daemon.removal("c", "Executing command")]
+    daemon.say("GET /1.0/operations", {"running": [*running, {**running[0], "resources": None, "metadata": None}]})
+    assert Lxd().removed_instances("p") == {"a", "b"}
+    daemon.say("GET /1.0/operations", {"running": [], "success": [over]})
+    assert Lxd().removed_instances("p") == set()
+    daemon.say("GET /1.0/operations", {})
+    assert Lxd().removed_instances("p") == set()
 
 
 def test_in_a_cluster_everything_local_is_on_this_member(daemon: Daemon) -> None:

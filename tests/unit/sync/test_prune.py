@@ -122,6 +122,19 @@ def test_only_builders_of_a_killed_run_are_removed(here: Place) -> None:
     assert not prune.builders(here.context, here.said.append)
 
 
+def test_a_builder_that_lxd_is_removing_is_not_left_over(here: Place) -> None:
+    """The run before asked for that, and did not wait."""
+    here.daemon.instances["lxdocker", "going"] = builder_of_a_killed_one()
+    here.daemon.going = {"going"}
+    assert not prune.builders(here.context, here.said.append)
+    assert prune.look(here.context, None).builders == ()
+    assert here.said == []
+    here.daemon.going = set()  # LXD could not do it
+    assert prune.look(here.context, None).builders == ("going",)
+    assert prune.builders(here.context, here.said.append)
+    assert here.said == ["removed going, left over from an earlier run"]
+
+
 def test_layers_of_the_images_in_the_store_stay(here: Place) -> None:
     here.sync(here.image("web"), here.image("other"))
     prune.layers(here.context, here.builders)
@@ -134,6 +147,13 @@ def test_while_another_lxdocker_builds_no_layer_is_dropped(here: Place) -> None:
     here.daemon.instances["lxdocker", "busy"] = builder_of_another()
     prune.layers(here.context, here.builders)
     assert (here.builders.cached, here.builders.made) == ([], 0)
+
+
+def test_a_builder_that_is_going_away_keeps_no_layer(here: Place) -> None:
+    here.daemon.instances["lxdocker", "going"] = builder_of_a_killed_one()
+    here.daemon.going = {"going"}
+    prune.layers(here.context, here.builders)
+    assert here.builders.made == 1
 
 
 def test_without_a_builder_image_there_is_no_cache_to_tidy(here: Place) -> None:
