@@ -4,7 +4,7 @@
 # A record is the fields KIND NUMBER PATH MODE OWNER GROUP TARGET SIZE, each with a NUL at its end, and SIZE bytes. KIND:
 #   file    a new file with these bytes; what is there is replaced, unless it is a folder
 #   append  bytes for the end of a file, also of one that a link names
-#   folder  a folder, unless there is one
+#   folder  a folder, unless there is one; with a TARGET, also mode and owner of one that is there
 #   link    a symbolic link to TARGET; what is there is replaced, unless it is a folder
 #   absent  removes whatever is there
 # MODE is octal; OWNER and GROUP are numbers, or names that the image knows. Empty fields stand for the defaults.
@@ -122,13 +122,17 @@ sub append {
 }
 
 sub folder {
-	my ($path, $mode, $owner, $group) = @_;
+	my ($path, $mode, $owner, $group, $as_given) = @_;
 	my $there = place($path, 1, 1);
 	lstat $there;
-	return if -d _;
-	-e _ and refuse("$path is " . what($there) . ' in the image, not a folder');
-	mkdir $there, 0755 or refuse("making $path failed: $!");
-	own($there, $owner, $group, 0);
+	my $is_new = !-d _;
+	if ($is_new) {
+		-e _ and refuse("$path is " . what($there) . ' in the image, not a folder');
+		mkdir $there, 0755 or refuse("making $path failed: $!");
+	}
+	$is_new || $as_given or return;
+	own($there, $owner, $group, $is_new ? 0 : -1);
+	!$as_given || $mode eq '' or chmod oct $mode, $there or refuse("mode of $path: $!");
 }
 
 sub symbolic {
@@ -174,7 +178,7 @@ while (defined(my $kind = field())) {
 	defined $size or refuse('the list of changes is incomplete');
 	if ($kind eq 'file') { file($path, $mode, $owner, $group, $size) }
 	elsif ($kind eq 'append') { append($path, $mode, $owner, $group, $size) }
-	elsif ($kind eq 'folder') { folder($path, $mode, $owner, $group) }
+	elsif ($kind eq 'folder') { folder($path, $mode, $owner, $group, $target) }
 	elsif ($kind eq 'link') { symbolic($path, $target) }
 	elsif ($kind eq 'absent') { absent($path) }
 	else { refuse("no such kind of change: $kind") }

@@ -27,6 +27,7 @@ RECORDS = PurePath("/run/changes")  # what change.pl reads
 LAYER = "/run/layer"  # with a number behind it
 PACKAGE_SECONDS = 1800
 SECRETS = "/run/secrets"  # in the image, while a command runs
+_AS_GIVEN = "as given"  # of a folder: mode and owner are set in any case
 _MOST_SECRET = 1 << 16  # bytes; in a builder there is little room in memory
 _SHELL = ("/bin/sh", "-c")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's default
@@ -80,6 +81,8 @@ def _records_of(number: int, change: FileChange, variables: Mapping[str, str]) -
     kind = "append" if change.append else "file"
     if change.absent:
         yield _record("absent", number, change, change.path)
+    elif change.folder:
+        yield _record("folder", number, change, change.path, target=_AS_GIVEN)
     elif change.symlink is not None:
         yield _record("link", number, change, change.path, target=change.symlink)
     elif change.source is not None:

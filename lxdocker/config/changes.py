@@ -33,12 +33,13 @@ Command = str | Words  # text for a shell, or arguments
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A file, folder or link to be put into the image, or removed from it. One of the first five is set."""
+    """A file, folder or link to be put into the image, or removed from it. One of the first six is set."""
 
     path: str
     content: str | None = None
     template: str | None = None
     source: Source | None = None
+    folder: bool = False
     symlink: str | None = None
     absent: bool = False
     append: bool = False

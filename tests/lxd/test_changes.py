@@ -284,7 +284,10 @@ SHOWN: dict[str, Any] = {
     "labels": {"org.opencontainers.image.version": "7"},
     "stop_signal": "SIGKILL",
     "healthcheck": {"test": ["CMD", "true"], "interval": "1s"},
-    "files": {"/srv/data/default": {"template": "{{ name }} {{ image }} {{ version }}.\n"}},
+    "files": {
+        "/srv/data": {"folder": True, "owner": "www-data", "mode": "0700"},
+        "/srv/data/default": {"template": "{{ name }} {{ image }} {{ version }}.\n"},
+    },
     "templates": {
         "/etc/site": {
             "content": "{{ instance.name }} {{ properties.word }}\n",
@@ -308,7 +311,7 @@ def test_an_instance_runs_as_the_spec_says(shown: World, launch: Callable[..., I
     assert "33\n33\n/srv/new\n" in log
     assert instance.shell("cat /etc/site") == f"{instance.name} w\n"
     assert instance.shell("cat /srv/data/default") == f"shown {shown.registry}/nginx:latest 7.\n"
-    assert "33" in instance.shell("stat -c %u /srv/data")
+    assert instance.shell("stat -c '%u %a' /srv/data") == "33 700\n"
     assert "healthy" in instance.shell("sleep 3; cat /run/lxd-health/status 2>/dev/null || /lxd-health || :")
     properties = next(image for image in shown.lxc.images().values() if "shown" in image["aliases"])["properties"]
     assert properties["oci.ports"] == "53/udp 8080/tcp"
@@ -339,7 +342,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "folder": (
         {"files": {"/a": {"content": "x"}, "/etc/text/x": {"content": "x"}}},
-        ["folder.yaml:3: files['/etc/text/x']: /etc/text is a file in the image, not a folder"],
+        ["folder.yaml:4: files['/etc/text/x']: /etc/text is a file in the image, not a folder"],
     ),
     "status": ({"run": [[*SH, "echo first"], [*SH, "echo why; exit 3"]]}, ["run[1]:", "why", "exit status 3"]),
     "slow": ({"run": [{"command": [*SH, "sleep 100"], "timeout": 1}]}, ["run[0]:", "it took longer than 1 s"]),

@@ -187,6 +187,21 @@ def test_a_folder_is_merged_with_the_image_s(image: Image, tmp_path: Path) -> No
     assert (image / "srv/old").read_text() == "old"
 
 
+def test_a_folder_of_its_own_has_the_owner_and_mode_that_are_given(image: Image) -> None:
+    (image / "old").mkdir(mode=0o700)
+    os.chown(image / "old", 7, 8)
+    image.change(
+        FileChange("/data", folder=True, owner="app", mode="0750"),
+        FileChange("/old", folder=True, group="web"),
+        FileChange("/plain/one", folder=True),
+    )
+    assert owner(image / "data") == (1234, 0, 0o750)
+    assert owner(image / "old") == (7, 4321, 0o700)
+    assert owner(image / "plain/one") == (0, 0, 0o755)
+    (image / "file").write_text("")
+    assert "/file is a file in the image, not a folder" in image.refuse(FileChange("/file", folder=True))
+
+
 def test_a_large_file_goes_through_in_pieces(image: Image, tmp_path: Path) -> None:
     specs = tmp_path / "specs"
     specs.mkdir()
