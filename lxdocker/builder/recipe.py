@@ -262,6 +262,7 @@ class _Telling:
         self._commands = 0
         self.command: list[str] = []  # the last that it has run
         self._to_come = list(phases)  # each once: each gets time of its own
+        self._commands_in_image = sum(phase.startswith(RUN) for phase in phases)
         self._fetched = 0
         self.phase = ""  # what it is at
         self.manifest: Digest | None = None
@@ -326,7 +327,8 @@ class _Telling:
 
     def _begin(self, phase: str) -> None:
         self.phase = phase
-        self._listener.phase(phase)
+        word, _, number = phase.partition(" ")
+        self._listener.phase(f"{word} {int(number) + 1} of {self._commands_in_image}" if word == RUN else phase)
 
     def _no_more(self, first: bytes, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         for piece in chain([first], pieces):

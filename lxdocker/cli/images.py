@@ -140,6 +140,8 @@ def validate(
     found = load_all(names or [], settings.specs, places_of(settings))
     if not names:
         _note_if_empty(console, SpecFolder(found), settings)
+    elif not found:
+        console.note("no mistake in what other specs extend; it makes no image")
     report.print_specs(console, found, json=json)
 
 

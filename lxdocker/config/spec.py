@@ -191,6 +191,8 @@ def select(
 
 
 def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
+    if inherit.is_base(f"{name.removesuffix('.yaml').removesuffix('.yml')}.yaml"):
+        return f"{yamlfile.quoted(name)} makes no image: other specs extend it"
     owners = [spec.name.value for spec in specs if name in spec.aliases]
     hint = f"; it is an alias of {owners[0]}" if owners else ""
     wanted = Path(name).stem if name.endswith(SUFFIXES) else name

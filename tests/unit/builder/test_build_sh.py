@@ -416,6 +416,16 @@ def test_lines_and_the_squashfs_come_apart_wherever_the_pieces_end(size: int) ->
     assert heard.telling.lost == 3
 
 
+def test_commands_in_the_image_are_phases_and_their_output_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    stream = b"said before\nphase run 0\nsaid one\x1b[31m\nphase run 1\nphase run 1\nphase run 7\nsaid two\n"
+    stream += b"phase pack\nsaid x\n"
+    with caplog.at_level("INFO", "lxdocker"):
+        heard = Heard(stream, phases=("run 0", "run 1", "pack"))
+    assert heard.phases == ["run 1 of 2", "run 2 of 2", "pack"]
+    assert caplog.messages == ["| one [31m", "| two"]
+    assert heard.steps == 3
+
+
 def test_a_builder_gets_no_time_for_saying_the_same_again_nor_words_of_its_own() -> None:
     heard = Heard(b"phase fetch\nphase fetch\nphase \x1b[31m\nfetched -1\nfetched \xc2\xb2\nmanifest x\nsudo\n\n\xff\n")
     assert heard.phases == ["fetch"]

@@ -126,7 +126,7 @@ def test_a_bad_spec_stops_only_itself_however_specs_are_named(place: Path, lxdoc
     image = make_image()
     write_layout(place / "image", [image], [(image.manifest, "1")], [])
     (place / "images.d/good.yaml").write_text(f"image: oci:{place}/image:1\n")
-    (place / "images.d/bad.yaml").write_text("image: nginx\nports: [80]\n")
+    (place / "images.d/bad.yaml").write_text("image: nginx\ndevices: [80]\n")
     wanted = {"good"} if not named or "bad" not in named[0] else set()
     for command, status in (("status", 0), ("sync --dry-run", 1)):
         done = lxdocker(*command.split(), "--json", *named)

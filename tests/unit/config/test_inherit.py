@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lxdocker.config.changes import FileChange
-from lxdocker.config.spec import ImageSpec, load_files, load_specs, read_specs, spec_names
-from lxdocker.errors import SpecError
+from lxdocker.config.spec import ImageSpec, load_files, load_specs, read_specs, select, spec_names
+from lxdocker.errors import SpecError, UsageError
 
 
 def write(folder: Path, **files: str) -> None:
@@ -151,3 +151,11 @@ def test_single_files_take_over_keys_as_well(tmp_path: Path) -> None:
     (spec,) = load_files([tmp_path / "web.yaml"])
     assert spec.behaviour.restart == "always"
     assert load_files([tmp_path / "_base.yaml"]) == ()
+
+
+@pytest.mark.parametrize("name", ["_base", "_base.yaml", "defaults"])
+def test_who_asks_for_the_image_of_a_base_is_told_why_there_is_none(tmp_path: Path, name: str) -> None:
+    write(tmp_path, _base="", defaults="", web="image: nginx\n")
+    with pytest.raises(UsageError) as caught:
+        select(load_specs(tmp_path), [name])
+    assert caught.value.details == f"{name!r} makes no image: other specs extend it"
