@@ -1,9 +1,9 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# build.sh DAMAGED NAME WORK STALL MOST SECONDS WAY MEMORY LIMIT EPOCH LEVEL LAYERS PRCTL COMMAND…: fetches NAME's image
-# with COMMAND, unpacks it, changes it, injects the runtime and packs the result as a squashfs. The same image gives the same bytes on
-# any day and any host. For WORK, STALL and MOST see fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LIMIT
-# unpack.sh, for EPOCH inject.sh. LEVEL is the zstd level. LAYERS are the digests of the known layers, separated by
+# build.sh DAMAGED NAME WORK STALL MOST SECONDS WAY MEMORY LIMIT EPOCH LEVEL LAYERS PRCTL WANTED [COMMAND…]: fetches
+# NAME's image with COMMAND, unpacks it, changes it, injects the runtime and packs the result as a squashfs. The same
+# image gives the same bytes on any day and any host. For WORK, STALL, MOST, WANTED and an image without COMMAND see
+# fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LIMIT unpack.sh, for EPOCH inject.sh. LEVEL is the zstd level. LAYERS are the digests of the known layers, separated by
 # blanks, for progress reports. For PRCTL see run.pl. The changes are in /run/changes (see change.pl), in the folders
 # steps/0, steps/1, … beside this script (see run.pl), and in /run/layer0, … (see layers.sh). DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
 # stdout reports progress, one item per line, and then carries the squashfs:
@@ -17,14 +17,14 @@
 #   lost COUNT      number of device nodes and file attributes that could not be created
 #   squashfs BYTES  the last line: BYTES bytes follow
 # stderr carries the programs' messages, with a form feed before each step. Exit status: 69 as connected.sh, 74 as
-# check.sh, 75 as unpack.sh, else the failing step's status below.
+# check.sh, 75 as unpack.sh, 79 as fetch.sh, else the failing step's status below.
 set -eu
 bb=/bin/busybox
 here=/run/build secrets=/dev/lxdocker-secrets rootfs=/build/rootfs squashfs=/build/rootfs.squashfs
 damaged=$1 name=$2 work=$3 stall=$4 most=$5 seconds=$6 way=$7 memory=$8 limit=$9
 shift 9
-epoch=$1 level=$2 layers=$3 prctl=$4
-shift 4
+epoch=$1 level=$2 layers=$3 prctl=$4 wanted=$5
+shift 5
 export PERL_BADLANG=0 # no warnings about missing locales
 export ran=/dev/lxdocker-ran # where scripts note what they run: in memory, and never the stream that reports progress
 # shellcheck source=lxdocker/builder/quoted.sh
@@ -43,7 +43,7 @@ step() { # STATUS COMMAND…: exits with STATUS if COMMAND fails
 	while IFS= read -r line; do tell "$line"; done <"$ran"
 	[ "$status" = 0 ] || {
 		[ "$status" -ne 137 ] || echo "it was killed" >&2
-		case "$status" in 69 | 74 | 75) failed=$status ;; esac
+		case "$status" in 69 | 74 | 75 | 79) failed=$status ;; esac
 		exit "$failed"
 	}
 }
@@ -79,8 +79,8 @@ trap '"$bb" rm -rf "$secrets"; [ -z "$watcher" ] || kill "$watcher" 2>/dev/null 
 tell phase fetch
 watch_fetching &
 watcher=$!
-step 72 "$bb" sh "$here/fetch.sh" "$name" "$work" "$secrets" "$stall" "$most" \
-	"$bb" sh "$here/connected.sh" "$seconds" "$way" "$@"
+[ "$#" = 0 ] || set -- "$bb" sh "$here/connected.sh" "$seconds" "$way" "$@"
+step 72 "$bb" sh "$here/fetch.sh" "$name" "$work" "$secrets" "$stall" "$most" "$wanted" "$@"
 trap - EXIT
 kill "$watcher" 2>/dev/null || :
 manifest=$("$bb" cat /run/digest)

@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016
-# fetch.sh NAME WORK SECRETS STALL MOST COMMAND…: has COMMAND copy NAME's image into the OCI layout WORK, in the layer
-# cache, and write its manifest's digest to /run/digest. Unpacking then uses the layout /run/layout, which is private to
+# fetch.sh NAME WORK SECRETS STALL MOST WANTED [COMMAND…]: has COMMAND copy NAME's image into the OCI layout WORK, in the
+# layer cache, and write its manifest's digest to /run/digest; unless the cache has all of the image whose manifest's
+# digest is WANTED (hex, or empty). Exit status 79 if it has not, and there is no COMMAND. Unpacking then uses the layout /run/layout, which is private to
 # this builder: builders share only the cache's blobs, whose names are their digests.
 # Transient failures are retried, keeping the blobs already downloaded. COMMAND is killed if no data arrives for STALL
 # seconds, or if a blob exceeds MOST bytes; 0 means no limit.
@@ -9,8 +10,9 @@
 # WORK are deleted at the end.
 set -eu
 bb=/bin/busybox
-name=$1 work=$2 secrets=$3 stall=$4 most=$5
-shift 5
+name=$1 work=$2 secrets=$3 stall=$4 most=$5 wanted=$6
+shift 6
+here=/run/build cache=/cache/blobs/sha256
 # shellcheck source=lxdocker/builder/quoted.sh
 if [ -n "${ran-}" ]; then . /run/build/quoted.sh; else note() { :; }; fi
 said=/dev/lxdocker-copied ended=/dev/lxdocker-copy-ended # in memory
@@ -85,28 +87,52 @@ passing="$passing|connection reset|broken pipe|server closed|connection lost|str
 passing="$passing|deadline exceeded|connection refused|no such host|temporary failure|is unreachable|no route to host"
 passing="$passing|(bad gateway|service unavailable|internal server error)"
 
-# The last attempt's messages are reported as the reason.
-for pause in 1 3 9 ''; do
-	status=0
-	copy "$@" || status=$?
-	[ "$status" != 0 ] || break
-	# Fetch the blobs unchanged instead, for mend.sh to convert.
-	if [ "$1" != perl ] && "$bb" grep -q 'unsupported docker v2s2 media type' "$said"; then
-		printf '\f' >&2
-		set -- perl /run/build/raw.pl "$work" "$@"
-		note ran "$@"
+# The digest of a file that describes an image, none of which is larger.
+sum() { "$bb" head -c 4194305 "$1" | "$bb" sha256sum | "$bb" cut -c1-64; }
+
+# Whether the cache has all of the wanted image, as far as that shows without reading its layers: umoci verifies them.
+# The host may have given the manifest, since skopeo converts Docker's, which then has another digest here.
+has_all() {
+	[ -n "$wanted" ] || return
+	if [ -e "$here/manifest" ]; then "$bb" cp "$here/manifest" "$work/given" && "$bb" mv "$work/given" "$cache/$wanted"; fi
+	[ -f "$cache/$wanted" ] && [ "$(sum "$cache/$wanted")" = "$wanted" ] &&
+		perl "$here/named.pl" <"$cache/$wanted" >/run/named 2>/dev/null || return
+	while read -r kind digest size _; do
+		[ -f "$cache/$digest" ] && [ "$("$bb" stat -c %s "$cache/$digest")" = "$size" ] || return
+		[ "$kind" != config ] || [ "$(sum "$cache/$digest")" = "$digest" ] || return
+	done </run/named
+	echo "sha256:$wanted" >/run/digest
+}
+
+# Transient failures are retried; the last attempt's messages are reported as the reason.
+fetch() { # COMMAND…
+	for pause in 1 3 9 ''; do
 		status=0
 		copy "$@" || status=$?
 		[ "$status" != 0 ] || break
-	fi
-	if [ -z "$pause" ] || [ -e "$ended" ] || ! "$bb" grep -Eqi "$passing" "$said"; then exit "$status"; fi
-	"$bb" sleep "$pause"
-	printf '\f' >&2
-done
+		# Fetch the blobs unchanged instead, for mend.sh to convert.
+		if [ "$1" != perl ] && "$bb" grep -q 'unsupported docker v2s2 media type' "$said"; then
+			printf '\f' >&2
+			set -- perl /run/build/raw.pl "$work" "$@"
+			note ran "$@"
+			status=0
+			copy "$@" || status=$?
+			[ "$status" != 0 ] || break
+		fi
+		if [ -z "$pause" ] || [ -e "$ended" ] || ! "$bb" grep -Eqi "$passing" "$said"; then exit "$status"; fi
+		"$bb" sleep "$pause"
+		printf '\f' >&2
+	done
+}
+
+if ! has_all; then
+	[ "$#" != 0 ] || exit 79
+	fetch "$@"
+fi
 
 read -r digest <"/run/digest" || [ -n "$digest" ]
 size=$("$bb" stat -c %s "/cache/blobs/sha256/${digest#sha256:}")
-"$bb" cp "$work/oci-layout" /run/layout/
+echo '{"imageLayoutVersion": "1.0.0"}' >/run/layout/oci-layout
 printf '{"schemaVersion": 2, "manifests": [{"mediaType": "%s", "digest": "%s", "size": %d, "annotations": {"%s": "%s"}}]}\n' \
 	application/vnd.oci.image.manifest.v1+json "$digest" "$size" org.opencontainers.image.ref.name image \
 	>/run/layout/index.json

@@ -64,6 +64,7 @@ NOT_LAUNCHABLE = 74
 NOT_CHANGED = 76
 COMMAND_FAILED = 77
 LAYER_FAILED = 78
+NOT_CACHED = 79
 EXPORT = "export"
 RUN = "run"  # with the command's number behind it
 # By its phase.
@@ -131,6 +132,8 @@ class BuildRequest:
     by_hand: tuple[str, ...] = ()  # the command that prints what the builder is given, for the log
     changes: Changes = NO_CHANGES
     given: tuple[tuple[str, str], ...] = ()  # variables that lxdocker gives to templates
+    raw_manifest: bytes | None = None  # of an image in a registry, where it is known
+    cached: bool = False  # whether the image must be in the layer cache: there is no way to fetch it
 
     @property
     def commands(self) -> tuple[changing.Running, ...]:
@@ -154,6 +157,10 @@ class BuildRequest:
         return self.commands[int(number)].timeout + RUN_SECONDS if word == RUN else self.timeout
 
 
+class NotCachedError(BuildError):
+    """The layer cache lacks an image that was expected there."""
+
+
 @dataclass(frozen=True, slots=True)
 class DamagedCache:
     """Of the manifest's blobs one is not what its name says."""
@@ -164,7 +171,7 @@ class DamagedCache:
 def build_image(open_builder: OpenBuilder, request: BuildRequest, folder: Path, listener: Listener) -> Artifact:
     """Fetches, unpacks, changes, injects and packs in a builder; streams the result into ``folder``.
 
-    Raises BuildError with the failing tool's own words.
+    Raises BuildError with the failing tool's own words, NotCachedError for an image that has to be fetched.
     """
     damaged: DamagedCache | None = None
     while True:
@@ -232,6 +239,8 @@ def _failure(builder: Builder, request: BuildRequest, telling: _Telling, result:
         running = request.commands[int(telling.phase.partition(" ")[2])]
         resolution = "correct the command; sync -v shows all of its output, --keep-builder leaves the builder"
         return BuildError(f"running a command in {request.source} failed", f"{running.place}:\n{said}", resolution)
+    if result.status == NOT_CACHED:
+        return NotCachedError(f"{request.source} is not in the layer cache", "", "run the same command again")
     if result.status == NOT_CONNECTED:
         return builder.missing_connection()
     if result.status == NOT_LAUNCHABLE:
@@ -361,11 +370,12 @@ def _clean_up_argv(builder: Builder) -> list[str]:
 
 
 def _build_argv(builder: Builder, request: BuildRequest, damaged: DamagedCache | None) -> list[str]:
+    work, wanted = _work(builder), ""
     if isinstance(request.source, DiskRef):
         source = _push_from_disk(builder, request.source, request.manifest)
     else:
         source = skopeo.source_name(request.source)
-    work = _work(builder)
+        wanted = request.source.digest.hex if request.source.digest else ""
     copy = skopeo.copy_argv(
         source,
         skopeo.disk_name(ArchiveKind.OCI_LAYOUT, work, TAG),
@@ -391,8 +401,8 @@ def _build_argv(builder: Builder, request: BuildRequest, damaged: DamagedCache |
         str((request.size_limit or 0) >> 10),
     ]
     words += [str(request.config.created), str(request.compression_level), " ".join(request.layers)]
-    words += [str(changing.prctl_number(request.arch))]
-    return [BUSYBOX, "sh", "-c", RECEIVE, "build", *words, *copy]
+    words += [str(changing.prctl_number(request.arch)), wanted]
+    return [BUSYBOX, "sh", "-c", RECEIVE, "build", *words, *([] if request.cached else copy)]
 
 
 def image_metadata(request: BuildRequest) -> bytes:
@@ -415,6 +425,8 @@ def given(request: BuildRequest) -> bytes:
         scripts += (changing.CHANGE, changing.PREPARE, changing.RUN, changing.RESTORE, changing.LAYERS)
     files = {SCRIPTS / script.name: script.read_bytes() for script in scripts}
     files[SCRIPTS / "runtime.tar"] = render.runtime_tar(request.config, request.behaviour, supervise=request.supervise)
+    if request.raw_manifest:
+        files[SCRIPTS / "manifest"] = request.raw_manifest
     if request.authfile:
         files[AUTHFILE] = request.authfile.encode()
     files |= _of_route(request.route)

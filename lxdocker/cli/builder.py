@@ -138,5 +138,5 @@ def builder_input(
     found = read_specs(settings.specs, places_of(settings))
     (spec,) = select(found.specs, [name], found.broken, settings.specs)
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
-        request = Making.of(context, wanted_again(context, spec, manifest)).request
+        request = Making.of(context, wanted_again(context, spec, manifest), anew=True).request
     ctx.obj.console.write(recipe.image_metadata(request) if metadata else recipe.given(request))

@@ -188,6 +188,7 @@ def add(
     from lxdocker.docker import expects, translate
     from lxdocker.docker.quantities import instance_name
     from lxdocker.source.credentials import Credentials
+    from lxdocker.source.known import Known
     from lxdocker.source.registry import RegistryClient
     from lxdocker.source.resolve import Resolver
     from lxdocker.values import Arch, ImageName, RegistryRef, parse_image_ref
@@ -210,7 +211,7 @@ def add(
         progress.step(f"asking {ref.registry if isinstance(ref, RegistryRef) else ref.path}"),
         RegistryClient(Credentials(), settings.insecure_registries) as registry,
     ):
-        resolver = Resolver(registry, Arch.host())
+        resolver = Resolver(registry, Arch.host(), Known.of(os.environ))
         oci = resolver.config(ref, resolver.resolve(ref, None))
     found = expects.expectations(ref, oci)
     pool = settings.pool or "default"

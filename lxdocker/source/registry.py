@@ -141,6 +141,11 @@ class RegistryClient:
         _require_no_page(answer, ref)
         return Digest.of(answer.body)
 
+    def lets_read(self, ref: RegistryRef) -> bool:
+        """Whether the registry says that this user may read ``ref``: a HEAD, also where that is a digest."""
+        path = f"/v2/{ref.repository}/manifests/{ref.digest or ref.tag}"
+        return self._ask("HEAD", ref, path, _ACCEPT, 0).status == 200
+
     def manifest(self, ref: RegistryRef, digest: Digest) -> bytes:
         """The manifest or index ``digest`` of ``ref``'s repository; up to 4 MiB; matches the digest."""
         path = f"/v2/{ref.repository}/manifests/{digest}"

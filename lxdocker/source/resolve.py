@@ -1,6 +1,7 @@
 """From a spec's reference to exactly one image: its manifest and its configuration for this architecture.
 
-The record of an earlier build is the cache: if the tag still names the same digest, nothing else is asked.
+The record of an earlier build is the cache: if the tag still names the same digest, nothing else is asked. Nor is what
+a registry has sent before, to whomever it lets read the image.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lxdocker.errors import ArchMissingError, BuildError, LxdockerError, RegistryError
+from lxdocker.source.known import Known
 from lxdocker.source.oci import (
     Index,
     Layer,
@@ -50,9 +52,11 @@ class ResolvedImage:
 class Resolver:
     """Resolves references for one architecture. Thread-safe."""
 
-    def __init__(self, registry: RegistryClient, arch: Arch) -> None:
+    def __init__(self, registry: RegistryClient, arch: Arch, known: Known | None = None) -> None:
         self._registry = registry
         self._arch = arch
+        self._known = known or Known()
+        self._readable: set[RegistryRef] = set()  # of references that are digests
         self._lock = threading.Lock()
         # The few configurations that resolving itself needed, until config() asks for them.
         self._configs: dict[Digest, OciConfig] = {}
@@ -72,18 +76,23 @@ class Resolver:
         return self._found(
             str(ref),
             source,
-            lambda digest: self._registry.manifest(ref, digest),
-            lambda digest: self._registry.config_blob(ref, digest),
+            lambda digest: self._sent(ref, digest, self._registry.manifest),
+            lambda digest: self._sent(ref, digest, self._registry.config_blob),
         )
 
-    def config(self, ref: ImageRef, resolved: ResolvedImage) -> OciConfig:
-        """The configuration of ``resolved``, for images that will be built.
+    def config(self, ref: ImageRef, resolved: ResolvedImage, *, anew: bool = False) -> OciConfig:
+        """The configuration of ``resolved``, for images that will be built. ``anew``: from the registry, even if it is
+        known, since that shows the way to its blobs.
 
         Raises ArchMissingError for another architecture, BuildError for an unusable one, and what resolve() raises.
         """
         with self._lock:
             kept = self._configs.pop(resolved.config_digest, None)
-        return kept or self._fetch_config(ref, resolved)
+        return kept or self._fetch_config(ref, resolved, anew)
+
+    def known_manifest(self, resolved: ResolvedImage) -> bytes | None:
+        """The manifest of an image in a registry, where that need not be asked."""
+        return self._known.get(resolved.manifest_digest)
 
     def resolve_all(
         self, wanted: Sequence[tuple[ImageRef, ResolvedImage | None]], workers: int = WORKERS
@@ -187,9 +196,31 @@ class Resolver:
         self._keep(resolved.config_digest, self._parse_config(str(ref), config))
         return resolved
 
-    def _fetch_config(self, ref: ImageRef, resolved: ResolvedImage) -> OciConfig:
+    def _sent(
+        self, ref: RegistryRef, digest: Digest, ask: Callable[[RegistryRef, Digest], bytes], *, anew: bool = False
+    ) -> bytes:
+        """What the registry has sent before, to this user, or sends now."""
+        content = None if anew else self._known.get(digest)
+        if content is not None and self._may_read(ref):
+            return content
+        content = ask(ref, digest)
+        self._known.put(digest, content)
+        return content
+
+    def _may_read(self, ref: RegistryRef) -> bool:
+        """Whether the registry says so. It has said so of a tag, which was resolved; of a digest nothing was asked."""
+        if ref.digest is None or ref in self._readable:
+            return True
+        if not self._registry.lets_read(ref):
+            return False
+        with self._lock:
+            self._readable.add(ref)
+        return True
+
+    def _fetch_config(self, ref: ImageRef, resolved: ResolvedImage, anew: bool = False) -> OciConfig:
         if isinstance(ref, RegistryRef):
-            return self._parse_config(str(ref), self._registry.config_blob(ref, resolved.config_digest))
+            raw = self._sent(ref, resolved.config_digest, self._registry.config_blob, anew=anew)
+            return self._parse_config(str(ref), raw)
         changed = RegistryError(
             f"{ref} changed while lxdocker read it",
             f"its configuration should have the digest {resolved.config_digest}",

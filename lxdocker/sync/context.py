@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from lxdocker.image.wanted import Wanted
 from lxdocker.lxd.api import Lxd
 from lxdocker.lxd.store import Store
 from lxdocker.source.credentials import Credentials
+from lxdocker.source.known import Known
 from lxdocker.source.registry import RegistryClient
 from lxdocker.source.resolve import ResolvedImage, Resolver
 from lxdocker.sync.holdings import Holdings
@@ -78,6 +80,6 @@ def open_context(settings: Settings, cancelled: threading.Event) -> Iterator[Con
             tree=Tree(settings.tree),
             credentials=credentials,
             registry=registry,
-            resolver=Resolver(registry, arch),
+            resolver=Resolver(registry, arch, Known.of(os.environ)),
             cancelled=cancelled,
         )

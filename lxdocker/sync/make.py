@@ -69,13 +69,15 @@ class Making:
     own_init: str | None  # the image's own, if that will be PID 1
 
     @classmethod
-    def of(cls, context: Context, wanted: Wanted) -> Making:
-        """Asks the registry for the image's configuration, and how to reach it. Raises LxdockerError."""
+    def of(cls, context: Context, wanted: Wanted, *, anew: bool = False) -> Making:
+        """Asks the registry for the image's configuration, and how to reach it; where this is not ``anew``, only for
+        what is not known of the image. Raises LxdockerError.
+        """
         spec = wanted.spec
-        config = overridden(context.resolver.config(spec.image, wanted.resolved), spec.changes.overrides)
+        config = overridden(context.resolver.config(spec.image, wanted.resolved, anew=anew), spec.changes.overrides)
         provenance = wanted.provenance(datetime.now(UTC))
         properties = image_properties(spec, config, provenance, wanted.arch)
-        request = build_request(context, wanted, config, properties)
+        request = build_request(context, wanted, config, properties, anew=anew)
         pid1 = own_init(config) if spec.disable_supervisor == "auto" else None
         return cls(request, provenance, properties, pid1)
 

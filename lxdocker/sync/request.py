@@ -13,17 +13,27 @@ from lxdocker.http.route import NOWHERE
 from lxdocker.image.provenance import source_label
 from lxdocker.image.wanted import Wanted
 from lxdocker.runtime.own_init import is_supervised
-from lxdocker.source.oci import OciConfig
+from lxdocker.source.oci import Layer, Manifest, OciConfig, parse_manifest
 from lxdocker.sync.context import Context
 from lxdocker.values import Digest, RegistryRef
 
 
-def build_request(context: Context, wanted: Wanted, config: OciConfig, properties: Mapping[str, str]) -> BuildRequest:
-    """Raises RegistryError where the registry has to be asked for the way there, and does not answer."""
+def build_request(
+    context: Context, wanted: Wanted, config: OciConfig, properties: Mapping[str, str], *, anew: bool = False
+) -> BuildRequest:
+    """An image that was built before, and is known, is expected in the layer cache unless it is to be fetched ``anew``:
+    nothing is fetched then, and no way, network or login needed.
+
+    Raises RegistryError where the registry has to be asked for the way there, and does not answer.
+    """
     spec, resolved, settings = wanted.spec, wanted.resolved, context.settings
     registry = spec.image if isinstance(spec.image, RegistryRef) else None
-    layers = resolved.layers or ()
-    route = context.registry.route(registry, layers[0].digest if layers else None) if registry else NOWHERE
+    raw = context.resolver.known_manifest(resolved) if registry else None
+    cached = raw is not None and resolved.layers is None and not anew
+    layers = resolved.layers or (_layers(raw, str(spec.image)) if raw else ())
+    route = NOWHERE
+    if registry and not cached:
+        route = context.registry.route(registry, layers[0].digest if layers else None)
     return BuildRequest(
         name=spec.name,
         source=registry.at(resolved.manifest_digest) if registry else spec.image,
@@ -35,7 +45,7 @@ def build_request(context: Context, wanted: Wanted, config: OciConfig, propertie
         compression_level=wanted.compression_level,
         timeout=settings.build_timeout,
         route=replace(route, network=True) if spec.changes.needs_network else route,
-        authfile=context.credentials.authfile_json(registry) if registry else None,
+        authfile=context.credentials.authfile_json(registry) if registry and not cached else None,
         layers=tuple(layer.digest.hex for layer in layers),
         size=sum(layer.size for layer in layers) if layers else None,
         stall_timeout=settings.stall_timeout,
@@ -45,7 +55,14 @@ def build_request(context: Context, wanted: Wanted, config: OciConfig, propertie
         by_hand=_by_hand(context.settings, wanted),
         changes=spec.changes,
         given=_given(wanted, config),
+        raw_manifest=raw,
+        cached=cached,
     )
+
+
+def _layers(raw: bytes, what: str) -> tuple[Layer, ...]:
+    parsed = parse_manifest(raw, what=what)
+    return parsed.layers if isinstance(parsed, Manifest) else ()
 
 
 def _given(wanted: Wanted, config: OciConfig) -> tuple[tuple[str, str], ...]:

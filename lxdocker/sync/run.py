@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from lxdocker.builder import image as builder_image
 from lxdocker.builder import placement
 from lxdocker.builder.instance import Workshop
+from lxdocker.builder.recipe import NotCachedError
 from lxdocker.config.spec import BrokenSpec, ImageSpec
 from lxdocker.errors import HostError, LxdockerError, TreeError
 from lxdocker.image.wanted import Wanted
@@ -119,18 +120,23 @@ def sync(
             outcomes += [prune.remove(context, removal) for removal in removals]
             with progress.step("removing what is no longer needed"):
                 pruned = prune.versions(context)
-                if was_killed or any(_may_free_layers(holdings, outcome) for outcome in outcomes):
+                if was_killed or _may_free_layers(holdings, actions, outcomes):
                     tidy(lambda: prune.layers(context, run.opened), say)
             kept = tuple(run.opened.kept) if run.opened else ()
     return Report(tuple(outcomes), tuple(pruned), kept, context.settings.builder_project)
 
 
-def _may_free_layers(holdings: Holdings, outcome: Outcome) -> bool:
-    """Whether layers may have lost their last user."""
-    if outcome.status is Status.REMOVED:
+def _may_free_layers(holdings: Holdings, actions: Sequence[PerSpec], outcomes: Sequence[Outcome]) -> bool:
+    """Whether layers may have lost their last user: those of a removed image, or of one that was made of others now."""
+    if any(outcome.status is Status.REMOVED for outcome in outcomes):
         return True
-    built = outcome.name if outcome.status is Status.BUILT else None
-    return isinstance(built, ImageName) and holdings.stored(built) is not None
+    for action, outcome in zip(actions, outcomes, strict=False):
+        if outcome.status is Status.BUILT and not isinstance(action, Fail):
+            manifest = action.wanted.resolved.manifest_digest
+            before = holdings.made_for(action.spec.name)
+            if any(stored.provenance.manifest_digest != manifest for stored in before):
+                return True
+    return False
 
 
 def _open_workshop(
@@ -264,7 +270,11 @@ class Run:
             raise builders
         making = Making.of(self._context, action.wanted)
         with self._context.tree.staging(spec.name) as folder:
-            finished = making.run(builders, folder, self._progress, self._delivery.say)
+            try:
+                finished = making.run(builders, folder, self._progress, self._delivery.say)
+            except NotCachedError:  # as after a prune
+                making = Making.of(self._context, action.wanted, anew=True)
+                finished = making.run(builders, folder, self._progress, self._delivery.say)
             self._progress.phase(spec.name, "import")
             self._delivery.deliver(spec, finished, action.damaged)
         return Outcome(spec.name, Status.BUILT, action.reason, finished.artifact.fingerprint)

@@ -88,6 +88,11 @@ class Place:
         path.write_text("builder_from: mmdebstrap\n")
         return path
 
+    @property
+    def _cache(self) -> Path:
+        """What lxdocker keeps there is known of images."""
+        return self.run / "work/cache"
+
     @cached_property
     def pool(self) -> Path:
         """The pool ``default`` as seen by LXD, which may have mounted it in its own namespace."""
@@ -101,11 +106,11 @@ class Place:
         folder.mkdir()
         return folder
 
-    def specs(self, folder: Path, references: Mapping[str, str]) -> None:
-        """Writes specs into ``folder``, each with a name and its image."""
-        (folder / "images.d").mkdir()
+    def specs(self, folder: Path, references: Mapping[str, str], **keys: Any) -> None:
+        """Writes specs into ``folder``, each with a name, its image, and the same other keys."""
+        (folder / "images.d").mkdir(exist_ok=True)
         for name, reference in references.items():
-            (folder / "images.d" / f"{name}.yaml").write_text(yaml.safe_dump({"image": reference}))
+            (folder / "images.d" / f"{name}.yaml").write_text(yaml.safe_dump({"image": reference, **keys}))
 
     # ---- commands
 
@@ -129,7 +134,8 @@ class Place:
         argv += ["--specs", folder / "images.d", "--tree", folder / "tree"]
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             began = time.monotonic()
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            environment = {**os.environ, "XDG_CACHE_HOME": str(self._cache)}
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
             peak = 0.0
             try:
                 while process.poll() is None:
@@ -162,9 +168,13 @@ lxc image import {metadata.name} rootfs.squashfs --alias {alias}
     # ---- in between
 
     def forget(self, folder: Path, project: str = "default") -> None:
-        """Restores the state before any sync: no images, published files or cached layers; then waits for the disks."""
+        """Restores the state before any sync: no images, published files, cached layers or anything known of images;
+        then waits for the disks.
+        """
+        self.settle_builders()
         for path in ("tree", *(path.name for path in folder.glob("hand-*"))):
             shutil.rmtree(folder / path, ignore_errors=True)
+        shutil.rmtree(self._cache, ignore_errors=True)
         for url in json.loads(self.command("lxc", "query", f"/1.0/images?project={project}")):
             self.command("lxc", "query", "-X", "DELETE", "--wait", f"{url.split('?')[0]}?project={project}")
         self.forget_layers()
@@ -176,6 +186,13 @@ lxc image import {metadata.name} rootfs.squashfs --alias {alias}
         if any("/cache" in url for url in json.loads(self.command("lxc", "query", f"{volumes}?project={PROJECT}"))):
             self.command("lxc", "storage", "volume", "delete", "default", "cache", "--project", PROJECT)
         self.command("lxc", "storage", "volume", "create", "default", "cache", "--project", PROJECT)
+
+    def settle_builders(self) -> None:
+        """Waits until LXD has removed all builders, for which lxdocker does not wait."""
+        projects = json.loads(self.command("lxc", "query", "/1.0/projects"))
+        there = f"/1.0/projects/{PROJECT}" in projects
+        while there and json.loads(self.command("lxc", "query", f"/1.0/instances?project={PROJECT}")):
+            time.sleep(POLL_SECONDS)
 
     def settle(self) -> None:
         """Waits until earlier deletions and writes have settled."""

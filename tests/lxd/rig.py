@@ -437,7 +437,8 @@ class World:
         inherited = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "LXD_DIR", "LXD_CONF") if key in os.environ}
         config = self.folder / "config.yaml"
         config.write_text(yaml.safe_dump(self.settings))
-        return {**inherited, "HOME": str(self.folder / "home"), "LXDOCKER_CONFIG": str(config), "LC_ALL": "C.UTF-8"}
+        folders = {"HOME": str(self.folder / "home"), "XDG_CACHE_HOME": str(self.folder / "cache")}
+        return {**inherited, **folders, "LXDOCKER_CONFIG": str(config), "LC_ALL": "C.UTF-8"}
 
     def arguments(self, command: Sequence[str]) -> list[str]:
         where = {"--specs": str(self.specs), "--tree": str(self.tree), "--project": self.project}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Lxc, World, image, tiny
+from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Lxc, World, end_of_builders, image, tiny
 from tests.lxd.test_ways import PROXIED, relay
 from tests.registry_server import Handler, Images, ScriptedServer
 from tests.registry_server import registry as serving
@@ -60,6 +60,7 @@ class Shell:
         lines = [line for line in commands(log) if name in line or "--metadata" in line]
         building = next(number for number, line in enumerate(lines) if "build.sh" in line)
         (reading,) = (line for line in commands(log, "++") if line.endswith(f">{FILES[1]}"))
+        end_of_builders()  # of which one had the same name
         try:
             self.paste(*lines[: building + 1], reading)
         finally:
@@ -110,7 +111,7 @@ def test_without_v_nothing_is_shown_and_a_file_has_it_all(world: World, tmp_path
     assert any(" INFO job_0 lxdocker.builder: ++ lxc exec " in line for line in lines)
     assert any(" DEBUG " in line and "lxdocker.http: " in line for line in lines)
     less = world.run("sync", "--force", "-v")
-    assert [line for line in commands(less.err) if line.startswith("lxc exec ")]
+    assert [line for line in commands(less.err) if " | lxc exec " in line]
     assert not [line for line in less.err.splitlines() if line.startswith(("HEAD ", "+ lxc query /"))]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests import schemas
 from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, big, cache_folder, entry, image, layer, tiny, unsquash
-from tests.registry_server import make_index, write_layout
+from tests.registry_server import Images, make_image, make_index, registry, write_layout
 
 AMD = {"os": "linux", "architecture": "amd64"}
 ARM = {"os": "linux", "architecture": "arm64"}
@@ -423,6 +423,40 @@ def test_building_without_the_layer_cache_gives_the_same_image(pair: World) -> N
     before = pair.lxc.aliases()["app"]
     Lxc(BUILDER_PROJECT)("storage", "volume", "delete", "default", "cache")
     assert pair.sync("--force", "app").fingerprint("app") == before
+
+
+@pytest.mark.any_lxd
+@pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
+def test_a_changed_spec_of_the_same_image_fetches_nothing(world: World, tmp_path: Path, docker: bool) -> None:
+    """Docker's manifests too, which are other ones in the layer cache. And what that has lost is fetched after all."""
+    with registry(tmp_path / "registry") as server:
+        Images(server.address).push("app", "1", make_image(docker=docker))
+        reference = f"{server.address}/app:1"
+        world.spec("app", reference)
+        first = world.sync().fingerprint("app")
+        asked = len(server.requests())
+        world.spec("app", reference, umask="0027")
+        changed = world.sync()
+        assert changed.statuses == {"app": "built"}
+        assert [request.method for request in server.requests(asked + 1)[asked:]] == ["HEAD"]
+        Lxc(BUILDER_PROJECT)("storage", "volume", "delete", "default", "cache")
+        assert world.sync("--force").fingerprint("app") == changed.fingerprint("app") != first
+
+
+@pytest.mark.any_lxd
+@pytest.mark.parametrize("kind", ["manifest", "config", "layer"])
+def test_a_damaged_blob_is_fetched_again_for_a_changed_spec(world: World, kind: str) -> None:
+    made = tiny("app")
+    world.wants("app", made)
+    world.sync()
+    blob = {"manifest": made.manifest, "config": made.config, "layer": made.layers[0]}[kind]
+    path = cache_folder() / "blobs/sha256" / blob.digest.removeprefix("sha256:")
+    path.write_bytes(bytes(len(blob.content)))
+    world.spec("app", world.ref("app"), umask="0027")
+    changed = world.sync()
+    assert changed.statuses == {"app": "built"}
+    assert path.read_bytes() == blob.content
+    assert world.sync("--force").fingerprint("app") == changed.fingerprint("app")
 
 
 # ---- halves

@@ -38,10 +38,18 @@ class Cache:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def copy(self, name: str, script: str, stall: int = 0, most: int = 0) -> subprocess.CompletedProcess[str]:
-        """Runs fetch.sh with a shell script in skopeo's place."""
+    def copy(
+        self, name: str, script: str, stall: int = 0, most: int = 0, wanted: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs fetch.sh with a shell script in skopeo's place; with nothing there if that is empty."""
         fetch = ("/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", name, WORK, "/secrets", str(stall), str(most))
-        return self.root.run(*fetch, "/bin/busybox", "sh", "-c", script)
+        copying = ("/bin/busybox", "sh", "-c", script) if script else ()
+        return self.root.run(*fetch, wanted, *copying)
+
+    def has_perl(self) -> None:
+        """For what reads a manifest."""
+        self.root.install("perl")
+        self.root.write("/run/build/named.pl", (FETCH.parent / "named.pl").read_bytes())
 
     def blob(self, content: bytes) -> str:
         """Writes a blob; returns its digest."""
@@ -93,6 +101,67 @@ def test_what_is_unpacked_is_what_this_builder_fetched(cache: Cache) -> None:
     assert json.loads((cache.root / LAYOUT / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
     assert (cache.root / LAYOUT / "blobs").readlink() == Path("/cache/blobs")
     assert cache.entries("cache/work") == set()
+
+
+def manifest_of(cache: Cache, config: bytes, *layers: bytes) -> bytes:
+    """Of an image whose blobs the cache has."""
+    described = [{"digest": cache.blob(content), "size": len(content)} for content in (config, *layers)]
+    return json.dumps({"config": described[0], "layers": described[1:]}).encode()
+
+
+def hex_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+NEVER = "echo copied >&2; exit 3"
+
+
+@pytest.mark.parametrize("script", [NEVER, ""])
+@pytest.mark.parametrize("given", [False, True])
+def test_what_the_cache_has_is_not_fetched_again(cache: Cache, given: bool, script: str) -> None:
+    """``given``: the host has the manifest, and the cache has not, as where skopeo has converted it."""
+    cache.has_perl()
+    manifest = manifest_of(cache, b"{}", b"layer", b"another")
+    if given:
+        cache.root.write("/run/build/manifest", manifest)
+    else:
+        cache.blob(manifest)
+    cache.root.write("/secrets/auth.json", "login")
+    done = cache.copy("web", script, wanted=hex_of(manifest))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (cache.root / "run/digest").read_text().strip() == f"sha256:{hex_of(manifest)}"
+    (entry,) = json.loads((cache.root / LAYOUT / "index.json").read_text())["manifests"]
+    assert (entry["digest"], entry["size"]) == (f"sha256:{hex_of(manifest)}", len(manifest))
+    assert (cache.root / "cache/manifests/web").read_text().strip() == f"sha256:{hex_of(manifest)}"
+    assert (cache.root / "cache/blobs/sha256" / hex_of(manifest)).read_bytes() == manifest
+    assert not (cache.root / "secrets").exists()
+    assert cache.entries("cache/work") == set()
+
+
+@pytest.mark.parametrize("damage", ["manifest", "config", "missing layer", "short layer", "folder", "index"])
+def test_what_is_not_whole_in_the_cache_is_fetched(cache: Cache, damage: str) -> None:
+    cache.has_perl()
+    manifest = b'{"manifests": []}' if damage == "index" else manifest_of(cache, b"{}", b"layer", b"another")
+    cache.blob(manifest)
+    blobs = cache.root / "cache/blobs/sha256"
+    match damage:
+        case "manifest":
+            (blobs / hex_of(manifest)).write_bytes(manifest + b" ")
+        case "config":
+            (blobs / hex_of(b"{}")).write_bytes(b"[]")
+        case "missing layer":
+            (blobs / hex_of(b"layer")).unlink()
+        case "short layer":
+            (blobs / hex_of(b"layer")).write_bytes(b"lay")
+        case "folder":
+            (blobs / hex_of(b"layer")).unlink()
+            (blobs / hex_of(b"layer")).mkdir()
+    done = cache.copy("web", NEVER, wanted=hex_of(manifest))
+    assert (done.returncode, done.stderr) == (3, "copied\n")
+    # Where nothing can be fetched, the host has to see to that.
+    done = cache.copy("web", "", wanted=hex_of(manifest))
+    assert (done.returncode, done.stderr) == (79, "")
+    assert not (cache.root / "run/digest").exists()
 
 
 def test_whoever_copies_finds_a_fresh_layout_on_the_shared_blobs(cache: Cache) -> None:
@@ -206,7 +275,7 @@ for round in $(seq 15); do
 	for builder in 1 2 3 4; do
 		unshare -m sh -c '
 			mount -t tmpfs run /run
-			exec sh /fetch.sh "web$1" "/cache/work/$1" /secrets 0 0 sh -c "
+			exec sh /fetch.sh "web$1" "/cache/work/$1" /secrets 0 0 "" sh -c "
 				cd /cache/work/$1; echo x >blobs/sha256/$1; echo >oci-layout; echo sha256:$1 >/run/digest"
 		' sh "$builder" &
 	done

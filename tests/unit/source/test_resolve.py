@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from lxdocker.errors import ArchMissingError, BuildError, ImageMissingError, RegistryError, UnreachableError
+from lxdocker.errors import ArchMissingError, AuthError, BuildError, ImageMissingError, RegistryError, UnreachableError
 from lxdocker.source.credentials import Credentials
+from lxdocker.source.known import Known
 from lxdocker.source.layout import Layout
 from lxdocker.source.registry import RegistryClient
 from lxdocker.source.resolve import WORKERS, ResolvedImage, Resolver
@@ -376,6 +377,81 @@ def test_many_are_asked_at_once(ask: RegistryClient) -> None:
             (RegistryRef(server.address, f"app{n}", "1", None), known) for n in range(WORKERS * 2)
         ]
         assert Resolver(ask, Arch.X86_64).resolve_all(wanted) == [known] * WORKERS * 2
+
+
+# What is known.
+
+
+def test_what_a_registry_has_sent_is_not_asked_for_again(server: Registry, tmp_path: Path) -> None:
+    image = make_image()
+    index = make_index((image.manifest, AMD))
+    images = Images(server.address)
+    images.push("app", "x", image)
+    images.push_manifest("app", "1", index)
+    count = len(server.requests(6))
+    found = []
+    for _ in range(2):
+        with RegistryClient(NOBODY, timeout=5) as client:
+            resolver = Resolver(client, Arch.X86_64, Known(tmp_path / "cache"))
+            resolved = resolver.resolve(ref(server), None)
+            found.append((resolved, resolver.config(ref(server), resolved)))
+            assert resolver.known_manifest(resolved) == image.manifest.content
+    assert found[0] == found[1]
+    first = ["HEAD manifests", "GET manifests", "GET manifests", "GET blobs"]
+    assert asked(server, count + 5)[count:] == [*first, "HEAD manifests"]
+    # The way to the blobs shows only where one is asked for.
+    with RegistryClient(NOBODY, timeout=5) as client:
+        resolver = Resolver(client, Arch.X86_64, Known(tmp_path / "cache"))
+        assert resolver.config(ref(server), found[0][0], anew=True) == found[0][1]
+    assert asked(server, count + 6)[count + 5 :] == ["GET blobs"]
+
+
+def test_a_damaged_copy_is_asked_for_again(server: Registry, ask: RegistryClient, tmp_path: Path) -> None:
+    image = make_image()
+    Images(server.address).push("app", "1", image)
+    Resolver(ask, Arch.X86_64, Known(tmp_path)).resolve(ref(server), None)
+    for path in tmp_path.glob("[0-9a-f]*"):
+        if path.is_file():
+            path.write_bytes(b"{}")
+    resolver = Resolver(ask, Arch.X86_64, Known(tmp_path))
+    assert resolver.config(ref(server), resolver.resolve(ref(server), None)).argv == ("/hello",)
+
+
+@pytest.mark.parametrize("by_digest", [False, True])
+def test_a_known_image_is_none_of_a_user_whose_login_was_revoked(tmp_path: Path, by_digest: bool) -> None:
+    """Whoever knows a digest may still not have the image."""
+    image = make_image()
+    storage = tmp_path / "storage"
+    with registry(tmp_path / "open", storage=storage) as server, RegistryClient(NOBODY, timeout=5) as client:
+        Images(server.address).push("app", "1", image)
+        wanted = ref(server).at(digest(image.manifest)) if by_digest else ref(server)
+        resolver = Resolver(client, Arch.X86_64, Known(tmp_path / "cache"))
+        known = resolver.resolve(wanted, None)
+        assert resolver.config(wanted, known)
+    with (
+        registry(tmp_path / "closed", storage=storage, htpasswd=True) as server,
+        RegistryClient(NOBODY, timeout=5) as client,
+    ):
+        wanted = replace(wanted, registry=server.address)
+        resolver = Resolver(client, Arch.X86_64, Known(tmp_path / "cache"))
+        with pytest.raises(AuthError):
+            resolver.resolve(wanted, None)
+        if by_digest:
+            assert resolver.resolve(wanted, known) is known  # nothing new, so nothing is asked
+            with pytest.raises(AuthError):
+                resolver.config(wanted, known)
+
+
+def test_a_digest_costs_one_question_where_all_of_it_is_known(server: Registry, tmp_path: Path) -> None:
+    image = make_image()
+    Images(server.address).push("app", "1", image)
+    count = len(server.requests(5))
+    wanted = ref(server).at(digest(image.manifest))
+    for _ in range(2):
+        with RegistryClient(NOBODY, timeout=5) as client:
+            resolver = Resolver(client, Arch.X86_64, Known(tmp_path / "cache"))
+            assert resolver.config(wanted, resolver.resolve(wanted, None)).argv == ("/hello",)
+    assert asked(server, count + 3)[count:] == ["GET manifests", "GET blobs", "HEAD manifests"]
 
 
 # On disk.

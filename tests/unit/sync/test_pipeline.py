@@ -205,6 +205,13 @@ def test_a_changed_image_builds_again_and_layers_without_a_user_go(here: Place) 
     assert here.builders.open == 0
 
 
+def test_an_image_that_is_built_of_the_same_layers_leaves_them_where_they_are(here: Place) -> None:
+    web = here.image("web")
+    here.sync(web)
+    assert words(here.sync(web, force=True)) == ["web built: forced"]
+    assert here.builders.cached == []
+
+
 def test_aliases_are_set_right_without_a_build(here: Place) -> None:
     web = here.image("web", aliases=("www", "old"))
     here.sync(web)
