@@ -225,7 +225,7 @@ def changes(document: Document, folder: Path) -> Changes:
         files=tuple(_file(document, path, entry, folder) for path, entry in sorted(values.get("files", {}).items())),
         packages=_packages(document),
         run=tuple(_step(document, index, entry, folder) for index, entry in enumerate(values.get("run", ()))),
-        overrides=_overrides(values),
+        overrides=overrides(values),
         layers=tuple(
             LayerFile(
                 sources.find_file(entry["path"], folder).path, entry["sha256"], _placed(document, ("layers", index))
@@ -270,7 +270,8 @@ def _template(path: str, entry: Mapping[str, Any], folder: Path) -> Template:
     return Template(path, content, tuple(sorted(entry["when"])), entry.get("create_only", False), properties)
 
 
-def _overrides(values: Mapping[str, Any]) -> Overrides:
+def overrides(values: Mapping[str, Any]) -> Overrides:
+    """From a spec's keys, without mistakes."""
     named: dict[str, Any] = {one.name: values[one.name] for one in fields(Overrides) if one.name in values}
     for key in ("environment", "labels"):
         if key in named:

@@ -19,6 +19,7 @@ from lxdocker.config.spec import (
 )
 from lxdocker.config.yamlfile import quoted
 from lxdocker.errors import SpecError, UsageError
+from lxdocker.values import ImageName
 
 
 def is_whole(arguments: Sequence[str], folder: Path) -> bool:
@@ -39,6 +40,20 @@ def choose(found: SpecFolder, arguments: Sequence[str], folder: Path) -> tuple[I
     ]
     chosen = select(found.specs, names, found.broken, folder)
     return found.specs if is_whole(arguments, folder) else chosen
+
+
+def named(argument: str, folder: Path) -> ImageSpec | None:
+    """The spec that an argument names, if one does: by its name, or by its file in ``folder``. No other is read.
+
+    Raises SpecError for its mistakes, UsageError for a file elsewhere.
+    """
+    name = _name_in(argument, folder) if argument.endswith(SUFFIXES) else argument
+    try:
+        ImageName.parse(name)
+    except ValueError:
+        return None
+    files = [path for path in (folder / f"{name}{suffix}" for suffix in SUFFIXES) if path.exists()]
+    return load_files(files)[0] if files else None
 
 
 def load_all(arguments: Sequence[str], folder: Path, places: Sequence[Path] = ()) -> tuple[ImageSpec, ...]:

@@ -29,7 +29,7 @@ def path_for(folder: Path, name: ImageName) -> Path:
         there = folder / f"{name}{suffix}"
         if there.is_symlink() or there.exists():
             raise UsageError(
-                f"spec exists already: {name}", str(there), "edit it, or give another name: lxdocker add IMAGE NAME"
+                f"spec exists already: {name}", str(there), "edit it, or give another name: lxdocker new NAME IMAGE"
             )
     try:
         owners = [spec.name for spec in read_specs(folder).specs if name.value in spec.aliases]
@@ -39,7 +39,7 @@ def path_for(folder: Path, name: ImageName) -> Path:
         raise UsageError(
             f"name is taken: {name}",
             f"it is an alias of {owners[0]}, in {folder}",
-            "give another name: lxdocker add IMAGE NAME",
+            "give another name: lxdocker new NAME IMAGE",
         )
     return folder / f"{name}.yaml"
 

@@ -142,7 +142,7 @@ def tmpfs_mounts(config: OciConfig, behaviour: Behaviour) -> list[tuple[str, str
     mounts = {"/dev/shm": "mode=1777", "/tmp": "mode=1777", "/run": "mode=755"}  # noqa: S108 - in the image
     sizes = {path: size for path, size in behaviour.tmpfs if size != "on"}
     mounts |= {path: "mode=1777" for path, _ in behaviour.tmpfs if path not in mounts}
-    volumes = [_without_links(volume) for volume in config.volumes]
+    volumes = [without_links(volume) for volume in config.volumes]
     named = {path for path, _ in behaviour.tmpfs}
     wanted = {
         path: options
@@ -161,7 +161,7 @@ def _shares(paths: list[str]) -> dict[str, str]:
     return {"/tmp": "25%"} | {path: f"{max(1, whole // len(others))}%" for path in others}  # noqa: S108 - as above
 
 
-def _without_links(path: str) -> str:
+def without_links(path: str) -> str:
     """``/var/run//app/`` -> ``/run/app``: what nearly every image has as links into /run."""
     path = posixpath.normpath("/" + path.lstrip("/"))
     for link, target in (("/var/run", "/run"), ("/var/lock", "/run/lock")):

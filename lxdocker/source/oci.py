@@ -150,6 +150,9 @@ class OciConfig:
     architecture: str = ""
     variant: str = ""
     os: str = ""
+    terminal: bool = False  # whether its author wants one
+    # Whether a shell is known to be in it, by the commands that made it; None where they are not known.
+    has_shell: bool | None = None
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -187,6 +190,8 @@ class OciConfig:
             architecture=reader.string(document.get("architecture"), "architecture", 64),
             variant=reader.string(document.get("variant"), "variant", 64),
             os=reader.string(document.get("os"), "os", 64),
+            terminal=config.get("Tty") is True,
+            has_shell=_has_shell(document.get("history")),
         )
 
     def require_arch(self, arch: Arch, what: str) -> None:
@@ -497,6 +502,19 @@ def _json_object(raw: bytes) -> Mapping[str, Any] | None:
 
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+# "RUN /bin/sh -c apk add x # buildkit", 'CMD ["bash"]', "|1 A=b /bin/sh -c x"; but for "#(nop)" Docker's old builder
+# ran nothing.
+_SHELL_RAN = re.compile(r"""(?:^|[\s"/])(?:ba|da|a|z|k)?sh(?:"|(?:\s+[^\s#]+){0,4}?\s+-\w*c\s(?!\s*#\(nop\)))""")
+
+
+def _has_shell(history: object) -> bool | None:
+    """What nothing depends on: a history that can't be read is as good as none."""
+    entries = history[:_MAX_ITEMS] if isinstance(history, list) else []
+    made = [entry["created_by"] for entry in entries if isinstance(entry, dict) and entry.get("created_by")]
+    known = [text[:1000] for text in made if isinstance(text, str)]
+    return any(_SHELL_RAN.search(text) for text in known) if known else None
 
 
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)

@@ -49,6 +49,15 @@ class ResolvedImage:
     layers: tuple[Layer, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An image as its registry, its folder or its archive describes it."""
+
+    image: ResolvedImage
+    config: OciConfig
+    platforms: tuple[str, ...]  # that it is available for: linux/amd64, linux/arm/v7
+
+
 class Resolver:
     """Resolves references for one architecture. Thread-safe."""
 
@@ -60,6 +69,7 @@ class Resolver:
         self._lock = threading.Lock()
         # The few configurations that resolving itself needed, until config() asks for them.
         self._configs: dict[Digest, OciConfig] = {}
+        self._platforms: dict[Digest, tuple[str, ...]] = {}  # of indexes that were read, until describe() asks for them
 
     def resolve(self, ref: ImageRef, known: ResolvedImage | None) -> ResolvedImage:
         """The image that ``ref`` names now. ``known``: the record of an earlier build of it, for this architecture.
@@ -93,6 +103,18 @@ class Resolver:
     def known_manifest(self, resolved: ResolvedImage) -> bytes | None:
         """The manifest of an image in a registry, where that need not be asked."""
         return self._known.get(resolved.manifest_digest)
+
+    def describe(self, ref: ImageRef) -> Description:
+        """All that is known of an image without its layers: at most one HEAD, and one GET each for the index, the
+        manifest and the configuration.
+
+        Raises what resolve() and config() raise.
+        """
+        resolved = self.resolve(ref, None)
+        config = self.config(ref, resolved)
+        with self._lock:
+            platforms = self._platforms.pop(resolved.source_digest, ())
+        return Description(resolved, config, platforms or (config.platform,))
 
     def resolve_all(
         self, wanted: Sequence[tuple[ImageRef, ResolvedImage | None]], workers: int = WORKERS
@@ -128,6 +150,7 @@ class Resolver:
             # Without an index, only the configuration names the platform.
             self._keep(top.config, self._parse_config(what, read_config(top.config)))
             return ResolvedImage(source, source, top.config, top.layers)
+        self._keep_platforms(source, top)
         digest, manifest = self._chosen(what, top, read, read_config)
         return ResolvedImage(source, digest, manifest.config, manifest.layers)
 
@@ -250,6 +273,13 @@ class Resolver:
             while len(self._configs) >= _KEPT_CONFIGS:
                 del self._configs[next(iter(self._configs))]
             self._configs[digest] = config
+
+    def _keep_platforms(self, source: Digest, index: Index) -> None:
+        named = [entry for entry in index.entries if not entry.attestation and not entry.is_index and entry.os]
+        with self._lock:
+            while len(self._platforms) >= _KEPT_CONFIGS:
+                del self._platforms[next(iter(self._platforms))]
+            self._platforms[source] = tuple(dict.fromkeys(entry.platform for entry in named))
 
 
 def _in_threads(work: Callable[[RegistryRef], None], items: Sequence[RegistryRef], workers: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lxdocker.config.selection import choose, is_whole, load_all
+from lxdocker.config.selection import choose, is_whole, load_all, named
 from lxdocker.config.spec import read_specs
 from lxdocker.errors import SpecError, UsageError
 
@@ -119,3 +119,33 @@ def test_all_mistakes_of_all_arguments_are_listed() -> None:
         valid()
     with pytest.raises(UsageError, match="no such spec: 'nope'"):
         valid("nope")
+
+
+@pytest.mark.parametrize("argument", ["web", "web.yaml", "images.d/web.yaml"])
+def test_one_spec_is_read_alone(place: Path, argument: str) -> None:
+    """The broken one beside it is not looked at."""
+    found = named(argument, place / "images.d")
+    assert found is not None
+    assert (found.name.value, found.path) == ("web", place / "images.d/web.yaml")
+
+
+def test_its_bases_are_read_too(place: Path) -> None:
+    Path("images.d/defaults.yaml").write_text("user: app\n")
+    found = named("web", place / "images.d")
+    assert found is not None
+    assert found.changes.overrides.user == "app"
+
+
+@pytest.mark.parametrize(
+    "argument", ["nginx", "library/web", "web:1", "web@sha256:0", "oci:web", "../web", ".web", "web/"]
+)
+def test_what_names_no_spec(place: Path, argument: str) -> None:
+    assert named(argument, place / "images.d") is None
+    assert named("web", place / "nowhere") is None
+
+
+def test_the_mistakes_of_the_named_spec_are_said(place: Path) -> None:
+    with pytest.raises(SpecError, match="imgae"):
+        named("bad", place / "images.d")
+    with pytest.raises(UsageError, match="not in the folder of specs"):
+        named("other.d/mail.yaml", place / "images.d")

@@ -370,3 +370,30 @@ def test_nested_indexes() -> None:
     )
     assert isinstance(parsed, Index)
     assert [entry.digest for entry in nested_indexes(parsed, Arch.X86_64)] == [A, B]
+
+
+@pytest.mark.parametrize(
+    ("history", "has_shell"),
+    [
+        (None, None),
+        ([], None),
+        (["x"], None),
+        ([{"empty_layer": True}], None),
+        ([{"created_by": 5}], None),
+        ("x", None),
+        ([{"created_by": "COPY /app /app # buildkit"}, {"created_by": 'ENTRYPOINT ["/app"]'}], False),
+        ([{"created_by": '/bin/sh -c #(nop)  CMD ["/app"]'}], False),
+        ([{"created_by": "bazel build ..."}], False),
+        ([{"created_by": "COPY publish -c x"}], False),
+        ([{"created_by": "COPY /app /app"}, {"created_by": "RUN /bin/sh -c apk add x # buildkit"}], True),
+        ([{"created_by": "/bin/sh -c apt-get update"}], True),
+        ([{"created_by": "|1 A=b /bin/sh -c x"}], True),
+        ([{"created_by": "RUN /bin/bash -o pipefail -c x"}], True),
+        ([{"created_by": 'CMD ["bash"]'}], True),
+        ([{"created_by": '/bin/sh -c #(nop)  CMD ["/bin/sh"]'}], True),
+    ],
+)
+def test_a_shell_is_known_by_what_made_the_image(history: object, has_shell: bool | None) -> None:
+    found = OciConfig.parse(json.dumps({"history": history, "config": {"Tty": True}}).encode())
+    assert (found.has_shell, found.terminal) == (has_shell, True)
+    assert not OciConfig.parse(b'{"config": {"Tty": "yes"}}').terminal

@@ -125,6 +125,28 @@ def test_an_index_of_many(server: Registry, ask: RegistryClient, docker: bool) -
         Resolver(ask, Arch.S390X).resolve(ref(server), None)
 
 
+def test_a_description_costs_four_requests(server: Registry, ask: RegistryClient) -> None:
+    amd, arm = make_image(), make_image(arch="arm64")
+    images = Images(server.address)
+    for image in (amd, arm):
+        images.push("app", "x", image)
+    attestation = make_image(arch="unknown", os="unknown", text="attestation")
+    images.push("app", "x", attestation)
+    entries = ((arm.manifest, ARM), (amd.manifest, AMD), (attestation.manifest, UNKNOWN), (amd.manifest, AMD))
+    images.push_manifest("app", "1", make_index(*entries))
+    count = len(server.requests(16))
+    resolver = Resolver(ask, Arch.X86_64)
+    found = resolver.describe(ref(server))
+    assert asked(server, count + 4)[count:] == ["HEAD manifests", "GET manifests", "GET manifests", "GET blobs"]
+    assert found.platforms == ("linux/arm64/v8", "linux/amd64")
+    assert (found.image.manifest_digest, found.config.architecture) == (digest(amd.manifest), "amd64")
+    images.push("app", "2", amd)
+    count = len(server.requests(count + 4))
+    pinned = RegistryRef(server.address, "app", None, digest(amd.manifest))
+    assert resolver.describe(pinned).platforms == ("linux/amd64",)
+    assert "HEAD manifests" not in asked(server, count + 2)[-2:]
+
+
 @pytest.mark.parametrize("platform", [AMD, None])
 def test_an_index_of_one(server: Registry, ask: RegistryClient, platform: dict[str, str] | None) -> None:
     image = make_image()
