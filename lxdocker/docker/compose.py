@@ -21,16 +21,12 @@ from lxdocker.errors import UsageError
 from lxdocker.text import one_line
 
 _MOST_SERVICES = 500
-_FIXED = "the image decides it, not the instance"
 _HARDENING = "an unprivileged instance is confined by LXD in its own way"
 _TERMINAL = "an application has no terminal; for a shell: lxc exec NAME -- /lxd-exec sh"
 
 # Keys of services that are lost, and whether that is essential.
 _LOST: Mapping[str, tuple[str, bool]] = {
     "build": ("lxdocker builds from images, not from a Dockerfile; build it elsewhere: image: oci-archive:FILE", True),
-    "working_dir": (_FIXED, True),
-    "stop_signal": (_FIXED, True),
-    "healthcheck": ("the image's own health check is used", False),
     "extends": ("docker compose config writes a file with everything in its place", True),
     "profiles": ("the service is converted whatever the profile", False),
     "configs": ("lxc file push puts a file into an instance", True),
@@ -178,6 +174,7 @@ class _Reader:
     def service(self, name: str, content: Any) -> Service:
         place: Place = ("services", name)
         draft = self._draft = Draft(self._instances[name], self._folder, self._home, self._pool)
+        draft.key = name
         if not isinstance(content, dict):
             self._odd(place)
             return draft.done()
@@ -364,6 +361,27 @@ class _Reader:
             else:
                 self._draft.device("devices", self.text(item, here))
 
+    def healthcheck(self, value: Any, place: Place) -> None:
+        what = "healthcheck"
+        if not isinstance(value, dict):
+            if value is not None:
+                self._odd(place)
+            return
+        for key, content in value.items():
+            here = (*place, key)
+            if key == "disable":
+                if content is True:
+                    self._draft.no_health(what)
+            elif key == "test":
+                test = content if isinstance(content, list) else None
+                self._draft.health_test(
+                    what, self.text(content, here) if test is None else self.words(test, here) or ()
+                )
+            elif key in {"interval", "timeout", "start_period", "start_interval", "retries"}:
+                self._draft.health(what, key, self.text(content, here))
+            elif not key.startswith("x-"):
+                self._draft.lose(f"{what}.{one_line(key, 60)}", "unknown key of a health check", essential=False)
+
     def extra_hosts(self, value: Any, place: Place) -> None:
         for text in self.pairs(value, place):
             self._draft.host("extra_hosts", text)
@@ -486,6 +504,9 @@ _HANDLERS: Mapping[str, Handler] = {
     "deploy": _Reader.deploy,
     "restart": _scalars(Draft.restarting),
     "user": _scalars(Draft.user),
+    "working_dir": _scalars(Draft.working_dir),
+    "stop_signal": _scalars(Draft.stop_signal),
+    "healthcheck": _Reader.healthcheck,
     "stop_grace_period": _scalars(Draft.grace),
     "mem_limit": _scalars(Draft.memory),
     "cpus": _scalars(Draft.cpus),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lxdocker.docker import quantities
 from lxdocker.docker.quantities import Port, device_name
-from lxdocker.docker.service import Device, Lost, Service, Volume
+from lxdocker.docker.service import Device, HealthValue, Lost, Service, Volume
 from lxdocker.text import one_line
 
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
@@ -40,6 +40,7 @@ class Draft:
     def __init__(self, name: str, folder: Path, home: Path, pool: str) -> None:
         self.name = name
         self.image = ""
+        self.key = ""  # in a compose file
         self.entrypoint: tuple[str, ...] | None = None
         self.command: tuple[str, ...] | None = None
         self.restart = "no"
@@ -47,6 +48,10 @@ class Draft:
         self.fill_volumes = True
         self.ephemeral = False
         self.root_size = ""
+        self._user = self._working_dir = self._stop_signal = ""
+        self._labels: dict[str, str] = {}
+        self._health: dict[str, HealthValue] = {}
+        self._has_health = True
         self.config: dict[str, str] = {}
         self.environment: dict[str, str | None] = {}
         self.networks: list[str] = []
@@ -78,6 +83,11 @@ class Draft:
             restart=self.restart,
             stop_grace=self.stop_grace,
             fill_volumes=self.fill_volumes,
+            user=self._user,
+            working_dir=self._working_dir,
+            stop_signal=self._stop_signal,
+            labels=tuple(self._labels.items()),
+            healthcheck=tuple(self._health.items()) if self._has_health else "none",
             config=tuple(self.config.items()),
             raw_lxc=tuple(self._raw_lxc),
             volumes=tuple(self._volumes),
@@ -87,12 +97,13 @@ class Draft:
             networks=tuple(self.networks),
             ephemeral=self.ephemeral,
             after=tuple(self.after),
+            key=self.key,
             lost=tuple(dict.fromkeys(self._lost)),
         )
 
-    def lose(self, what: str, why: str, *, essential: bool = True) -> None:
-        """Notes that ``what`` has no equal."""
-        self._lost.append(Lost(self.name, one_line(what, 100), one_line(why, 300), essential))
+    def lose(self, what: str, why: str, *, essential: bool = True, key: str = "") -> None:
+        """Notes that ``what`` has no equal in an instance; ``key``: of a spec that has it."""
+        self._lost.append(Lost(self.name, one_line(what, 100), one_line(why, 300), essential, key))
 
     # ---- what is run
 
@@ -135,6 +146,66 @@ class Draft:
             self.stop_grace = quantities.seconds(text)
         except ValueError as error:
             self.lose(what, str(error))
+
+    # ---- what only an image has, and so its spec
+
+    def user(self, what: str, name: str) -> None:
+        """Who runs the application."""
+        if not name:
+            return
+        self._user = name
+        why = f"an instance has no such setting; its spec has: user: {name[:40]!r}"
+        self.lose(what, why, essential=name not in {"0", "root", "0:0", "root:root"}, key="user")
+
+    def working_dir(self, what: str, path: str) -> None:
+        """The folder in which the application starts."""
+        inside = self._inside(path)
+        if inside is None:
+            self.lose(what, f"not an absolute path: {path[:60]!r}")
+            return
+        self._working_dir = inside
+        why = f"an instance has no such setting; its spec has: working_dir: {inside[:60]}"
+        self.lose(what, why, key="working_dir")
+
+    def stop_signal(self, what: str, name: str) -> None:
+        """The signal that ends the application."""
+        self._stop_signal = name
+        why = f"an instance has no such setting; its spec has: stop_signal: {name[:40]}"
+        self.lose(what, why, key="stop_signal")
+
+    def health_test(self, what: str, test: str | tuple[str, ...]) -> None:
+        """The health check: text for a shell, or Docker's list."""
+        if test == ("NONE",):
+            self.no_health(what)
+            return
+        if test and (isinstance(test, str) or len(test) > 1):
+            self._health["test"] = test
+        self._lose_health(what)
+
+    def health(self, what: str, part: str, text: str) -> None:
+        """``interval``, ``timeout``, ``start_period``, ``start_interval`` or ``retries``."""
+        try:
+            if part != "retries":
+                value = quantities.duration(text)
+            elif re.fullmatch(r"[0-9]{1,3}", text):
+                value = int(text)
+            else:
+                raise ValueError(f"not a number up to 999: {text[:40]!r}")
+        except ValueError as error:
+            self.lose(what, str(error), essential=False)
+            return
+        if value:
+            self._health[part] = value
+        self._lose_health(what)
+
+    def no_health(self, what: str) -> None:
+        """No health check, whatever the image has."""
+        self._has_health = False
+        self._lose_health(what)
+
+    def _lose_health(self, what: str) -> None:
+        why = "an instance has no such setting, and the image's own health check is used; its spec has: healthcheck"
+        self.lose(what, why, essential=False, key="healthcheck")
 
     # ---- what it can be reached by
 
@@ -360,21 +431,16 @@ class Draft:
         if name in _OF_THE_HOST:
             self.lose(what, f"root in an unprivileged instance can't have {name} over the host")
 
-    def user(self, what: str, name: str) -> None:
-        """Who runs the application."""
-        if name not in {"", "0", "root", "0:0", "root:root"}:
-            self.lose(what, f"the image decides who runs the application, not the instance: {name[:40]!r}")
-        elif name:
-            self.lose(what, "the image decides who runs the application; as a rule, it is root", essential=False)
-
     def label(self, what: str, text: str) -> None:
         """``NAME=VALUE``."""
         name, _, value = text.partition("=")
+        self._labels[name] = value
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,150}", name) or name.startswith("lxdocker"):
-            self.lose(what, f"not a name that LXD takes: {name[:60]!r}", essential=False)
+            self.lose(what, f"not a name that LXD takes: {name[:60]!r}", essential=False, key="labels")
             return
         self.config[f"user.{name}"] = value
-        self.lose(what, "kept as user.*; programs that look for Docker's labels don't see them", essential=False)
+        why = "kept as user.*; programs that look for Docker's labels don't see them"
+        self.lose(what, why, essential=False, key="labels")
 
     # ---- help
 

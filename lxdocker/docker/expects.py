@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from lxdocker.text import one_line
 from lxdocker.values import ImageName, ImageRef, RegistryRef
 
 _MOST = 50  # ports, volumes, variables
-_RELAYS = frozenset({"tini", "tini-static", "dumb-init", "docker-init", "catatonit"})
+RELAYS = frozenset({"tini", "tini-static", "dumb-init", "docker-init", "catatonit"})
 _INITS: Mapping[str, str] = {
     "systemd": "systemd",
     "s6-svscan": "s6",
@@ -94,7 +94,9 @@ def expectations(ref: ImageRef, config: OciConfig) -> Expectations:
 
 def comments(name: ImageName, found: Expectations) -> list[str]:
     """What a spec says before its keys."""
-    lines = [f"{name}: written by 'lxdocker add'"]
+    lines = [f"{name}: written by 'lxdocker new'"]
+    if found.command:
+        lines.append(f"Runs: {found.command}")
     if found.ports:
         lines.append(f"Ports: {' '.join(found.ports)}")
     if found.volumes:
@@ -106,22 +108,22 @@ def comments(name: ImageName, found: Expectations) -> list[str]:
     return [*lines, f"User: {found.user}"]
 
 
-def keys(found: Expectations) -> list[str]:
-    """Lines of a spec behind its image: what it needs, and what many want."""
+def keys(found: Expectations, own: Sequence[str] = (), given: Collection[str] = ()) -> list[str]:
+    """Lines of a spec behind its image: what it needs, lines of its ``own``, and, as comments, what many want, except
+    for keys that are ``given``.
+    """
     lines = []
     if found.must_be_pid_1:
         lines += [f"# Its init has to be PID 1: {found.init}", "disable_supervisor: true"]
-    else:
-        if found.init:
-            lines.append(f"# Its init needs nothing: {found.init}")
-        lines += [
-            "",
-            "# More keys: docs/specs.md. Ports, volumes and variables belong to the instance.",
-            "#restart: always",
-        ]
-        if found.health:
-            lines.append("#restart_unhealthy: true")
-    return lines
+    elif found.init:
+        lines.append(f"# Its init needs nothing: {found.init}")
+    lines += [*own, "", "# More keys: docs/specs.md. Ports, volumes and secrets belong to the instance."]
+    examples = {"environment": "{ TZ: Europe/Vienna }"}
+    if not found.must_be_pid_1:
+        examples = {"restart": "always", **({"restart_unhealthy": "true"} if found.health else {}), **examples}
+    if found.ends_at_once:
+        examples["cmd"] = "[sleep, infinity]"
+    return [*lines, *(f"#{key}: {value}" for key, value in examples.items() if key not in given)]
 
 
 def service(name: str, ref: ImageRef, found: Expectations, config: OciConfig, pool: str) -> Service:
@@ -166,7 +168,7 @@ def _init(config: OciConfig) -> tuple[str, bool]:
         if "/init" in words and any(name.startswith("S6_") for name, _ in config.env):
             return "s6-overlay (/init)", True
         first = posixpath.basename(config.argv[0]) if config.argv else ""
-        return (f"{first}, under lxdocker's own", False) if first in _RELAYS else ("", False)
+        return (f"{first}, under lxdocker's own", False) if first in RELAYS else ("", False)
     name = _INITS.get(posixpath.basename(program), "")
     if not name and program == "/init":
         name = "s6-overlay" if any(key.startswith("S6_") for key, _ in config.env) else "its own init"

@@ -11,6 +11,8 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgtKMGT]?)(?:[iI]?[bB])
 _DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})(?:\.[0-9]+)?s)?(?:[0-9]+ms)?")
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+
 
 def size(text: str) -> str:
     """``512m`` -> ``512MiB``, as LXD takes it: Docker's units are powers of 1024. Raises ValueError."""
@@ -51,6 +53,14 @@ def seconds(text: str) -> int:
         raise ValueError(f"not a duration: {text[:40]!r}")
     hours, minutes, rest = (int(part or 0) for part in found.groups())
     return min(hours * 3600 + minutes * 60 + rest, 86400)
+
+
+def duration(text: str) -> float:
+    """``1m30s``, ``1.5s``, ``500ms`` -> seconds; 0 where Docker takes its default. Raises ValueError."""
+    if not text or not re.fullmatch(r"([0-9]{1,9}(\.[0-9]{1,9})?(h|m|s|ms|us|µs|ns))+|0", text):
+        raise ValueError(f"not a duration: {text[:40]!r}")
+    parts = re.findall(r"([0-9.]+)(h|ms|us|µs|ns|m|s)", text)
+    return min(round(sum(float(number) * _UNITS[unit] for number, unit in parts), 3), 86400.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,14 +36,10 @@ _ALIASES = {"--net": "--network", "--net-alias": "--network-alias", "--dns-opt":
 # Flags without a value that change nothing here: an instance runs in the background and has an init of its own.
 _SILENT = {"--detach", "--init", "--sig-proxy", "--quiet", "--disable-content-trust", "--oom-kill-disable"}
 _NO_TERMINAL = "an application has no terminal; for a shell: lxc exec NAME -- /lxd-exec sh"
-_HEALTH = "the image's own health check is used"
 _HARDENING = "an unprivileged instance is confined by LXD in its own way"
-_FIXED = "the image decides it, not the instance"
 
 # What is lost, and whether that is essential. Flags with a value.
 _LOST: Mapping[str, tuple[str, bool]] = {
-    "--workdir": (_FIXED, True),
-    "--stop-signal": (_FIXED, True),
     "--group-add": ("the image's /etc/group decides it", True),
     "--volumes-from": ("attach each volume by its name", True),
     "--pid": ("an instance has processes of its own", True),
@@ -57,10 +53,6 @@ _LOST: Mapping[str, tuple[str, bool]] = {
     "--cgroup-parent": ("LXD decides it", False),
     "--cap-drop": (_HARDENING, False),
     "--security-opt": (_HARDENING, False),
-    **dict.fromkeys(
-        ("--health-cmd", "--health-interval", "--health-retries", "--health-start-interval"), (_HEALTH, False)
-    ),
-    **dict.fromkeys(("--health-start-period", "--health-timeout"), (_HEALTH, False)),
     **dict.fromkeys(("--log-driver", "--log-opt"), ("output is kept in the instance: /lxd-log", False)),
     "--pull": ("sync asks the registry each time", False),
     "--platform": ("images are built for the processor of this host", False),
@@ -89,15 +81,15 @@ _LOST: Mapping[str, tuple[str, bool]] = {
 _LOST_SWITCHES: Mapping[str, tuple[str, bool]] = {
     "--tty": (_NO_TERMINAL, False),
     "--interactive": (_NO_TERMINAL, False),
-    "--no-healthcheck": (_HEALTH, False),
     "--read-only": ("the root disk of an instance is writable", False),
-    "--publish-all": ("lxdocker add IMAGE shows the ports of the image; publish them by -p HOST:PORT", True),
+    "--publish-all": ("lxdocker inspect IMAGE shows the ports of the image; publish them by -p HOST:PORT", True),
     "--use-api-socket": ("there is no Docker behind it", True),
 }
 
 
-def read(words: Sequence[str], folder: Path, home: Path, pool: str) -> Service:
-    """The container that a command line starts. ``folder``: the working folder.
+def read(words: Sequence[str], folder: Path, home: Path, pool: str, name: str = "") -> Service:
+    """The container that a command line starts. ``folder``: the working folder; ``name``: of the instance, where the
+    command has none.
 
     Raises UsageError for anything but one `docker run`, and for flags that Docker does not have.
     """
@@ -114,7 +106,7 @@ def read(words: Sequence[str], folder: Path, home: Path, pool: str) -> Service:
     draft.image = rest.pop(0)
     # The name first, since volumes are named after it.
     names = [value for flag, value in given if flag == "--name"]
-    _name(draft, names[-1] if names else "")
+    _name(draft, names[-1] if names else "", name)
     for flag, value in given:
         if flag != "--name":
             _apply(draft, flag, value)
@@ -196,8 +188,8 @@ def _unknown(flag: str) -> UsageError:
     return UsageError(f"unknown flag of docker run: {one_line(flag, 60)}", "", "correct it, or leave it out")
 
 
-def _name(draft: Draft, name: str) -> None:
-    wanted = name or re.sub(r"[@:].*", "", draft.image.rpartition("/")[2])
+def _name(draft: Draft, name: str, otherwise: str) -> None:
+    wanted = name or otherwise or re.sub(r"[@:].*", "", draft.image.rpartition("/")[2])
     draft.name = quantities.instance_name(wanted) or "instance"
     if name and draft.name != name:
         draft.lose("--name", f"instances have names of letters, digits and '-': {draft.name} is used", essential=False)
@@ -211,6 +203,8 @@ def _apply(draft: Draft, flag: str, value: str) -> None:
             draft.ephemeral = True
         elif flag == "--privileged":
             draft.privileged(flag)
+        elif flag == "--no-healthcheck":
+            draft.no_health(flag)
         else:
             why, essential = _LOST_SWITCHES[flag]
             draft.lose(flag, why, essential=essential)
@@ -223,6 +217,10 @@ def _apply(draft: Draft, flag: str, value: str) -> None:
 
 def _entrypoint(draft: Draft, _flag: str, value: str) -> None:
     draft.entrypoint = (value,) if value else ()
+
+
+def _health(part: str) -> Callable[[Draft, str, str], None]:
+    return lambda draft, flag, value: draft.health(flag, part, value)
 
 
 def _hostname(draft: Draft, flag: str, value: str) -> None:
@@ -311,6 +309,14 @@ _VALUES: Mapping[str, Callable[[Draft, str, str], None]] = {
     "--env": Draft.variable,
     "--env-file": Draft.env_file,
     "--user": Draft.user,
+    "--workdir": Draft.working_dir,
+    "--stop-signal": Draft.stop_signal,
+    "--health-cmd": Draft.health_test,
+    "--health-interval": _health("interval"),
+    "--health-timeout": _health("timeout"),
+    "--health-retries": _health("retries"),
+    "--health-start-period": _health("start_period"),
+    "--health-start-interval": _health("start_interval"),
     "--entrypoint": _entrypoint,
     "--restart": Draft.restarting,
     "--stop-timeout": Draft.grace,
@@ -338,4 +344,4 @@ _VALUES: Mapping[str, Callable[[Draft, str, str], None]] = {
     "--storage-opt": _storage,
     "--expose": lambda draft, flag, value: None,  # ports between instances are open anyway
 }
-_SWITCHES = {"--rm", "--privileged", *_SILENT, *_LOST_SWITCHES}
+_SWITCHES = {"--rm", "--privileged", "--no-healthcheck", *_SILENT, *_LOST_SWITCHES}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+HealthValue = str | float | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -14,6 +17,7 @@ class Lost:
     why: str  # and what to do instead
     # Without it, the application may fail, lose data, or be reached or found by others in another way.
     essential: bool
+    key: str = ""  # of a spec that can hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,12 @@ class Service:
     restart: str = "no"  # as specs have it
     stop_grace: int | None = None  # seconds
     fill_volumes: bool = True
+    # What an instance has no setting for, but a spec has a key, and its value there.
+    user: str = ""
+    working_dir: str = ""
+    stop_signal: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    healthcheck: tuple[tuple[str, HealthValue], ...] | Literal["none"] = ()
     config: tuple[tuple[str, str], ...] = ()  # more configuration of the instance
     raw_lxc: tuple[str, ...] = ()  # lines of its raw.lxc
     volumes: tuple[Volume, ...] = ()
@@ -59,4 +69,5 @@ class Service:
     networks: tuple[str, ...] = ()  # to be created
     ephemeral: bool = False
     after: tuple[str, ...] = ()  # services that start first
+    key: str = ""  # its name in the compose file
     lost: tuple[Lost, ...] = field(default=())

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from lxdocker.docker.service import Device, Lost, Service
 from lxdocker.text import one_line
 from lxdocker.values import ImageName, ImageRef, RegistryRef, parse_image_ref
@@ -98,13 +100,13 @@ def spec_text(
 ) -> str:
     """The file, with comments before it, the schema's place for editors, and ``more`` lines at its end."""
     lines = [f"# {one_line(comment, 200)}".rstrip() for comment in comments]
-    lines += [f"{SCHEMA_LINE}{one_line(schema)}", f"image: {_scalar(str(ref))}"]
+    lines += [f"{SCHEMA_LINE}{one_line(schema)}", f"image: {scalar(str(ref))}"]
     if service.restart != "no":
         lines.append(f"restart: {service.restart}")
     if service.stop_grace is not None:
         lines.append(f"stop_grace: {service.stop_grace}")
     if service.tmpfs:
-        lines += ["tmpfs:", *(f"  {_scalar(path)}: {_scalar(size)}" for path, size in service.tmpfs)]
+        lines += ["tmpfs:", *(f"  {scalar(path)}: {scalar(size)}" for path, size in service.tmpfs)]
     if not service.fill_volumes:
         lines.append("fill_volumes: false")
     lines += more
@@ -173,11 +175,14 @@ def line(words: Sequence[str]) -> str:
     return " ".join(word if isinstance(word, _Raw) else shlex.quote(word) for word in words)
 
 
-def _scalar(text: str) -> str:
-    """As YAML reads it back; JSON's texts are YAML, too."""
+def scalar(text: str) -> str:
+    """As any YAML parser reads it back."""
     is_plain = re.fullmatch(r"[A-Za-z0-9/][A-Za-z0-9/._@-]*(:[A-Za-z0-9/._@-]+)*", text)
-    number = re.fullmatch(r"[0-9.xoe+-]+", text)
-    return text if is_plain and not number and text not in {"true", "false", "null", "on", "off"} else json.dumps(text)
+    number = re.fullmatch(r"[0-9][0-9A-Fa-fxo.:_+-]*", text)
+    words = {"true", "false", "null", "on", "off", "yes", "no", "y", "n"}
+    if is_plain and not number and text.lower() not in words:
+        return text
+    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30)).rstrip("\n")
 
 
 def _in_order(services: Sequence[Service]) -> list[Service]:
