@@ -213,6 +213,7 @@ def _both(options: Mapping[str, str], arguments: Sequence[str], environ: Mapping
 Provider = Callable[[Mapping[str, str], Sequence[str], Mapping[str, str]], Sequence[str]]
 # By command and parameter. tests/unit/cli/test_completion.py compares them with the commands.
 VALUES: Mapping[tuple[str, str], Provider] = {
+    ("inspect", "image"): _specs,
     ("sync", "names"): _specs,
     ("sync", "adopt"): _adoptable,
     ("validate", "names"): _specs,

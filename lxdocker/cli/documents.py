@@ -5,6 +5,7 @@ A new key needs no new number; what existing programs could trip over does: a ke
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lxdocker.errors import LxdockerError, SpecError
@@ -12,13 +13,14 @@ from lxdocker.errors import LxdockerError, SpecError
 if TYPE_CHECKING:
     # What only some commands need, and none for more than its type.
     from collections.abc import Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from lxdocker.builder.image import BuilderImage
     from lxdocker.config.settings import Effective
     from lxdocker.config.spec import ImageSpec
-    from lxdocker.docker.expects import Expectations
+    from lxdocker.docker.inspection import Inspection
+    from lxdocker.docker.new_spec import NewSpec
+    from lxdocker.docker.service import Lost
     from lxdocker.docker.translate import Converted, SpecText
     from lxdocker.follow.remote import Added
     from lxdocker.follow.run import Followed
@@ -179,10 +181,65 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
-def added(spec: SpecText, path: Path, found: Expectations, commands: Sequence[str], *, written: bool) -> Document:
-    """A new spec, and what its image expects."""
+def inspected(found: Inspection) -> Document:
+    """What an image is and needs."""
+    config, health, spec = found.config, found.health, found.spec
+    created = datetime.fromtimestamp(config.created, UTC) if config.created else None
     return _document(
-        spec=_spec_text(spec, path, written=written),
+        image=str(found.ref),
+        spec=None
+        if spec is None
+        else {
+            "name": spec.name.value,
+            "file": str(spec.path),
+            "values": list(found.from_spec),
+            "changes": list(found.changes),
+        },
+        digest=found.image.source_digest.value,
+        manifest=found.image.manifest_digest.value,
+        created_at=_time(created),
+        platforms=list(found.platforms),
+        size=found.size,
+        layers=None
+        if found.image.layers is None
+        else [
+            {"digest": layer.digest.value, "size": layer.size, "media_type": layer.media_type}
+            for layer in found.image.layers
+        ],
+        entrypoint=list(config.entrypoint),
+        cmd=list(config.cmd),
+        user=config.user or "root",
+        working_dir=config.working_dir,
+        environment=dict(config.env),
+        ports=list(config.exposed_ports),
+        volumes=list(config.volumes),
+        health_check=None
+        if health is None
+        else {
+            "command": list(health.command),
+            **{
+                key: getattr(health, key)
+                for key in ("interval", "timeout", "start_period", "start_interval", "retries")
+            },
+        },
+        stop_signal=config.stop_signal or "SIGTERM",
+        own_init=found.own_init or None,
+        source=found.source or None,
+        version=found.version or None,
+        labels=dict(config.labels),
+        warnings=_cautions(found),
+    )
+
+
+def _cautions(found: Inspection) -> list[Document]:
+    return [{"kind": one.kind, "what": one.what, "do": one.do} for one in found.cautions]
+
+
+def added(new: NewSpec, path: Path, *, written: bool) -> Document:
+    """A new spec, what its image expects, and what is left to do."""
+    found = new.found.expects
+    return _document(
+        spec=_spec_text(new.spec, path, written=written),
         expects={
             "command": found.command,
             "ports": list(found.ports),
@@ -193,8 +250,17 @@ def added(spec: SpecText, path: Path, found: Expectations, commands: Sequence[st
             "init": found.init or None,
             "ends_at_once": found.ends_at_once,
         },
-        commands=list(commands),
+        warnings=_cautions(new.found),
+        commands=list(new.commands),
+        lost=_lost(new.lost),
     )
+
+
+def _lost(found: Sequence[Lost]) -> list[Document]:
+    return [
+        {"service": lost.service or None, "what": lost.what, "why": lost.why, "essential": lost.essential}
+        for lost in found
+    ]
 
 
 def converted(result: Converted, folder: Path, *, written: bool) -> Document:
@@ -202,10 +268,7 @@ def converted(result: Converted, folder: Path, *, written: bool) -> Document:
     return _document(
         specs=[_spec_text(spec, folder / f"{spec.name}.yaml", written=written) for spec in result.specs],
         commands=list(result.commands),
-        lost=[
-            {"service": lost.service or None, "what": lost.what, "why": lost.why, "essential": lost.essential}
-            for lost in result.lost
-        ],
+        lost=_lost(result.lost),
     )
 
 

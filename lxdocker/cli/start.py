@@ -1,10 +1,8 @@
-"""init, add, convert: from Docker to the first image."""
+"""init: from an empty host to the first image."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,32 +10,22 @@ import typer
 
 from lxdocker.cli.app import (
     ConfigOption,
-    InsecureOption,
-    JsonOption,
     QuietOption,
-    SpecsOption,
     VerboseOption,
     app,
-    cancellable,
     effective_settings,
 )
 from lxdocker.errors import HostError, LxdockerError, UsageError
-from lxdocker.reasons import in_words
-from lxdocker.text import one_line
 from lxdocker.values import home_folder
 
 if TYPE_CHECKING:
     # Each command loads what it needs itself.
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from lxdocker.cli.console import Console
     from lxdocker.config.settings import Settings
-    from lxdocker.docker.service import Service
-    from lxdocker.docker.translate import Converted
 
     Wants = Callable[[str, bool], bool]  # a question and the answer by default -> the answer
-
-_MAX_INPUT = 256 * 1024  # bytes; what is larger is no compose file
 
 
 @app.command()
@@ -162,191 +150,3 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
     units.install(files)
     units.activate(units.TIMER)
     console.print(f"enabled  timer {units.TIMER}, an hourly sync")
-
-
-@app.command()
-def add(
-    ctx: typer.Context,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, or the address of its page at a registry.")],
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of the new image [the image's].")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the spec instead of writing it.")] = False,
-    config: ConfigOption = None,
-    specs: SpecsOption = None,
-    insecure_registry: InsecureOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
-    """Write a spec for an image, after asking its registry.
-
-    Shows what the image expects (ports, volumes, variables, user, health check) and the commands that launch it. An
-    existing spec is never overwritten.
-    """
-    settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry)
-    from lxdocker.cli import documents
-    from lxdocker.config import specfile
-    from lxdocker.docker import expects, translate
-    from lxdocker.docker.quantities import instance_name
-    from lxdocker.source.credentials import Credentials
-    from lxdocker.source.known import Known
-    from lxdocker.source.registry import RegistryClient
-    from lxdocker.source.resolve import Resolver
-    from lxdocker.values import Arch, ImageName, RegistryRef, parse_image_ref
-
-    console = ctx.obj.console
-    try:
-        ref = parse_image_ref(image, Path.cwd())
-    except ValueError as error:
-        raise UsageError(
-            "not an image", str(error), "name it as for docker pull: nginx, ghcr.io/owner/name:tag"
-        ) from None
-    try:
-        chosen = ImageName.parse(name) if name else translate.spec_name(ref, "image", ())
-    except ValueError as error:
-        raise UsageError("not a name for an image", str(error), "lxdocker add IMAGE NAME") from None
-    path = specfile.path_for(settings.specs, chosen)
-    with (
-        cancellable(),
-        console.progress() as progress,
-        progress.step(f"asking {ref.registry if isinstance(ref, RegistryRef) else ref.path}"),
-        RegistryClient(Credentials(), settings.insecure_registries) as registry,
-    ):
-        resolver = Resolver(registry, Arch.host(), Known.of(os.environ))
-        oci = resolver.config(ref, resolver.resolve(ref, None))
-    found = expects.expectations(ref, oci)
-    pool = settings.pool or "default"
-    instance = expects.service(instance_name(chosen.value) or "instance", ref, found, oci, pool)
-    schema = str(specfile.schema_path())
-    text = translate.spec_text(instance, ref, schema, expects.comments(chosen, found), expects.keys(found))
-    spec = translate.SpecText(chosen, ref, text)
-    commands = [f"lxdocker sync {chosen}", *translate.launch(instance, chosen.value, pool)]
-    if not dry_run:
-        if specfile.make_folder(path.parent):
-            console.note(f"made the folder of specs {path.parent}")
-        specfile.write_new(path, text)
-    if json:
-        console.json(documents.added(spec, path, found, commands, written=not dry_run))
-        return
-    if dry_run:
-        console.print(text.rstrip())
-        say = console.note
-    else:
-        console.print(f"wrote {path}")
-        say = console.print
-    for title, value in found.rows():
-        say(f"  {title:16} {value}")
-    if found.ends_at_once:
-        say("its command is a shell, which ends at once: give the instance another one, as in")
-        say(f'  lxc config set {instance.name} user.lxdocker.cmd=\'["sleep", "infinity"]\'')
-    if found.variables:
-        say(f"set {', '.join(found.variables)} in the shell that runs these commands:")
-    else:
-        say("to launch it:")
-    for command in commands:
-        say(f"  {command}")
-
-
-@app.command(context_settings={"allow_interspersed_args": False})
-def convert(
-    ctx: typer.Context,
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="COMMAND|FILE", help="A docker run command in quotes, a compose file, or - to read either."
-        ),
-    ],
-    write: Annotated[bool, typer.Option("--write", help="Write the specs to the folder of specs.")] = False,
-    config: ConfigOption = None,
-    specs: SpecsOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
-    """Turn a docker run command or a compose file into specs and lxc commands.
-
-    Nothing is run, and no registry is asked. Lists each flag or key that LXD has no equal of; the exit status is 1 if
-    one of them is essential: if without it the application may fail, lose data, or be reached in another way.
-    """
-    settings = effective_settings(ctx, config, specs=specs)
-    from lxdocker.cli import documents
-    from lxdocker.config import specfile
-    from lxdocker.docker import translate
-
-    console = ctx.obj.console
-    pool = settings.pool or "default"
-    services, folder = _read(words, pool)
-    found = translate.convert(services, folder, pool, str(specfile.schema_path()))
-    if write:
-        paths = [(specfile.path_for(settings.specs, spec.name), spec.text) for spec in found.specs]
-        specfile.make_folder(settings.specs)
-        for path, text in paths:
-            specfile.write_new(path, text)
-    if json:
-        console.json(documents.converted(found, settings.specs, written=write))
-    else:
-        _print_converted(console, found, settings.specs, written=write)
-    raise typer.Exit(0 if found.is_whole else 1)
-
-
-def _read(words: Sequence[str], pool: str) -> tuple[tuple[Service, ...], Path]:
-    """The services that the arguments stand for, and the folder that their paths are relative to."""
-    from lxdocker.docker import compose, run
-    from lxdocker.docker.interpolate import dotenv
-    from lxdocker.docker.words import split
-
-    here, home = Path.cwd(), home_folder(os.environ)
-    if len(words) > 1:  # split by the shell already
-        return (run.read(words, here, home, pool),), here
-    (word,) = words
-    if word != "-" and (" " in word.strip() or "\n" in word):
-        text, label, folder = word, "the command", here
-    elif word == "-":
-        text, label, folder = _text(sys.stdin.buffer.read(_MAX_INPUT + 1) if sys.stdin else b"", "stdin"), "stdin", here
-    else:
-        path = Path(word)
-        try:
-            with path.open("rb") as file:
-                text, label = _text(file.read(_MAX_INPUT + 1), word), one_line(word, 200)
-        except OSError as error:
-            raise UsageError(
-                f"cannot read {one_line(word, 200)}",
-                error.strerror or in_words(error),
-                "give 'docker run ...' in quotes, a compose file, or - for stdin",
-            ) from error
-        folder = path.absolute().parent
-    if run.is_command(text):
-        missing: list[str] = []
-        service = run.read(split(text, str(here), str(home), os.environ.get, missing.append), here, home, pool)
-        return (run.without_variables(service, missing),), here
-    if label == "the command":
-        raise UsageError("not a docker run command", one_line(text, 60), "give 'docker run ...', or a compose file")
-    variables = dict(os.environ)
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        # The environment comes first, as with docker compose.
-        variables = {**dotenv((folder / ".env").read_text()[:_MAX_INPUT]), **variables}
-    return compose.read(text, label, folder, home, pool, variables.get), folder
-
-
-def _text(data: bytes, what: str) -> str:
-    if len(data) > _MAX_INPUT:
-        raise UsageError(f"too much to convert: {one_line(what, 200)}", "at most 256 KiB are read", "split it")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"not text: {one_line(what, 200)}", in_words(error), "give a compose file") from None
-
-
-def _print_converted(console: Console, found: Converted, folder: Path, *, written: bool) -> None:
-    for spec in found.specs:
-        console.print(f"# {'wrote ' if written else ''}{folder / spec.name.value}.yaml")
-        console.print(spec.text)
-    if found.commands:
-        console.print("# commands")
-    for command in found.commands:
-        console.print(command)
-    for essential, title in ((True, "lost, and essential:"), (False, "lost:")):
-        lost = [one for one in found.lost if one.essential == essential]
-        if lost:
-            console.print(f"\n# {title}")
-        for one in lost:
-            console.print(f"#   {one.service and f'{one.service}: '}{one.what}: {one.why}")

@@ -27,7 +27,7 @@ from lxdocker import __version__
 from lxdocker.cli import main as cli
 from lxdocker.cli.app import app
 
-COMMANDS = ["init", "add", "convert", "sync", "validate", "status", "prune", "builder"]
+COMMANDS = ["init", "inspect", "new", "add", "convert", "sync", "validate", "status", "prune", "builder"]
 NEEDS_LXD = [
     ["sync"],
     ["sync", "--dry-run"],
@@ -159,7 +159,7 @@ def commands() -> dict[str, Any]:
 
 def test_what_is_needed_first_comes_first() -> None:
     assert [name for name in commands() if " " not in name] == [
-        *("init", "add", "convert"),
+        *("init", "inspect", "new", "add", "convert"),
         *("sync", "validate", "status", "prune"),
         *("list", "log", "config"),
         *("serve", "mirror", "units", "completion"),

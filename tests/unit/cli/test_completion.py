@@ -68,6 +68,8 @@ def also(line: str) -> str:
         ("lxdocker sync --specs=other ", ["third"]),
         ("lxdocker sync --specs nowhere ", []),
         ("lxdocker sync --dry", ["--dry-run"]),
+        ("lxdocker inspect ", ["db", "web"]),
+        ("lxdocker new ", []),
         ("lxdocker sync --jobs ", []),
         ("lxdocker builder build --from ", ["image", "mmdebstrap"]),
         ("lxdocker builder build --from=mm", ["mmdebstrap"]),
@@ -123,7 +125,7 @@ def test_every_name_of_a_spec_or_an_image_can_be_completed() -> None:
         for parameter in command.params
         if parameter.param_type_name == "argument" and "NAME" in (parameter.metavar or "")
     }
-    strange = {("remote add", "name"), ("mirror", "rest"), ("add", "name")}  # known elsewhere, or new
+    strange = {("remote add", "name"), ("mirror", "rest"), ("add", "name"), ("new", "name")}  # known elsewhere, or new
     assert named - strange == {key for key in VALUES if key[1] not in ("adopt", "version")}
 
 

@@ -255,6 +255,20 @@ def test_the_documents_about_builders_and_settings(world: World) -> None:
     schemas.check(documents.remote_added(added), "remote")  # which would need a server with TLS
 
 
+def test_the_documents_about_single_images(world: World) -> None:
+    world.image("web", "1")
+    spec = world.place / "images.d/web.yaml"
+    spec.write_text(f"{spec.read_text()}user: app\nhealthcheck: {{test: x, interval: 3s}}\n")
+    found = world.run("inspect", "inspect", "web")
+    assert found["spec"]["values"] == ["user", "healthcheck.test", "healthcheck.interval"]
+    ref = found["image"]
+    assert world.run("inspect", "inspect", ref)["spec"] is None
+    made = world.run("add", "new", "other", ref)
+    assert (made["spec"]["name"], made["lost"]) == ("other", [])
+    lost = world.run("add", "new", "third", "--dry-run", "--from-run", f"docker run --privileged {ref}", status=1)
+    assert [one["what"] for one in lost["lost"]] == ["--privileged"]
+
+
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
     class Handler(http.server.SimpleHTTPRequestHandler):

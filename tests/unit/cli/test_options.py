@@ -101,6 +101,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("inspect", "web"),
+        ("new", "app", "oci:/nowhere"),
+        ("add", "oci:/nowhere"),
         ("sync",),
         ("validate",),
         ("status",),
@@ -296,6 +299,8 @@ def test_long_summaries_are_wrapped_and_not_cut(monkeypatch: pytest.MonkeyPatch,
     [
         ("sync", "sync [OPTIONS] [NAME]..."),
         ("validate", "validate [OPTIONS] [NAME|FILE|DIR]..."),
+        ("inspect", "inspect [OPTIONS] IMAGE|NAME"),
+        ("new", "new [OPTIONS] NAME [IMAGE|SERVICE]"),
         ("mirror", "mirror [OPTIONS] URL [DIR|NAME]..."),
         ("publish rollback", "publish rollback [OPTIONS] NAME [VERSION]"),
         ("remote add", "remote add [OPTIONS] URL [NAME]"),

@@ -63,6 +63,8 @@ def test_a_command_on_a_page_is_one_that_lxdocker_has(page: str, shown: str) -> 
     for word in words:
         if word == "-" or (command.name == "convert" and not word.startswith("-")):
             break  # stdin; or another program's command
+        if word == "--from-run":
+            break  # as above
         name = word.strip("[]").partition("=")[0]
         if name.startswith("-"):
             assert name in options or re.fullmatch("-[vq]+", name), f"lxdocker {shown}: no option {name}"
