@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from types import MappingProxyType
 
 from lxdocker.config import sources
 from lxdocker.config.changes import Changes, FileChange, LayerFile, Packages, Step, rendered
@@ -28,6 +29,7 @@ LAYER = "/run/layer"  # with a number behind it
 PACKAGE_SECONDS = 1800
 SECRETS = "/run/secrets"  # in the image, while a command runs
 _AS_GIVEN = "as given"  # of a folder: mode and owner are set in any case
+NO_PROXIES: Mapping[str, str] = MappingProxyType({})
 _MOST_SECRET = 1 << 16  # bytes; in a builder there is little room in memory
 _SHELL = ("/bin/sh", "-c")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's default
@@ -147,10 +149,20 @@ def layer(file: LayerFile) -> Iterator[bytes]:
         )
 
 
-def commands(changes: Changes, config: OciConfig) -> tuple[Running, ...]:
-    """The commands that are run in the image, in their order. ``config``: as the spec has changed it."""
+def commands(changes: Changes, config: OciConfig, proxies: Mapping[str, str] = NO_PROXIES) -> tuple[Running, ...]:
+    """The commands that are run in the image, in their order. ``config``: as the spec has changed it. ``proxies``: the
+    variables of this host, for commands with a network.
+    """
     found = [_packages(changes.packages, config)] if changes.packages else []
-    return (*found, *(_step(step, config) for step in changes.run))
+    found += (_step(step, config) for step in changes.run)
+    return tuple(_with_proxies(running, proxies) if running.network else running for running in found)
+
+
+def _with_proxies(running: Running, proxies: Mapping[str, str]) -> Running:
+    """As Docker has it, but without a proxy whose address has a login: the image's own programs would see that."""
+    usable = {name: value for name, value in proxies.items() if "@" not in value}
+    both = {spelling: value for name, value in usable.items() for spelling in (name.lower(), name.upper())}
+    return replace(running, environment=tuple({**both, **dict(running.environment)}.items()))
 
 
 def _packages(packages: Packages, config: OciConfig) -> Running:

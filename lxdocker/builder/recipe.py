@@ -138,7 +138,7 @@ class BuildRequest:
     @property
     def commands(self) -> tuple[changing.Running, ...]:
         """What is run in the image."""
-        return changing.commands(self.changes, self.config)
+        return changing.commands(self.changes, self.config, self.route.proxies)
 
     @property
     def phases(self) -> list[str]:

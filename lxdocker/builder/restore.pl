@@ -26,8 +26,11 @@ sub remove {
 	}
 }
 
+# One that is a link elsewhere is not what commands use for their own.
+my @folders_for_commands = grep { lstat $_; !-l _ && -d _ } '/tmp', '/var/tmp';
+
 if ($remember) {
-	entries($_, sub { print "kept ", join(' ', (lstat $_[0])[0, 1]), "\n" }) for '/tmp', '/var/tmp';
+	entries($_, sub { print "kept ", join(' ', (lstat $_[0])[0, 1]), "\n" }) for @folders_for_commands;
 	exit 0;
 }
 my %kept;
@@ -40,6 +43,6 @@ while (<STDIN>) {
 	elsif ($kind eq 'file' && lstat $path && -f _ && !-s _) { unlink $path }
 }
 rmdir for @folders;
-for my $folder ('/tmp', '/var/tmp') {
+for my $folder (@folders_for_commands) {
 	entries($folder, sub { remove($_[0]) unless $kept{join ' ', (lstat $_[0])[0, 1]} });
 }
