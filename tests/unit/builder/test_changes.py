@@ -13,7 +13,7 @@ from lxdocker.errors import BuildError, UsageError
 from lxdocker.source.oci import OciConfig
 
 SHELL = ("/bin/bash", "-ec")
-CONFIG = OciConfig((), (), (("PATH", "/app/bin"), ("A", "b c")), "/srv", shell=SHELL, created=7)  # noqa: S604 - a key
+CONFIG = OciConfig((), (), (("PATH", "/app/bin"), ("A", "b c")), "/srv", shell=SHELL, created=7)
 PROXIES = {"HTTP_PROXY": "http://proxy:3128", "HTTPS_PROXY": "http://me:secret@proxy:3128", "NO_PROXY": "localhost"}
 
 

@@ -77,7 +77,7 @@ def fetch(folder: Path, server: Registry, image: Image, *, password: str = PASSW
     source = f"docker://{server.address}/app@{image.manifest.digest}"
     options = ["--src-authfile", "/secrets/auth.json", "--src-cert-dir", "/secrets", "--digestfile", "/run/digest"]
     command = ["skopeo", "--override-os", "linux", "copy", *options, source, f"oci:{WORK}:image"]
-    fetching = ["/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", "app", WORK, "/secrets", "0", "0"]
+    fetching = ["/bin/busybox", "sh", "-c", FETCH.read_text(), "fetch", "app", WORK, "/secrets", "0", "0", ""]
     env = {"PATH": "/usr/bin:/bin", "HOME": "/"}
     done = root.run(*fetching, *command, env=env, network=False)
     return root, done.stderr.rpartition("\f")[2], done.returncode
