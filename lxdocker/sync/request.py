@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from lxdocker.builder.recipe import BuildRequest
 from lxdocker.config.settings import Settings, size_in_bytes
 from lxdocker.config.spec import ImageSpec
 from lxdocker.errors import ImageMissingError
+from lxdocker.http.proxies import Proxies
 from lxdocker.http.route import NOWHERE
 from lxdocker.image.provenance import source_label
 from lxdocker.image.wanted import Wanted
@@ -32,8 +34,10 @@ def build_request(
     cached = raw is not None and resolved.layers is None and not anew
     layers = resolved.layers or (_layers(raw, str(spec.image)) if raw else ())
     route = NOWHERE
-    if registry and not cached:
+    if registry and (not cached or spec.changes.needs_network):
         route = context.registry.route(registry, layers[0].digest if layers else None)
+    if spec.changes.needs_network:
+        route = replace(route, network=True, proxies=route.proxies or Proxies.of(os.environ).variables)
     return BuildRequest(
         name=spec.name,
         source=registry.at(resolved.manifest_digest) if registry else spec.image,
@@ -44,7 +48,7 @@ def build_request(
         properties=tuple(sorted(properties.items())),
         compression_level=wanted.compression_level,
         timeout=settings.build_timeout,
-        route=replace(route, network=True) if spec.changes.needs_network else route,
+        route=route,
         authfile=context.credentials.authfile_json(registry) if registry and not cached else None,
         layers=tuple(layer.digest.hex for layer in layers),
         size=sum(layer.size for layer in layers) if layers else None,
