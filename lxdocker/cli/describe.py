@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,11 +54,25 @@ def _rows(found: Inspection) -> Iterator[Row]:
     yield "volumes", [marked(path, "volumes") for path in config.volumes] or [marked("none", "volumes")]
     yield "health check", _health(found)
     yield "stop signal", [marked(config.stop_signal or "SIGTERM", "stop_signal")]
+    for key, value in _behaviour(found):
+        yield key.replace("_", " "), [marked(value, key)]
     yield "labels", [marked(f"{name}={value}", f"labels.{name}") for name, value in sorted(config.labels.items())]
     if found.image.layers:
         yield "layers", [f"{layer.digest}  {human_size(layer.size)}" for layer in found.image.layers]
     if found.changes:
         yield "changed, too", [f"{', '.join(found.changes)} (spec)"]
+
+
+def _behaviour(found: Inspection) -> Iterator[tuple[str, str]]:
+    """What the spec says of how it runs."""
+    for one in fields(found.behaviour):
+        value = getattr(found.behaviour, one.name)
+        if one.name not in found.from_spec:
+            continue
+        if isinstance(value, tuple):
+            yield one.name, ", ".join(f"{path} {size}" for path, size in value)
+        else:
+            yield one.name, str(value).lower()
 
 
 def _marks(from_spec: Iterable[str]) -> Callable[[str, str], str]:

@@ -5,6 +5,7 @@ A new key needs no new number; what existing programs could trip over does: a ke
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +225,7 @@ def inspected(found: Inspection) -> Document:
         },
         stop_signal=config.stop_signal or "SIGTERM",
         own_init=found.own_init or None,
+        behaviour={**asdict(found.behaviour), "tmpfs": dict(found.behaviour.tmpfs)},
         source=found.source or None,
         version=found.version or None,
         labels=dict(config.labels),

@@ -7,14 +7,16 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lxdocker.docker.draft import Draft
-from lxdocker.docker.service import Service
 from lxdocker.runtime.own_init import own_init
 from lxdocker.runtime.render import parse_healthcheck
 from lxdocker.source.oci import OciConfig
 from lxdocker.text import one_line
 from lxdocker.values import ImageName, ImageRef, RegistryRef
+
+if TYPE_CHECKING:
+    from lxdocker.docker.service import Service
 
 _MOST = 50  # ports, volumes, variables
 RELAYS = frozenset({"tini", "tini-static", "dumb-init", "docker-init", "catatonit"})
@@ -128,6 +130,8 @@ def keys(found: Expectations, own: Sequence[str] = (), given: Collection[str] = 
 
 def service(name: str, ref: ImageRef, found: Expectations, config: OciConfig, pool: str) -> Service:
     """An instance with all that the image expects: its ports on the same ports of the host, a volume for each."""
+    from lxdocker.docker.draft import Draft  # which inspect doesn't need
+
     draft = Draft(name, Path("/"), Path("/"), pool)
     draft.image = str(ref)
     for text in found.variables:

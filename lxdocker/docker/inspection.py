@@ -46,6 +46,7 @@ class Inspection:
     ref: ImageRef
     image: ResolvedImage
     config: OciConfig
+    behaviour: Behaviour
     platforms: tuple[str, ...]
     health: Health | None
     expects: Expectations
@@ -81,6 +82,7 @@ def inspect(ref: ImageRef, found: Description, config: OciConfig, spec: ImageSpe
         ref=ref,
         image=found.image,
         config=config,
+        behaviour=behaviour,
         platforms=found.platforms,
         health=parse_healthcheck(config.healthcheck, config.shell),
         expects=expects,

@@ -50,7 +50,8 @@ def place(tmp_path: Path) -> Path:
 
 def environment(place: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LXDOCKER_", "XDG_"))}
-    return {**kept, "HOME": str(place), "LXD_DIR": str(place / "lxd"), "TERM": "dumb", **more}
+    own = {"HOME": str(place), "XDG_CACHE_HOME": str(place / "cache"), "LXD_DIR": str(place / "lxd"), "TERM": "dumb"}
+    return {**kept, **own, **more}
 
 
 @dataclass(frozen=True)

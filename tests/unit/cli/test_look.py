@@ -74,7 +74,7 @@ def test_inspect_of_a_spec_marks_what_is_the_specs(place: Path, lxdocker: Progra
     ref = on_disk(place, **CONFIG)
     (place / "images.d/web.yaml").write_text(
         f"image: {ref}\nuser: root\nenvironment: {{TOKEN: t}}\nvolumes: []\nhealthcheck: {{interval: 3s}}\n"
-        "labels: {a: b}\nstop_signal: INT\nfiles: {/x: {content: y}}\n"
+        "labels: {a: b}\nstop_signal: INT\nrestart_unhealthy: true\ntmpfs: {/x: 1m}\nfiles: {/x: {content: y}}\n"
     )
     (place / "images.d/db.yaml").write_text("imgae: x\n")  # whose mistakes don't matter
     done = lxdocker("inspect", "web")
@@ -90,6 +90,8 @@ def test_inspect_of_a_spec_marks_what_is_the_specs(place: Path, lxdocker: Progra
         "               every 3 s, at most 30 s each, unhealthy after 3 failures (spec: interval)",
         "labels         a=b (spec)",
         "stop signal    INT (spec)",
+        "restart unhealthy true (spec)",
+        "tmpfs          /x 1m (spec)",
         "changed, too   files (spec)",
     ):
         assert line in lines
@@ -99,6 +101,7 @@ def test_inspect_of_a_spec_marks_what_is_the_specs(place: Path, lxdocker: Progra
     assert (document["user"], document["environment"]["TOKEN"], document["volumes"]) == ("root", "t", [])
     assert document["spec"]["changes"] == ["files"]
     assert document["warnings"] == []
+    assert (document["behaviour"]["tmpfs"], document["behaviour"]["restart"]) == ({"/x": "1m"}, "no")
     assert lxdocker("inspect", "db").returncode == 2
 
 
@@ -112,8 +115,11 @@ def test_inspect_asks_a_registry_as_little_as_possible(place: Path, lxdocker: Pr
         count = len(server.requests(6))
         done = lxdocker("inspect", f"{server.address}/app:1", "--json")
         methods = [request.method for request in server.requests(count + 4)[count:]]
+        again = lxdocker("inspect", f"{server.address}/app:1", "--json")
+        assert [request.method for request in server.requests(count + 5)[count + 4 :]] == ["HEAD"]
     document = schemas.check(json.loads(done.stdout), "inspect")
     assert methods == ["HEAD", "GET", "GET", "GET"]
+    assert again == done  # with its platforms
     assert document["platforms"] == [f"linux/{ARCH}"]
     assert document["size"] == len(image.layers[0].content)
     assert [layer["digest"] for layer in document["layers"]] == [image.layers[0].digest]

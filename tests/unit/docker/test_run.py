@@ -285,3 +285,20 @@ def test_no_text_becomes_a_command_or_a_key_of_its_own() -> None:
         assert words[0] in {"lxc", "lxdocker"}
     (spec,) = converted("docker run --tmpfs '/x: {a: b}' --restart 'always\nimage: evil' nginx").specs
     assert yamlfile.parse(spec.text, "x").value == {"image": "docker.io/library/nginx:latest", "tmpfs": {"/x": "on"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "words", "essential"),
+    [
+        ("-u app nginx", "--user", "its spec has: user: 'app'", True),
+        ("-u root nginx", "--user", "its spec has: user: 'root'", False),
+        ("-w /srv nginx", "--workdir", "its spec has: working_dir: /srv", True),
+        ("--stop-signal INT nginx", "--stop-signal", "its spec has: stop_signal: INT", True),
+        ("--health-cmd x nginx", "--health-cmd", "its spec has: healthcheck", False),
+        ("--no-healthcheck nginx", "--no-healthcheck", "its spec has: healthcheck", False),
+    ],
+)
+def test_what_only_a_spec_has_is_named_with_its_key(text: str, what: str, words: str, essential: bool) -> None:
+    (found,) = lost(text)
+    assert (found.what, found.essential) == (what, essential)
+    assert words in found.why
