@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from lxdocker.config import yamlfile
+from lxdocker.config import inherit, yamlfile
 from lxdocker.config.resources import resource
 from lxdocker.config.settings import SCHEMA as SETTINGS_SCHEMA
 from lxdocker.config.spec import SCHEMA, SUFFIXES, read_specs
@@ -23,8 +23,14 @@ def schema_path() -> Path:
 def path_for(folder: Path, name: ImageName) -> Path:
     """Where the spec of a new image goes.
 
-    Raises UsageError if there is one already, or if another image has that name as an alias.
+    Raises UsageError if there is one already, if another image has that name as an alias, or if it is no image's.
     """
+    if inherit.is_base(f"{name}.yaml"):
+        raise UsageError(
+            f"name is taken: {name}",
+            f"{name}.yaml holds keys that other specs extend, and makes no image",
+            "give another name: lxdocker new NAME IMAGE",
+        )
     for suffix in SUFFIXES:
         there = folder / f"{name}{suffix}"
         if there.is_symlink() or there.exists():

@@ -100,6 +100,13 @@ def test_add_says_whom_it_asks_while_it_does(place: Path) -> None:
         shown.wait_for("a spinner", lambda lines: any(f"asking {address}" in line for line in lines))
 
 
+def test_the_name_of_what_all_specs_extend_is_no_image_s(place: Path, lxdocker: Program) -> None:
+    done = lxdocker("add", on_disk(place), "defaults")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "error: name is taken: defaults"
+    assert not (place / "images.d/defaults.yaml").exists()
+
+
 def test_add_prints_the_spec_alone_with_dry_run(place: Path, lxdocker: Program) -> None:
     ref = on_disk(place, Cmd=["/bin/sh"])
     done = lxdocker("add", ref, "--dry-run")
