@@ -139,6 +139,14 @@ def spec_change(place: Place) -> Measured:
     return Measured(samples, f"cold {_median(cold):.2f} s, changed {_median(changed):.2f} s")
 
 
+@figure("inspect-known", "`lxdocker inspect` of an image whose digest is known, its registry on this host", "s", 0.3)
+def inspect_known(place: Place) -> Measured:
+    (image,) = place.images.small(1)
+    folder = place.folder("inspected")
+    place.lxdocker(folder, "inspect", "--json", image)
+    return Measured(place.repeat(15, lambda _: place.lxdocker(folder, "inspect", "--json", image)[0]))
+
+
 @figure("start-dir", "a builder's start on a pool of driver dir, until a first command has run in it", "s", 0.4)
 def start_dir(place: Place) -> Measured:
     return _start(place, "plain")

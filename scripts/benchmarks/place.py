@@ -129,12 +129,20 @@ class Place:
 
     def sync(self, folder: Path, project: str = "default") -> Synced:
         """Runs ``lxdocker sync`` on ``folder``, and checks that it succeeded."""
+        words = ("--project", project, "--specs", folder / "images.d", "--tree", folder / "tree")
+        seconds, peak = self.lxdocker(folder, "sync", "--json", *words)
+        report = json.loads((folder / "out").read_text())
+        return Synced(seconds, peak, [image["outcome"] for image in report["images"]])
+
+    def lxdocker(self, folder: Path, command: str, *words: str | Path) -> tuple[float, float]:
+        """Runs a command of lxdocker's, which prints to ``folder``/out, and checks that it succeeded. Returns how many
+        seconds it took, and the most memory.
+        """
         program = Path(sys.executable).with_name("lxdocker")
-        argv: list[str | Path] = [program, "sync", "--json", "--config", self._config, "--project", project]
-        argv += ["--specs", folder / "images.d", "--tree", folder / "tree"]
+        argv: list[str | Path] = [program, command, "--config", self._config, *words]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(self._cache)}
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             began = time.monotonic()
-            environment = {**os.environ, "XDG_CACHE_HOME": str(self._cache)}
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
             peak = 0.0
             try:
@@ -147,9 +155,8 @@ class Place:
                 raise
             seconds = time.monotonic() - began
         if process.returncode != 0:
-            raise MeasurementError(f"lxdocker sync failed:\n{(folder / 'err').read_text()[-2000:]}")
-        report = json.loads((folder / "out").read_text())
-        return Synced(seconds, peak, [image["outcome"] for image in report["images"]])
+            raise MeasurementError(f"lxdocker {command} failed:\n{(folder / 'err').read_text()[-2000:]}")
+        return seconds, peak
 
     def by_hand(self, folder: Path, reference: str, alias: str) -> float:
         """The steps of a build by hand, without a container; returns their duration in seconds."""

@@ -464,7 +464,8 @@ def test_a_builder_without_network(good: World) -> None:
     address = f"10.{random.randint(200, 249)}.{random.randint(0, 255)}.1"
     Lxc()("network", "create", bridge, f"ipv4.address={address}/24", "ipv4.dhcp=false", "ipv6.address=none")
     try:
-        with unsteady(tiny("newer"), lambda handler, tries: handler.reply(500), address) as reference:
+        # One that the layer cache has not.
+        with unsteady(tiny(bridge), lambda handler, tries: handler.reply(500), address) as reference:
             good.settings.update(network=bridge, insecure_registries=[reference.partition("/")[0]])
             good.spec("app", reference)
             done = good.sync(expect=1)

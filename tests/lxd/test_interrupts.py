@@ -136,7 +136,7 @@ def test_two_syncs_at_once(filled: World) -> None:
 
 @pytest.mark.any_lxd
 def test_ctrl_c_while_waiting_for_another_sync(filled: World) -> None:
-    filled.push("app", big(mebibytes=16))
+    filled.push("app", big(mebibytes=128))
     with filled.start("sync", "--json") as first:
         first.wait_for("app: fetch")
         with filled.start("sync", "--json") as second:
