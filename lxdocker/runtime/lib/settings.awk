@@ -11,7 +11,7 @@ BEGIN {
 	quote = sprintf("%c", 39)
 	settings = "cmd dns entrypoint fill_volumes network prelaunch restart restart_unhealthy stop_grace umask"
 	# Those of a spec that are decided when the image is built.
-	built_in = " aliases disable_supervisor image properties tmpfs "
+	built_in = " aliases disable_supervisor environment extends files healthcheck image labels layers packages ports properties run stop_signal templates tmpfs user variables volumes working_dir "
 }
 
 # Not with gsub: the meaning of a backslash in its replacement differs between awks, and between busybox versions.
