@@ -147,7 +147,7 @@ def _from_packages(folder: Path, say: Say) -> tuple[dict[str, str], Iterable[byt
         raise HostError(
             "mmdebstrap needs root here",
             "it makes a root filesystem and enters it",
-            "run as root, or leave out --from mmdebstrap",
+            "run 'lxdocker builder build --from mmdebstrap' as root, or do without --from and the setting builder_from",
         )
     root = folder / "root"
     command = [

@@ -175,7 +175,8 @@ def convert(
     services, folder = brought.read(words, pool)
     found = translate.convert(services, folder, pool, str(specfile.schema_path()))
     if write:
-        paths = [(specfile.path_for(settings.specs, spec.name), spec.text) for spec in found.specs]
+        instead = "leave out --write, and copy the keys that you need from what is printed"
+        paths = [(specfile.path_for(settings.specs, spec.name, instead), spec.text) for spec in found.specs]
         specfile.make_folder(settings.specs)
         for path, text in paths:
             specfile.write_new(path, text)

@@ -20,8 +20,8 @@ def schema_path() -> Path:
     return resource("schema", SCHEMA)
 
 
-def path_for(folder: Path, name: ImageName) -> Path:
-    """Where the spec of a new image goes.
+def path_for(folder: Path, name: ImageName, instead: str = "give another name: lxdocker new NAME IMAGE") -> Path:
+    """Where the spec of a new image goes. ``instead``: what to do if it can't go there.
 
     Raises UsageError if there is one already, if another image has that name as an alias, or if it is no image's.
     """
@@ -34,9 +34,7 @@ def path_for(folder: Path, name: ImageName) -> Path:
     for suffix in SUFFIXES:
         there = folder / f"{name}{suffix}"
         if there.is_symlink() or there.exists():
-            raise UsageError(
-                f"spec exists already: {name}", str(there), "edit it, or give another name: lxdocker new NAME IMAGE"
-            )
+            raise UsageError(f"spec exists already: {name}", str(there), f"edit it, or {instead}")
     try:
         owners = [spec.name for spec in read_specs(folder).specs if name.value in spec.aliases]
     except SpecError:  # no folder yet
@@ -45,7 +43,7 @@ def path_for(folder: Path, name: ImageName) -> Path:
         raise UsageError(
             f"name is taken: {name}",
             f"it is an alias of {owners[0]}, in {folder}",
-            "give another name: lxdocker new NAME IMAGE",
+            instead,
         )
     return folder / f"{name}.yaml"
 

@@ -114,7 +114,9 @@ read_instance_settings() {
 # Data as in Docker's --env-file, never code. The instance configuration takes precedence.
 read_envfile() {
 	_lines=$(content_of_envfile "$1") || {
-		say "LXDOCKER_ENVFILE $1 can't be read; continuing without it"
+		# What root could read, if it were root's.
+		[ ! -f "$1" ] || is_of_root "$1" || set -- "$1" " by user $_user, and is not root's alone"
+		say "LXDOCKER_ENVFILE $1 can't be read${2-}; continuing without it"
 		return
 	}
 	while IFS= read -r _line; do

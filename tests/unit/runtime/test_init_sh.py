@@ -229,11 +229,18 @@ def test_an_env_file_of_the_users_reveals_nothing_of_root_s(instance: Instance) 
     assert instance.out(script, env={"LXDOCKER_ENVFILE": "/etc/secret"}) == " 'SECRET=1'\n"
     (data / "env").unlink()
     (data / "env").symlink_to("/etc/secret")
-    said = "lxdocker: LXDOCKER_ENVFILE /data/env can't be read; continuing without it\n\n"
-    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == said
+    said = "lxdocker: LXDOCKER_ENVFILE /data/env can't be read{}; continuing without it\n\n"
+    why = " by user app, and is not root's alone"
+    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == said.format(why)
+    # Another user's, as a file pushed by a user of the host is.
+    (data / "env").unlink()
+    (data / "env").write_text("OTHERS=1\n")
+    (data / "env").chmod(0o600)
+    os.chown(data / "env", 1001, 1001)
+    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == said.format(why)
     (data / "env").unlink()
     os.mkfifo(data / "env")
-    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == said
+    assert instance.out(script, env={"LXDOCKER_ENVFILE": "/data/env"}) == said.format("")
 
 
 # ---- settings of the instance
