@@ -59,7 +59,7 @@ def in_prose(page: Path) -> Iterator[str]:
 
 
 class Reader:
-    """A host whose user types what a page says."""
+    """A host whose user types what a page says, and is not root: files on the desk belong to another user."""
 
     def __init__(self, folder: Path, replaced: Mapping[str, str], settings: Mapping[str, object]) -> None:
         self._replaced = replaced
@@ -109,6 +109,9 @@ class Reader:
             return said
         said, _ = process.communicate(timeout=COMMAND_SECONDS)
         assert process.returncode == 0, f"{command}: status {process.returncode}: {said}"
+        for file in self.desk.iterdir():
+            if file.is_file():
+                os.chown(file, 1000, 1000)
         return said
 
     def follows(self, page: str, beside: Sequence[str] = ()) -> dict[str, str]:
@@ -147,16 +150,26 @@ def default_project() -> Iterator[Lxc]:
 
 
 def test_coming_from_docker(tmp_path: Path, default_project: Lxc, registry: str, builder_image: str) -> None:
-    reader = Reader(tmp_path, {"docker.io/library": registry}, {"tree": str(tmp_path / "tree")})
+    specs = tmp_path / "etc/images.d"
+    reader = Reader(tmp_path, {"docker.io/library": registry}, {"tree": str(tmp_path / "tree"), "specs": str(specs)})
     busybox = entry("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
     shell = layer(entry("bin"), busybox, *(symlink(f"bin/{name}", "busybox") for name in ("sh", "sleep", "nslookup")))
     Images(registry).push("alpine", "latest", image(shell, Cmd=["/bin/sh"]))
     archive = f"docker-archive:{reader.desk / 'my-app.tar'}:my-app:latest"
     reader.runs(f"skopeo copy --quiet --src-tls-verify=false docker://{registry}/alpine:latest {archive}")
-    said = reader.follows("coming-from-docker.md", beside=["lxdocker init"])
+    at_last = ["lxdocker prune", "lxdocker prune --all"]
+    said = reader.follows("coming-from-docker.md", beside=["lxdocker convert --write compose.yaml", *at_last])
+    assert str(specs) in said["lxdocker config"]
     assert "lxdocker test page" in next(out for command, out in said.items() if "curl" in command)
+    assert {"TZ=Europe/Berlin", "LEVEL=notice"} <= set(said["lxc exec cache -- /lxd-exec env"].splitlines())
     assert said["lxc exec cache -- /lxd-exec redis-cli ping"].strip() == "PONG"
     assert "ended with status 0" in said["lxc console shell --show-log"]
+    assert [file.name for file in reader.desk.iterdir()] == ["my-app.tar"]
+    # What the page says in words.
+    for names, command in zip((("redis", "alpine", "my-app"), ("nginx",)), at_last, strict=True):
+        for name in names:
+            (specs / f"{name}.yaml").unlink()
+        reader.runs(command)
     assert default_project.images() == {}
 
 

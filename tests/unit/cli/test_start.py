@@ -82,6 +82,7 @@ def test_add_overwrites_nothing(place: Path, lxdocker: Program) -> None:
     done = lxdocker("add", ref)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[0] == "error: spec exists already: app"
+    assert done.stderr.splitlines()[2].startswith("  -> edit it, or give another name: ")
     assert (place / "images.d/app.yml").read_text() == "mine"
     (place / "images.d/link.yaml").symlink_to(place / "elsewhere")
     assert lxdocker("add", ref, "link").returncode == 2
@@ -114,6 +115,25 @@ def test_add_prints_the_spec_alone_with_dry_run(place: Path, lxdocker: Program) 
     assert "ends at once" in done.stderr
     assert "user.lxdocker.cmd" in done.stderr
     assert not (place / "images.d/app.yaml").exists()
+
+
+@pytest.mark.skipif(not shutil.which("docker-registry"), reason="needs docker-registry")
+def test_new_prints_what_the_page_shows(place: Path, lxdocker: Program) -> None:
+    page = (Path(__file__).parents[3] / "docs/start.md").read_text()
+    shown = page[page.index("    wrote /etc/lxdocker/images.d/db.yaml\n") :].partition("\n\n")[0]
+    image = make_image(
+        arch=ARCH,
+        Entrypoint=["docker-entrypoint.sh"],
+        Cmd=["postgres"],
+        ExposedPorts={"5432/tcp": {}},
+        Volumes={"/var/lib/postgresql/data": {}},
+    )
+    with registry(place / "registry") as server:
+        Images(server.address).push("library/postgres", "17", image)
+        (place / "images.d/db.yaml").unlink()
+        done = lxdocker("new", "db", f"{server.address}/library/postgres:17")
+    said = done.stdout.replace(str(place / "images.d"), "/etc/lxdocker/images.d")
+    assert said.splitlines() == [line.removeprefix("    ") for line in shown.splitlines()]
 
 
 def test_add_as_json(place: Path, lxdocker: Program) -> None:
@@ -226,6 +246,7 @@ def test_convert_writes_specs_only_if_asked_and_none_twice(place: Path, lxdocker
     done = lxdocker("convert", "--write", "compose.yaml")
     assert done.returncode == 2
     assert "spec exists already: nginx" in done.stderr
+    assert "leave out --write" in done.stderr
     assert not (place / "images.d/redis.yaml").exists()  # all or none
 
 

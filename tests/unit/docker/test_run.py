@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -183,6 +184,22 @@ def test_keys_of_the_spec(text: str, expected: str) -> None:
     (spec,) = converted(f"docker run {text}").specs
     assert spec.text.partition("image: docker.io/library/n:latest\n")[2] == expected
     assert yamlfile.check(yamlfile.parse(spec.text, "x"), SCHEMA) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("-u 1000 n", "user"),
+        ("-w /x n", "working_dir"),
+        ("--stop-signal INT n", "stop_signal"),
+        ("--health-cmd x n", "healthcheck"),
+        ("--no-healthcheck n", "healthcheck"),
+    ],
+)
+def test_the_key_of_the_spec_that_takes_its_place_is_named(text: str, key: str) -> None:
+    (lost,) = converted(f"docker run {text}").lost
+    assert re.search(rf"\bspec\b.*\b{key}\b", lost.why)
+    assert key in yamlfile.schema(SCHEMA)["properties"]
 
 
 @pytest.mark.parametrize(
