@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +52,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
     image = make_image()
     with place(tmp_path) as made, registry(tmp_path / "registry") as server:
         Images(server.address).push("app", "1", image)
+        login = {"auths": {server.address: {"auth": base64.b64encode(b"ann:secret").decode()}}}
+        (tmp_path / "containers").mkdir()
+        (tmp_path / "containers/auth.json").write_text(json.dumps(login))
         resolver = Resolver(made.context.registry, Arch.X86_64, Known(tmp_path / "cache"))
         made.context = replace(made.context, resolver=resolver)
         yield Here(made, server, image, len(server.requests(5)))
@@ -63,6 +68,7 @@ def test_a_changed_spec_of_the_same_image_asks_for_its_digest_alone(here: Here) 
     here.place.sync(here.spec())
     (first,) = here.place.builders.asked
     assert not is_cached(first)
+    assert any("auth.json" in path for path in first.files)
     assert here.asked(4) == ["HEAD manifests", "GET manifests", "GET blobs", "GET blobs"]
     assert words(here.place.sync(here.spec(umask="0027"))) == ["web built: changed: umask"]
     assert here.asked(1) == ["HEAD manifests"]
