@@ -179,13 +179,15 @@ def build_image(open_builder: OpenBuilder, request: BuildRequest, folder: Path, 
             made = _build(builder, request, folder, listener, damaged)
         if isinstance(made, Artifact):
             return made
+        if isinstance(made, NotCachedError):
+            raise made  # not in the builder, which then would be kept for debugging
         # The image is fetched again, once; in a builder that has unpacked nothing, since that may need a login.
         damaged = made
 
 
 def _build(
     builder: Builder, request: BuildRequest, folder: Path, listener: Listener, damaged: DamagedCache | None
-) -> Artifact | DamagedCache:
+) -> Artifact | DamagedCache | NotCachedError:
     """One command does it all, since LXD takes a tenth of a second to start any. What was ``damaged`` before is dropped
     from the cache first; only if nothing was, damage is no failure yet.
     """
@@ -224,6 +226,8 @@ def _build(
         return finished
     if result.status == DAMAGED and telling.manifest and damaged is None:
         return DamagedCache(telling.manifest)
+    if result.status == NOT_CACHED:
+        return NotCachedError(f"{request.source} is not in the layer cache", "", "run the same command again")
     raise _failure(builder, request, telling, result)
 
 
@@ -239,8 +243,6 @@ def _failure(builder: Builder, request: BuildRequest, telling: _Telling, result:
         running = request.commands[int(telling.phase.partition(" ")[2])]
         resolution = "correct the command; sync -v shows all of its output, --keep-builder leaves the builder"
         return BuildError(f"running a command in {request.source} failed", f"{running.place}:\n{said}", resolution)
-    if result.status == NOT_CACHED:
-        return NotCachedError(f"{request.source} is not in the layer cache", "", "run the same command again")
     if result.status == NOT_CONNECTED:
         return builder.missing_connection()
     if result.status == NOT_LAUNCHABLE:

@@ -25,11 +25,13 @@ from lxdocker.builder.instance import KILLED, STEP
 from lxdocker.builder.recipe import (
     DAMAGED,
     FAILED_STEPS,
+    NOT_CACHED,
     NOT_CONNECTED,
     NOT_LAUNCHABLE,
     UNPACKING_FAILED,
     BuildRequest,
     DamagedCache,
+    NotCachedError,
 )
 from lxdocker.config.spec import Behaviour
 from lxdocker.errors import BuildError
@@ -137,10 +139,11 @@ def build(
     in_memory: bool = False,
     route: Route = NOWHERE,
     after: str = "",
+    request: BuildRequest = REQUEST,
 ) -> Built:
     for name, script in (("skopeo", skopeo), ("umoci", umoci), ("mksquashfs", mksquashfs)):
         root.write(f"/usr/bin/{name}", f"#!/bin/busybox sh\nset -e\n{script}", 0o755)
-    wanted = replace(REQUEST, in_memory=in_memory, route=route)
+    wanted = replace(request, in_memory=in_memory, route=route)
     argv = recipe._build_argv(Builder(), wanted, damaged)
     done = root.run(*argv, stdin=recipe.given(wanted), after=after)
     lines = done.stdout.splitlines(keepends=True)
@@ -174,6 +177,30 @@ def test_it_tells_the_commands_that_it_runs(root: Root) -> None:
     assert check[2] == "/run/build/check.sh"
     assert pack[0] == "mksquashfs"
     assert " ".join(pack[1:]) == (root / "packed-by").read_text().strip()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_image_that_the_layer_cache_has_is_not_fetched(root: Root, cached: bool) -> None:
+    """Nor is its network waited for; and ``cached``, nothing is there that could fetch it."""
+    blob = {"digest": f"sha256:{MANIFEST}", "size": 3}
+    raw = json.dumps({"config": blob, "layers": []}).encode()
+    wanted = Digest.of(raw)
+    request = replace(
+        REQUEST,
+        source=RegistryRef("registry.example", "app", None, wanted),
+        raw_manifest=raw,
+        cached=cached,
+        authfile=None,
+    )
+    fetching = "echo fetched >>/fetched; exit 1"
+    missing = build(root, skopeo=fetching, request=request)
+    assert missing.returncode == (NOT_CACHED if cached else 72)
+    assert (root / "fetched").exists() is not cached
+    root.write(f"/cache/blobs/sha256/{MANIFEST}", "{}\n")
+    (root / "etc/resolv.conf").unlink()  # there is no lease
+    done = build(root, skopeo=fetching, request=request)
+    assert (done.returncode, done.stdout) == (0, WHOLE.replace(MANIFEST, wanted.hex))
+    assert (root / "cache/manifests/app").read_text() == f"{wanted}\n"
 
 
 @pytest.mark.parametrize("words", ["echo no such file >&2; exit 1", "kill -9 $$"])
@@ -593,6 +620,21 @@ def test_damage_is_fetched_again_once_in_another_builder(tmp_path: Path) -> None
 )
 def test_a_limit_is_named_with_its_setting(said: str, setting: str) -> None:
     assert setting in instance.explain("fetching", Result(72, "", f"\f{said}\n")).resolution
+
+
+def test_what_the_layer_cache_lacks_is_for_the_host_to_fetch(tmp_path: Path) -> None:
+    """And no failure, for which a builder might be kept."""
+    builder = Scripted(Result(NOT_CACHED), b"phase fetch\n")
+    left: list[None] = []
+
+    @contextmanager
+    def opened() -> Iterator[instance.Builder]:
+        yield builder
+        left.append(None)
+
+    with pytest.raises(NotCachedError):
+        recipe.build_image(opened, REQUEST, tmp_path, recipe.Listener(lambda _: None, lambda _: None))
+    assert (left, cleaned(builder)) == ([None], True)
 
 
 @pytest.mark.parametrize("status", [UNPACKING_FAILED, 72])
