@@ -509,12 +509,20 @@ def _no_constant(text: str) -> NoReturn:
 _SHELL_RAN = re.compile(r"""(?:^|[\s"/])(?:ba|da|a|z|k)?sh(?:"|(?:\s+[^\s#]+){0,4}?\s+-\w*c\s(?!\s*#\(nop\)))""")
 
 
+# Lines of a Dockerfile, and of builders that put nothing but programs into an image. Others may bring a shell.
+_PLAIN_STEP = re.compile(
+    r"#\(nop\)|^(RUN|COPY|ADD|CMD|ENTRYPOINT|ENV|USER|WORKDIR|EXPOSE|LABEL|VOLUME|ARG)\s|^(bazel|ko)\s"
+)
+
+
 def _has_shell(history: object) -> bool | None:
     """What nothing depends on: a history that can't be read is as good as none."""
     entries = history[:_MAX_ITEMS] if isinstance(history, list) else []
     made = [entry["created_by"] for entry in entries if isinstance(entry, dict) and entry.get("created_by")]
     known = [text[:1000] for text in made if isinstance(text, str)]
-    return any(_SHELL_RAN.search(text) for text in known) if known else None
+    if any(_SHELL_RAN.search(text) for text in known):
+        return True
+    return False if known and all(_PLAIN_STEP.search(text) for text in known) else None
 
 
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)

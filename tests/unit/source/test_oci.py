@@ -385,6 +385,8 @@ def test_nested_indexes() -> None:
         ([{"created_by": '/bin/sh -c #(nop)  CMD ["/app"]'}], False),
         ([{"created_by": "bazel build ..."}], False),
         ([{"created_by": "COPY publish -c x"}], False),
+        ([{"created_by": "umoci insert"}, {"created_by": 'CMD ["/app"]'}], None),
+        ([{"created_by": "# debian.sh --arch 'amd64' out/ 'trixie'"}], None),
         ([{"created_by": "COPY /app /app"}, {"created_by": "RUN /bin/sh -c apk add x # buildkit"}], True),
         ([{"created_by": "/bin/sh -c apt-get update"}], True),
         ([{"created_by": "|1 A=b /bin/sh -c x"}], True),
