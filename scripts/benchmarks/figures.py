@@ -14,9 +14,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import serving
 from benchmarks.place import SCRIPTS, Measured, MeasurementError, Place, say
@@ -109,24 +110,33 @@ def _cold(place: Place, count: int, rounds: int) -> Measured:
 
 @figure("spec-change", "sync after a change of a spec, not of its image of 60 MB, against a cold sync", "x", 0.6)
 def spec_change(place: Place) -> Measured:
-    """Cold, then changed, each time; with the same image, which was built before."""
+    return _changed(place, {}, {"umask": "0027"})
+
+
+@figure("changed-image", "the same where the spec changes the image, by a file and a command", "x", 0.8)
+def changed_image(place: Place) -> Measured:
+    before, after = (
+        {"files": {"/etc/app.conf": {"content": text}}, "run": ["test -s /etc/app.conf"]} for text in ("one", "two")
+    )
+    return _changed(place, before, after)
+
+
+def _changed(place: Place, before: Mapping[str, Any], after: Mapping[str, Any]) -> Measured:
+    """Syncs a spec with the keys ``before``, cold, and then with ``after``. Returns the ratio of each pair."""
     (image,) = place.images.usual(1)
     folder = place.folder("changed")
-    place.specs(folder, {"usual": image})
     cold: list[float] = []
     changed: list[float] = []
 
     def once(_: int) -> float:
         place.forget(folder)
-        place.specs(folder, {"usual": image})
-        first = place.sync(folder)
-        place.settle_builders()
-        place.specs(folder, {"usual": image}, umask="0027")
-        second = place.sync(folder)
-        for synced in (first, second):
+        for seconds, keys in ((cold, before), (changed, after)):
+            place.specs(folder, {"usual": image}, **keys)
+            synced = place.sync(folder)
             _all_are(synced.statuses, "built", 1)
-        cold.append(first.seconds)
-        changed.append(second.seconds)
+            seconds.append(synced.seconds)
+            place.settle_builders()
+            place.settle()
         say(f"  cold {cold[-1]:.2f} s, changed {changed[-1]:.2f} s")
         return changed[-1] / cold[-1]
 
