@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import yaml
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from lxdocker.builder import recipe
+from lxdocker.builder import listing, recipe
 from lxdocker.builder.instance import OWNER_KEY, Builder, Connection, owner
 from lxdocker.http.route import Route
 from lxdocker.lxd.api import Lxd, StoredImage
@@ -341,6 +341,12 @@ class Request:
 SUCCESS = Result(0, "", "")
 
 
+def listing_of(content: bytes) -> str:
+    """One file, which tells squashfs files apart."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return f"F d 755 0 0 - 1 - - / - -\nF - 644 0 0 {len(content)} 1 - {sha256} /content - -\nE 2\n"
+
+
 @dataclass
 class ScriptedBuilders:
     """``answers``: what builds of an image come to, one after the other: a squashfs, or a failure. An image without any
@@ -353,12 +359,15 @@ class ScriptedBuilders:
     cached: list[tuple[str, ...]] = field(default_factory=list)  # what was to stay in the layer cache
     meanwhile: Callable[[Request], object] = lambda _: None
     tidied: Result = SUCCESS  # what dropping layers comes to
+    listing: Callable[[bytes], str | Result] = lambda content: listing_of(
+        content
+    )  # of a squashfs, as listing.pl prints it
     lost: int = 0
     open: int = 0  # builders at this moment
     made: int = 0
 
     @contextmanager
-    def builder(self, _route: Route) -> Iterator[Builder]:
+    def builder(self, _route: Route, *, cache: bool = True) -> Iterator[Builder]:
         self.open += 1
         self.made += 1
         try:
@@ -402,6 +411,9 @@ class _ScriptedBuilder(Builder):
         elif argv[3:6] == [recipe.CACHE.read_text(), "cache", "keep"]:
             self._builders.cached.append(tuple(argv[6:]))
             answer = self._builders.tidied
+        elif argv[3] == listing.LISTING.read_text():
+            found = self._builders.listing(self._pushed)
+            answer = Result(0, found) if isinstance(found, str) else found
         else:
             answer = SUCCESS  # cleaning up after a failure
         if isinstance(answer, bytes):

@@ -34,11 +34,11 @@ done
 loader=$(find_loader)
 "$bb" cp -L "$loader" "$root$loader"
 skopeo=$(find_tool skopeo) umoci=$(find_tool umoci) mksquashfs=$(find_tool mksquashfs) gosu=$(find_tool gosu)
-zstd=$(find_tool zstd) perl=$(find_tool perl)
+zstd=$(find_tool zstd) perl=$(find_tool perl) unsquashfs=$(find_tool unsquashfs)
 "$bb" cp "$bb" "$root/bin/busybox"
 "$bb" ln -s busybox "$root/bin/sh"
 "$bb" cp "$gosu" "$root/usr/bin/gosu"
-for program in "$skopeo" "$umoci" "$mksquashfs" "$zstd" "$perl"; do
+for program in "$skopeo" "$umoci" "$mksquashfs" "$unsquashfs" "$zstd" "$perl"; do
 	"$bb" cp "$program" "$root/usr/bin/"
 	"$loader" --list "$program" | while read -r _ arrow path _; do
 		if [ "$arrow" = "=>" ] && [ ! -e "$root$path" ]; then
@@ -47,7 +47,7 @@ for program in "$skopeo" "$umoci" "$mksquashfs" "$zstd" "$perl"; do
 		fi
 	done
 done
-# Not for the builder, but for images with extended attributes, which busybox can't copy.
+# For images with extended attributes, which busybox can't copy, and for listing these.
 attributes=$root/usr/lib/attributes
 "$bb" mkdir -p "$attributes"
 "$bb" cp -L "$loader" "$attributes/ld.so"

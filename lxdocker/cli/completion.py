@@ -210,6 +210,10 @@ def _both(options: Mapping[str, str], arguments: Sequence[str], environ: Mapping
     return sorted(set(found))
 
 
+def _comparable(options: Mapping[str, str], arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    return [*_versions(options, arguments, environ), "registry"]
+
+
 Provider = Callable[[Mapping[str, str], Sequence[str], Mapping[str, str]], Sequence[str]]
 # By command and parameter. tests/unit/cli/test_completion.py compares them with the commands.
 VALUES: Mapping[tuple[str, str], Provider] = {
@@ -220,6 +224,9 @@ VALUES: Mapping[tuple[str, str], Provider] = {
     ("status", "names"): _specs,
     ("list", "names"): _specs,
     ("log", "name"): _both,
+    ("diff", "name"): _published,
+    ("diff", "old"): _comparable,
+    ("diff", "new"): _comparable,
     ("builder input", "name"): _specs,
     ("publish list", "name"): _published,
     ("publish rollback", "name"): _published,

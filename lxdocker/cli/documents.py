@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lxdocker.docker.translate import Converted, SpecText
     from lxdocker.follow.remote import Added
     from lxdocker.follow.run import Followed
+    from lxdocker.image.difference import Difference, Entry, FileChange, Files, Side
+    from lxdocker.sync.compare import Rebuilt
     from lxdocker.sync.history import Event
     from lxdocker.sync.outcome import Dropped, Report
     from lxdocker.sync.state import ImageState
@@ -394,3 +396,98 @@ def _failures(failed: Sequence[Failure]) -> list[Document]:
         {"name": failure.name.value, "version": failure.key or None, "error": error(failure.error)}
         for failure in failed
     ]
+
+
+def difference(found: Difference) -> Document:
+    """What differs between two versions of an image."""
+    return _document(
+        name=found.name.value,
+        architecture=found.arch.value,
+        old=_side(found.old),
+        new=_side(found.new),
+        values=[
+            {
+                "change": value.change.value,
+                "group": value.group.value,
+                "key": value.key,
+                "old": value.before,
+                "new": value.after,
+            }
+            for value in found.values
+        ],
+        inputs=list(found.parts),
+        **_contents(found.files),
+    )
+
+
+def rebuilt(found: Sequence[Rebuilt]) -> Document:
+    """Images that were built twice."""
+    return _document(
+        images=[
+            {
+                "name": image.name.value,
+                "reproducible": None if image.error else image.is_reproducible,
+                "digest": image.manifest.value if image.manifest else None,
+                "fingerprints": [fingerprint.value for fingerprint in image.fingerprints],
+                **_contents(image.files),
+                "error": error(image.error) if image.error else None,
+            }
+            for image in found
+        ]
+    )
+
+
+def _side(side: Side) -> Document:
+    return {
+        "version": side.version,
+        "source": side.provenance.source,
+        "digest": side.provenance.source_digest.value,
+        "fingerprint": side.fingerprint.value if side.fingerprint else None,
+        "size": side.size,
+        "layers": None
+        if side.layers is None
+        else [{"digest": layer.digest.value, "size": layer.size} for layer in side.layers],
+    }
+
+
+def _contents(found: Files | None) -> Document:
+    """Packages and files; null where they were not compared."""
+    if found is None:
+        return {"packages": None, "files": None, "notes": []}
+    packages = [
+        {
+            "change": package.change.value,
+            "manager": package.manager,
+            "name": package.name,
+            "architecture": package.architecture,
+            "old": package.before,
+            "new": package.after,
+        }
+        for package in found.packages
+    ]
+    return {"packages": packages, "files": [_file(file) for file in found.changes], "notes": list(found.notes)}
+
+
+def _file(file: FileChange) -> Document:
+    return {
+        "change": file.change.value,
+        "path": file.path.decode("utf-8", "surrogateescape"),
+        "differs": list(file.fields),
+        "old": _entry(file.before) if file.before else None,
+        "new": _entry(file.after) if file.after else None,
+    }
+
+
+def _entry(entry: Entry) -> Document:
+    return {
+        "type": entry.type.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "time": entry.time,
+        "device": entry.device,
+        "sha256": entry.sha256,
+        "target": None if entry.target is None else entry.target.decode("utf-8", "surrogateescape"),
+        "attributes": list(entry.attributes),
+    }

@@ -25,7 +25,7 @@ from lxdocker.cli.app import (
     places_of,
 )
 from lxdocker.cli.events import Hooks
-from lxdocker.errors import LxdockerError
+from lxdocker.errors import LxdockerError, UsageError
 
 if TYPE_CHECKING:
     from lxdocker.cli.console import Console
@@ -48,6 +48,12 @@ def sync(
         typer.Option("--adopt", metavar="NAME", help="Take over an image of another folder of specs; * for all."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Do nothing if any spec is invalid.")] = False,
+    check_reproducible: Annotated[
+        bool,
+        typer.Option(
+            "--check-reproducible", help="Build the named images twice and compare; publishes and imports nothing."
+        ),
+    ] = False,
     jobs: JobsOption = None,
     config: ConfigOption = None,
     specs: SpecsOption = None,
@@ -75,6 +81,12 @@ def sync(
         jobs=jobs,
         metrics_file=metrics_file,
     )
+    if check_reproducible:
+        from lxdocker.cli import compare
+
+        if dry_run or force or keep_builder or adopt or strict or metrics_file:
+            raise UsageError("--check-reproducible syncs nothing", "", "leave out the options that are about a sync")
+        raise typer.Exit(0 if compare.check_reproducible(ctx.obj.console, settings, names or [], json=json) else 1)
     from lxdocker.cli import report
     from lxdocker.config.selection import choose, is_whole
     from lxdocker.config.spec import SpecFolder, load_specs, read_specs, select

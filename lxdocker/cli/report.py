@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxdocker.builder.image import BuilderImage
-from lxdocker.cli import documents
+from lxdocker.cli import contrast, documents
 from lxdocker.cli.console import Console
 from lxdocker.cli.table import NAME, RED, SOURCE, STATE, Column, digest_column
 from lxdocker.config.settings import Settings
@@ -23,6 +23,8 @@ from lxdocker.tree.version import Published, Withheld
 
 if TYPE_CHECKING:
     from lxdocker.follow.run import Followed  # which load what only they need
+    from lxdocker.image.difference import Difference
+    from lxdocker.sync.compare import Rebuilt
     from lxdocker.sync.prune import Pruning
     from lxdocker.tree.mirror import Failure, Mirrored
 
@@ -276,6 +278,33 @@ def print_followed(console: Console, result: Followed, *, json: bool) -> None:
     counts = [("imported", len(result.imported)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
     counts += [("no longer on the server", len(result.left)), ("failed", len(result.failed))]
     _print_counts(console, "image", counts, result.size)
+
+
+def print_difference(console: Console, found: Difference, *, json: bool, everything: bool) -> None:
+    """What differs between two versions, on a screen; ``everything``: with all files."""
+    if json:
+        console.json(documents.difference(found))
+        return
+    if console.is_quiet and found.is_empty:
+        return
+    for line in contrast.lines(found, everything=everything):
+        console.print(line)
+
+
+def print_rebuilt(console: Console, found: Sequence[Rebuilt], *, json: bool) -> None:
+    """Whether two builds of an image are the same, and what differs."""
+    if json:
+        console.json(documents.rebuilt(found))
+        return
+    for image in found:
+        if image.is_reproducible and not console.is_quiet:
+            console.print(f"{image.name} is reproducible: both builds have the fingerprint {image.fingerprints[0]}")
+        if image.files is not None:
+            first, second = image.fingerprints
+            console.print(f"{image.name} is not reproducible: {first.short}, then {second.short}", RED)
+            for line in contrast.of_builds(image.files):
+                console.print(f"  {line}")
+    _print_errors(console, "failed   ", "image", [(str(one.name), one.error) for one in found if one.error])
 
 
 def _print_failures(console: Console, failed: Sequence[Failure]) -> None:

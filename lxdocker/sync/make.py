@@ -32,8 +32,8 @@ class Builders(Protocol):
     def kept(self) -> list[str]:
         """The names of builders that were left running, for debugging."""
 
-    def builder(self, route: Route) -> AbstractContextManager[Builder]:
-        """A fresh builder that can use the ``route``."""
+    def builder(self, route: Route, *, cache: bool = True) -> AbstractContextManager[Builder]:
+        """A fresh builder that can use the ``route``; with the layer cache, unless it needs none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,15 @@ def _open_workshop(
     return workshop
 
 
+def open_builders(context: Context, cleanup: contextlib.ExitStack, progress: Progress, say: Say) -> Builders:
+    """Builders for work that publishes nothing, until ``cleanup``. Raises LxdockerError if there can be none."""
+    prune.builders(context, say)
+    opened = _open_workshop(context, SyncOptions(), cleanup, progress, say)
+    if isinstance(opened, LxdockerError):
+        raise opened
+    return opened
+
+
 class Run:
     """Carries out one plan."""
 

@@ -444,8 +444,8 @@ class World:
         where = {"--specs": str(self.specs), "--tree": str(self.tree), "--project": self.project}
         if command[0] in ("builder", "validate"):
             where = {} if command[0] == "builder" else {"--specs": str(self.specs)}
-        elif command[0] == "log":
-            del where["--specs"]
+        elif command[0] in ("log", "diff"):
+            del where["--specs" if command[0] == "log" else "--project"]
         options = [word for option, value in where.items() if option not in command for word in (option, value)]
         return [*LXDOCKER, *command, *options]
 

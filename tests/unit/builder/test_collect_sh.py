@@ -11,7 +11,7 @@ import pytest
 from lxdocker.builder.image import COLLECT, _parse_versions
 from tests.chroots import BUSYBOX, SECONDS, Root, needs_namespaces
 
-TOOLS = ("skopeo", "umoci", "mksquashfs", "zstd", "perl", "gosu", "getfattr", "setfattr")
+TOOLS = ("skopeo", "umoci", "mksquashfs", "unsquashfs", "zstd", "perl", "gosu", "getfattr", "setfattr")
 pytestmark = [
     needs_namespaces,
     pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"this host has not all of {', '.join(TOOLS)}"),
@@ -59,7 +59,7 @@ def test_only_the_image_and_its_versions_are_left(collected: Path) -> None:
 
 def test_versions_are_told(collected: Path) -> None:
     versions = _parse_versions((collected / "versions").read_text())
-    assert set(versions) == {*TOOLS[:-2], "attr", "busybox", "busybox_sha256"}
+    assert set(versions) == {*TOOLS[:-2], "attr", "busybox", "busybox_sha256"} - {"unsquashfs"}  # as mksquashfs
     assert all(any(letter.isdigit() for letter in version) for version in versions.values())
 
 
@@ -101,6 +101,17 @@ def test_mksquashfs_packs_there(root: Path) -> None:
     done = Root(root, "/bin/busybox").run("/usr/bin/mksquashfs", "/build/in", "/build/out", *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert (root / "build/out").read_bytes()[:4] == b"hsqs"
+
+
+def test_unsquashfs_unpacks_there(root: Path) -> None:
+    (root / "build/packed").mkdir(exist_ok=True)
+    (root / "build/packed/file").write_bytes(b"x" * 1_000_000)
+    outside = ["mksquashfs", str(root / "build/packed"), str(root / "build/squashfs"), "-comp", "zstd", "-noappend"]
+    subprocess.run(outside, check=True, capture_output=True, timeout=SECONDS)
+    options = ["-quiet", "-no-progress", "-dest", "/build/unpacked"]
+    done = Root(root, "/bin/busybox").run("/usr/bin/unsquashfs", *options, "/build/squashfs")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (root / "build/unpacked/file").read_bytes() == b"x" * 1_000_000
 
 
 def test_it_holds_what_builds_need_and_little_else(root: Path) -> None:

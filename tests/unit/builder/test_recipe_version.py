@@ -89,7 +89,16 @@ def test_comments_are_no_part_of_it(tmp_path: Path) -> None:
 def test_all_scripts_of_a_build_are_held() -> None:
     """But for those that only wait, look or tell."""
     folder = Path(recipe.__file__).parent
-    others = {"cache.sh", "connected.sh", "quoted.sh", "collect.sh", "init.sh", "install.sh"}
+    others = {
+        "cache.sh",
+        "connected.sh",
+        "quoted.sh",
+        "collect.sh",
+        "init.sh",
+        "install.sh",
+        "listing.sh",
+        "listing.pl",
+    }
     assert {script.name for script in SCRIPTS} | others == {
         path.name for path in folder.iterdir() if PurePath(path).suffix in {".sh", ".pl"}
     }

@@ -27,10 +27,11 @@ from lxdocker import __version__
 from lxdocker.cli import main as cli
 from lxdocker.cli.app import app
 
-COMMANDS = ["init", "inspect", "new", "add", "convert", "sync", "validate", "status", "prune", "builder"]
+COMMANDS = ["init", "inspect", "new", "add", "convert", "sync", "validate", "status", "prune", "diff", "builder"]
 NEEDS_LXD = [
     ["sync"],
     ["sync", "--dry-run"],
+    ["sync", "--check-reproducible", "web"],
     ["status"],
     ["prune"],
     ["builder", "build"],
@@ -162,7 +163,7 @@ def test_what_is_needed_first_comes_first() -> None:
     assert [name for name in commands() if " " not in name] == [
         *("init", "inspect", "new", "add", "convert"),
         *("sync", "validate", "status", "prune"),
-        *("list", "log", "config"),
+        *("list", "log", "config", "diff"),
         *("serve", "mirror", "units", "completion"),
     ]
 
@@ -301,6 +302,28 @@ def test_without_lxd_json_says_so_too(lxdocker: Program, command: list[str]) -> 
     done = lxdocker(*command, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["what"] == "cannot connect to LXD"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["diff", "web"], "no image web in the tree"),
+        (["diff", "../web"], "no such image"),
+        (["sync", "--check-reproducible"], "--check-reproducible takes names"),
+        (["sync", "--check-reproducible", "--dry-run", "web"], "--check-reproducible syncs nothing"),
+        (["sync", "--check-reproducible", "--force", "web"], "--check-reproducible syncs nothing"),
+        (["sync", "--check-reproducible", "nope"], "no such spec: 'nope'"),
+    ],
+)
+def test_what_can_not_be_compared_is_said_before_anybody_is_asked(
+    place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch, arguments: list[str], complaint: str
+) -> None:
+    monkeypatch.setenv("LXDOCKER_TREE", "tree")
+    done = lxdocker(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+    assert "LXD" not in done.stderr
+    assert not (place / "tree").exists()
 
 
 @pytest.mark.parametrize("command", ["sync", "status"])

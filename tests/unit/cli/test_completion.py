@@ -100,6 +100,9 @@ def test_images_and_versions_in_the_tree(published: list[str]) -> None:
     assert values("lxdocker publish rollback --tree tree nosuch ") == []
     assert values("lxdocker publish list --tree tree ") == ["web"]
     assert values("lxdocker log --tree tree ") == ["db", "web"]
+    assert values("lxdocker diff --tree tree ") == ["web"]
+    assert values("lxdocker diff --tree tree web ") == [*published, "registry"]
+    assert values(f"lxdocker diff --tree tree web {published[1]} ") == [published[0], "registry"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_every_name_of_a_spec_or_an_image_can_be_completed() -> None:
         if parameter.param_type_name == "argument" and "NAME" in (parameter.metavar or "")
     }
     strange = {("remote add", "name"), ("mirror", "rest"), ("add", "name"), ("new", "name")}  # known elsewhere, or new
-    assert named - strange == {key for key in VALUES if key[1] not in ("adopt", "version")}
+    assert named - strange == {key for key in VALUES if key[1] not in ("adopt", "version", "old", "new")}
 
 
 def test_each_option_has_help_and_each_line_is_one() -> None:

@@ -244,6 +244,34 @@ def test_the_documents_of_the_tree(mixed: World) -> None:
     assert mixed.run("rollback-undo", "publish", "rollback", "back", "--undo")["published"]
 
 
+def test_the_documents_of_what_differs(world: World) -> None:
+    for text in ("1", "2"):
+        world.image("web", text)
+        world.run("images", "sync")
+    found = world.run("diff", "diff", "web")
+    assert [(file["path"], file["differs"]) for file in found["files"]] == [("/content", ["sha256"])]
+    assert "manifest_digest" in {value["key"] for value in found["values"]}
+    world.builders.listing = lambda _: "F l 777 0 0 - - - - /%FF %0A -\nR /var/lib/rpm/Packages\nE 1\n"
+    odd = world.run("diff", "diff", "web")
+    assert (odd["files"], odd["notes"]) == (
+        [],
+        ["packages in /var/lib/rpm/Packages are not compared: reading rpm's database needs rpm"],
+    )
+    world.builders.listing = lambda content: (
+        f"F l 777 0 0 - - - - /%FF {len(content)}{content[:1].hex()}{content[-4:].hex()} -\nE 1\n"
+    )
+    assert [file["path"] for file in world.run("diff", "diff", "web")["files"]] == ["/\udcff"]
+    world.image("web", "3")
+    now = world.run("diff", "diff", "web", "registry")
+    assert (now["new"]["version"], now["files"], len(now["new"]["layers"])) == ("registry", None, 1)
+    assert world.run("reproducible", "sync", "--check-reproducible", "web")["images"][0]["reproducible"] is True
+    world.builders.answers["web"] = [b"one", b"other", replace(SUCCESS, status=1)]
+    (other,) = world.run("reproducible", "sync", "--check-reproducible", "web", status=1)["images"]
+    assert (other["reproducible"], len(other["files"])) == (False, 1)
+    (failed,) = world.run("reproducible", "sync", "--check-reproducible", "web", status=1)["images"]
+    assert (failed["reproducible"], failed["error"]["exit"]) == (None, 1)
+
+
 def test_the_documents_about_builders_and_settings(world: World) -> None:
     world.image("web", "1")
     world.run("builder", "builder", "show")

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lxdocker.config.settings import Settings
 from lxdocker.config.settings import load as load_settings
 from lxdocker.tree.tree import Tree
 from tests import recorded
+from tests.examples import provenance, publish, spec
 from tests.stand_ins import ImageDaemon, image_daemon
 from tests.unit.cli.test_commands import Done, Program, commands, lxdocker, place
 
@@ -105,6 +107,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         ("new", "app", "oci:/nowhere"),
         ("add", "oci:/nowhere"),
         ("sync",),
+        ("diff", "web", "registry"),
         ("validate",),
         ("status",),
         ("prune",),
@@ -130,10 +133,14 @@ def test_each_setting_that_a_command_takes_is_one_that_it_reads(
 ) -> None:
     monkeypatch.setenv("LXDOCKER_BUILDER_SERVER", "local")
     name, *rest = arguments
-    for spec in (place / "images.d").iterdir():
-        spec.unlink()
+    for file in (place / "images.d").iterdir():
+        file.unlink()
     if "web" in rest:
         (place / "images.d/web.yaml").write_text("image: oci:/nowhere\n")
+    if name == "diff":  # which reads nothing else where there is nothing to compare
+        published = Tree(place / "tree")
+        with published.lock(print, threading.Event()):
+            publish(published, provenance(spec("web", "web:1")))
     with_builder_image(lxd, "lxdocker")
     lxdocker(*name.split(), *rest)
     known = {one.name for one in dataclasses.fields(Settings)} - {"config"}  # which load() itself reads
@@ -167,6 +174,7 @@ def test_each_setting_that_the_others_take_is_read_somewhere() -> None:
         "publish verify --specs x",
         "publish rollback --specs x web",
         "publish verify --project x",
+        "diff web --project x",
         "--project x builder delete",
         "--tree x validate",
         "--specs x publish verify",
@@ -212,8 +220,8 @@ def test_the_builder_of_a_project_is_that_of_builder_project(lxd: ImageDaemon, l
 def test_shared_options_may_stand_before_the_command(
     place: Path, lxd: ImageDaemon, lxdocker: Program, before: str, after: str
 ) -> None:
-    for spec in (place / "images.d").iterdir():
-        spec.write_text("image: oci:/nowhere\n")
+    for file in (place / "images.d").iterdir():
+        file.write_text("image: oci:/nowhere\n")
     assert lxdocker(*before.split()) == lxdocker(*after.split())
 
 
@@ -303,6 +311,7 @@ def test_long_summaries_are_wrapped_and_not_cut(monkeypatch: pytest.MonkeyPatch,
         ("new", "new [OPTIONS] NAME [IMAGE|SERVICE]"),
         ("mirror", "mirror [OPTIONS] URL [DIR|NAME]..."),
         ("publish rollback", "publish rollback [OPTIONS] NAME [VERSION]"),
+        ("diff", "diff [OPTIONS] NAME [OLD] [NEW]"),
         ("remote add", "remote add [OPTIONS] URL [NAME]"),
     ],
 )

@@ -1,0 +1,285 @@
+"""What a builder lists of a squashfs: all that is in it, told safely, with limits; and how that is read here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from lxdocker.builder import listing
+from lxdocker.builder.listing import Listing, _Reader
+from lxdocker.errors import BuildError
+from lxdocker.image.difference import Entry, FileType, Package
+from tests.chroots import SECONDS, Root, needs_namespaces
+
+TOOLS = ("unsquashfs", "mksquashfs", "perl", "getfattr", "setpriv")
+needs_tools = pytest.mark.skipif(
+    not all(map(shutil.which, TOOLS)), reason=f"this host has not all of {', '.join(TOOLS)}"
+)
+ODD = [b"new\nline", b"sp ace", b'back\\slash"', b"\xff\xfe", b"-", b"--help", b"per%cent", b"tab\tcr\r"]
+# As an unprivileged container has it: root that can make no device.
+CONFINED = ("/usr/bin/setpriv", "--bounding-set", "-mknod", "--inh-caps", "-mknod")
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Root:
+    """A root with the programs of a builder."""
+    root = Root.make(tmp_path / "builder", "/bin/busybox")
+    for tool in ("unsquashfs", "perl", "setpriv"):
+        root.install(tool)
+    tools = root / "usr/lib/attributes"
+    tools.mkdir(parents=True)
+    linked = subprocess.run(["ldd", shutil.which("getfattr") or ""], capture_output=True, text=True, check=True).stdout
+    for line in linked.splitlines():
+        if "/" in line:
+            path = line.split()[-2]
+            shutil.copy(path, tools / ("ld.so" if "=>" not in line else Path(path).name))
+    shutil.copy(shutil.which("getfattr") or "", tools)
+    (root / "build").mkdir()
+    return root
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The root of an image, to be filled."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    folder.chmod(0o755)
+    return folder
+
+
+def pack(builder: Root, image: Path) -> None:
+    squashfs = builder / "build/listing.squashfs"
+    argv = ["mksquashfs", str(image), str(squashfs), "-noappend", "-comp", "zstd", "-quiet", "-no-progress"]
+    subprocess.run(argv, check=True, capture_output=True, timeout=SECONDS)
+
+
+def run(builder: Root, *, limit: int = 1 << 20, most: int = 10_000) -> subprocess.CompletedProcess[str]:
+    words = [listing.LISTING.read_text(), "listing", listing.LIST.read_text(), str(limit), str(most)]
+    return builder.run(*CONFINED, "/bin/busybox", "sh", "-c", *words, env={"PATH": "/usr/bin:/bin"})
+
+
+def listed(builder: Root, image: Path, folder: Path) -> Listing:
+    pack(builder, image)
+    done = run(builder)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = read([done.stdout.encode()], folder)
+    assert found is not None
+    return found
+
+
+def read(pieces: Iterable[bytes], folder: Path) -> Listing | None:
+    return _Reader("listing", folder).read(pieces)
+
+
+def by_path(found: Listing) -> dict[bytes, Entry]:
+    return {entry.path: entry for entry in found.entries()}
+
+
+@needs_namespaces
+@needs_tools
+def test_everything_in_an_image_is_listed(builder: Root, image: Path, tmp_path: Path) -> None:
+    top = os.fsencode(image)
+    for folder in (b"a", b"a.b", b"a/deep", b"z"):
+        os.mkdir(os.path.join(top, folder))  # noqa: PTH102, PTH118 - bytes
+    for name in ODD:
+        Path(os.fsdecode(top + b"/a/" + name)).write_bytes(b"content of " + name)
+    (image / "a/link").symlink_to("tar get\n")
+    (image / "a/other").hardlink_to(image / "a/sp ace")
+    (image / "setuid").write_bytes(b"")
+    os.chown(image / "setuid", 33, 44)
+    (image / "setuid").chmod(0o4751)
+    (image / "z").chmod(0o1777)
+    os.mkfifo(image / "z/pipe")
+    os.utime(image / "setuid", (1_600_000_000, 1_600_000_000))
+    found = listed(builder, image, tmp_path)
+    entries = by_path(found)
+    expected = {b"/", *(path[len(top) :] for path in walked(top))}
+    assert set(entries) == expected
+    assert found.count == len(expected)
+    assert [entry.order for entry in found.entries()] == sorted(entry.order for entry in found.entries())
+    for path, entry in entries.items():
+        status = os.lstat(top + path)
+        assert (entry.mode, entry.uid, entry.gid) == (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        assert entry.type.value == stat.filemode(status.st_mode)[0]
+        if entry.type is FileType.FILE:
+            content = Path(os.fsdecode(top + path)).read_bytes()
+            assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        else:
+            assert (entry.size, entry.sha256) == (None, None)
+    assert entries[b"/a/link"].target == b"tar get\n"
+    assert entries[b"/setuid"].time == 1_600_000_000
+    assert entries[b"/setuid"].is_privileged
+    assert not found.lacks_devices
+
+
+def walked(top: bytes) -> list[bytes]:
+    return [
+        os.path.join(folder, name)  # noqa: PTH118 - bytes
+        for folder, folders, files in os.walk(top)
+        for name in folders + files
+    ]
+
+
+@needs_namespaces
+@needs_tools
+def test_devices_that_can_not_be_made_are_listed(builder: Root, image: Path, tmp_path: Path) -> None:
+    (image / "dev").mkdir()
+    os.mknod(image / "dev/null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    os.mknod(image / "dev/disk", 0o640 | stat.S_IFBLK, os.makedev(259, 300))
+    (image / "dev/null").chmod(0o666)
+    (image / "dev/tty").write_text("")
+    entries = by_path(listed(builder, image, tmp_path))
+    assert list(entries) == [b"/", b"/dev", b"/dev/disk", b"/dev/null", b"/dev/tty"]
+    assert (entries[b"/dev/null"].type, entries[b"/dev/null"].device) == (FileType.CHARACTER_DEVICE, "1:3")
+    assert entries[b"/dev/null"].mode == 0o666
+    assert (entries[b"/dev/disk"].type, entries[b"/dev/disk"].device) == (FileType.BLOCK_DEVICE, "259:300")
+
+
+@needs_namespaces
+@needs_tools
+def test_a_name_that_looks_like_lines_forges_no_device(builder: Root, image: Path, tmp_path: Path) -> None:
+    (image / "etc").mkdir()
+    line = "crw-rw-rw- 0/0  1,  3 2020-01-01 00:00 squashfs-root"
+    hostile = f"x\n{line}"
+    (image / hostile).mkdir(parents=True)
+    (image / hostile / "..evil").write_text("")
+    os.mknod(image / "real", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    found = listed(builder, image, tmp_path)
+    assert not [path for path, entry in by_path(found).items() if entry.device]
+    assert found.lacks_devices  # which is what is told
+
+
+@needs_namespaces
+@needs_tools
+def test_attributes_are_listed(builder: Root, image: Path, tmp_path: Path) -> None:
+    (image / "cap").write_text("x")
+    os.setxattr(image / "cap", "security.capability", bytes.fromhex("0100000200040000" + "00" * 12))
+    (image / "us er").write_text("y")
+    os.setxattr(image / "us er", "user.note", b"a\nb")
+    (image / "large").write_text("z")
+    os.setxattr(image / "large", "user.note", b"x" * 3000)
+    entries = by_path(listed(builder, image, tmp_path))
+    assert entries[b"/cap"].attributes == ("security.capability=0x0100000200040000000000000000000000000000",)
+    assert entries[b"/cap"].is_privileged
+    assert entries[b"/us er"].attributes == ("user.note=0x610a62",)
+    (large,) = entries[b"/large"].attributes
+    assert large.startswith("sha256:")
+    assert entries[b"/"].attributes == ()
+
+
+@needs_namespaces
+@needs_tools
+def test_packages_are_listed_and_no_link_is_followed(builder: Root, image: Path, tmp_path: Path) -> None:
+    paragraph = "Package: {}\nStatus: {}\nArchitecture: amd64\nVersion: 1:2-3\nDescription: x\n y\n\n"
+    status = paragraph.format("bash", "install ok installed") + paragraph.format("gone", "deinstall ok config-files")
+    for path, text in {
+        "var/lib/dpkg/status": status,
+        "var/lib/dpkg/status.d/tzdata": "Package: tzdata\nVersion: 2025a\nArchitecture: all\n",
+        "var/lib/dpkg/status.d/tzdata.md5sums": "Package: no\n",
+        "lib/apk/db/installed": "C:Q1x\nP:musl\nV:1.2.5-r0\nA:x86_64\n\nP:busybox\nV:1.37\nA:x86_64\n\n",
+        "usr/lib/sysimage/rpm/rpmdb.sqlite": "SQLite",
+        "secret/installed": "P:followed\nV:1\n\n",
+    }.items():
+        (image / path).parent.mkdir(parents=True, exist_ok=True)
+        (image / path).write_text(text)
+    (image / "usr/lib/apk").symlink_to("/secret")
+    found = listed(builder, image, tmp_path)
+    assert found.packages == (
+        Package("dpkg", "bash", "1:2-3", "amd64"),
+        Package("dpkg", "tzdata", "2025a", "all"),
+        Package("apk", "musl", "1.2.5-r0", "x86_64"),
+        Package("apk", "busybox", "1.37", "x86_64"),
+    )
+    assert found.unread == ("/usr/lib/sysimage/rpm/rpmdb.sqlite",)
+
+
+@needs_namespaces
+@needs_tools
+def test_too_many_or_too_large_files_are_refused_before_they_are_unpacked(builder: Root, image: Path) -> None:
+    for number in range(20):
+        (image / str(number)).write_text("")
+    with (image / "huge").open("wb") as file:
+        file.truncate(2 << 20)
+    pack(builder, image)
+    many = run(builder, most=21)
+    assert (many.returncode, many.stdout) == (listing.TOO_MANY, "")
+    large = run(builder, limit=2048)
+    assert (large.returncode, large.stdout) == (listing.TOO_LARGE, "")
+    assert not (builder / "build/listing").exists()
+
+
+@needs_namespaces
+@needs_tools
+def test_what_is_no_squashfs_fails(builder: Root) -> None:
+    (builder / "build/listing.squashfs").write_bytes(b"hsqs" + bytes(5000))
+    done = run(builder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the squashfs cannot be read" in done.stderr
+
+
+@needs_namespaces
+@needs_tools
+def test_many_files_are_hashed_in_order(builder: Root, image: Path, tmp_path: Path) -> None:
+    for number in range(2600):
+        (image / f"{number}").write_text(f"content {number}")
+    (image / "7").unlink()
+    (image / "7").hardlink_to(image / "2000")
+    entries = by_path(listed(builder, image, tmp_path))
+    for number in (0, 1, 2000, 2599):
+        assert entries[b"/%d" % number].sha256 == hashlib.sha256(b"content %d" % number).hexdigest()
+    assert entries[b"/7"].sha256 == entries[b"/2000"].sha256
+
+
+# ---- reading it here
+
+ROOT_LINE = b"F d 755 0 0 - 1600000000 - - / - -\n"
+FILE_LINE = b"F - 644 0 0 1 1600000000 - " + b"0" * 64 + b" /%s - -\n"
+
+
+def test_a_listing_is_read_in_whatever_pieces_it_comes(tmp_path: Path) -> None:
+    text = ROOT_LINE + FILE_LINE % b"a%0Ab" + b"P dpkg bash 1 -\nE 2\n"
+    for size in (1, 7, 1000):
+        found = read((text[at : at + size] for at in range(0, len(text), size)), tmp_path)
+        assert found is not None
+        assert [entry.path for entry in found.entries()] == [b"/", b"/a\nb"]
+        assert found.packages == (Package("dpkg", "bash", "1", ""),)
+
+
+def test_one_that_ends_too_early_is_none(tmp_path: Path) -> None:
+    assert read([ROOT_LINE], tmp_path) is None
+    assert read([ROOT_LINE + b"E 2\n"], tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"nonsense\n",
+        b"F d 755 0 0 - 1600000000 - - relative - -\n",
+        b"F d 9 0 0 - 1600000000 - - / - -\n",
+        b"F - 644 0 0 " + b"9" * 19 + b" 1 - " + b"0" * 64 + b" / - -\n",
+        ROOT_LINE + ROOT_LINE,  # twice
+        FILE_LINE % b"b" + FILE_LINE % b"a",  # in another order
+        ROOT_LINE + b"E 1\nE 1\n",
+        b"x" * (listing.MOST_IN_A_LINE + 1),
+        ROOT_LINE + b"E 1",  # without its end
+    ],
+)
+def test_what_a_listing_never_says_is_refused(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="unexpected output from the builder"):
+        read([text], tmp_path)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MOST_FILES", 1), ("MOST_BYTES", 60), ("MOST_PACKAGES", 0)])
+def test_there_are_limits(limit: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = ROOT_LINE + FILE_LINE % b"a" + b"P apk musl 1 x86_64\nE 2\n"
+    assert read([text], tmp_path) is not None
+    monkeypatch.setattr(listing, limit, most)
+    with pytest.raises(BuildError, match="unexpected output"):
+        read([text], tmp_path)
