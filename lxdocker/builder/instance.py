@@ -298,7 +298,10 @@ def left_over(lxd: Lxd, project: str) -> list[str]:
     marks = {one["name"]: one["config"].get(OWNER_KEY) for one in filter(lxd.dialect.is_here, found)}
     left = [name for name, mark in marks.items() if mark and not is_alive(mark)]
     going = lxd.removed_instances(project) if left else set()
-    return [name for name in left if name not in going]
+    left = [name for name in left if name not in going]
+    # One may have gone between the two answers.
+    there = {one["name"] for one in lxd.instances(project)} if left else set()
+    return [name for name in left if name in there]
 
 
 def others_at_work(lxd: Lxd, project: str) -> bool:

@@ -135,6 +135,18 @@ def test_a_builder_that_lxd_is_removing_is_not_left_over(here: Place) -> None:
     assert here.said == ["removed going, left over from an earlier run"]
 
 
+def test_a_builder_that_goes_while_lxd_is_asked_is_not_left_over(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    here.daemon.instances["lxdocker", "going"] = builder_of_a_killed_one()
+
+    def removed_instances(project: str) -> set[str]:
+        here.daemon.instances.clear()
+        return set()
+
+    monkeypatch.setattr(here.context.lxd, "removed_instances", removed_instances)
+    assert not prune.builders(here.context, here.said.append)
+    assert here.said == []
+
+
 def test_layers_of_the_images_in_the_store_stay(here: Place) -> None:
     here.sync(here.image("web"), here.image("other"))
     prune.layers(here.context, here.builders)
