@@ -11,7 +11,8 @@ import pytest
 from tests.lxd.rig import World, cache_folder, end_of_builders, entry, image, layer, symlink
 from tests.registry_server import Image
 
-CAPABILITY = bytes.fromhex("0100000200040000" + "00" * 12).decode("latin-1")
+CAPABILITY = "0100000200040000" + "00" * 12
+CAPABLE = {"SCHILY.xattr.security.capability": bytes.fromhex(CAPABILITY).decode("latin-1")}
 DPKG = "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: {}\n\n"
 
 
@@ -21,10 +22,10 @@ def web(version: str, *more: tuple[tarfile.TarInfo, bytes], **config: Any) -> Im
         layer(
             entry("etc"),
             entry("etc/app.conf", f"version={version}"),
-            entry("etc/odd\nname", "same"),
+            entry("etc/odd name", "same"),
             entry("usr"),
             entry("usr/app", f"program {version}", mode=0o755),
-            entry("usr/ping", "ping", mode=0o755, pax_headers={"SCHILY.xattr.security.capability": CAPABILITY}),
+            entry("usr/ping", "ping", mode=0o755, pax_headers=CAPABLE if version == "1" else {}),
             symlink("usr/current", version),
             entry("var"),
             entry("var/lib"),
@@ -40,7 +41,11 @@ def web(version: str, *more: tuple[tarfile.TarInfo, bytes], **config: Any) -> Im
 def test_two_versions(world: World) -> None:
     world.wants("web", web("1", entry("old", "x"), Env=["A=1"], User="app"))
     world.sync()
-    world.wants("web", web("2", entry("new", "secret", mode=0o4755, uid=7), Env=["A=2"], User="root"))
+    more = [
+        entry("new", "secret", mode=0o4755, uid=7),
+        entry("null", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666),
+    ]
+    world.wants("web", web("2", *more, Env=["A=2"], User="root"))
     world.sync()
     first, second = sorted(world.published()["web"])
     before = world.state()
@@ -57,12 +62,18 @@ def test_two_versions(world: World) -> None:
     assert {path: one["change"] for path, one in files.items() if not path.startswith("/lxd-")} == {
         "/etc/app.conf": "changed",
         "/new": "added",
+        "/null": "added",
         "/old": "removed",
         "/usr/app": "changed",
         "/usr/current": "changed",
+        "/usr/ping": "changed",
         "/var/lib/dpkg/status": "changed",
     }
     assert files["/usr/current"]["differs"] == ["target"]
+    assert files["/usr/ping"]["differs"] == ["attributes"]
+    assert files["/usr/ping"]["old"]["attributes"] == [f"security.capability=0x{CAPABILITY}"]
+    null = files["/null"]["new"]
+    assert (null["type"], null["device"], null["mode"]) == ("character_device", "1:3", "0666")
     assert (files["/new"]["new"]["mode"], files["/new"]["new"]["uid"]) == ("4755", 7)
     assert done["notes"] == []
     words = world.run("diff", "web", first, second).out
