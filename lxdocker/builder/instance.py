@@ -363,13 +363,17 @@ _USUAL_FAILURES = (
 _NO_SUCH_OWNER = re.compile(r"chown\b.*: invalid argument")
 
 
-def explain(step: str, result: Result, argv: Sequence[str] = ()) -> BuildError:
-    """A failed command's own words, ``argv`` if it is known, and what to do about the usual failures."""
+LOOK_AROUND = "run it again with --keep-builder to look around in the builder"
+
+
+def explain(step: str, result: Result, argv: Sequence[str] = (), otherwise: str = LOOK_AROUND) -> BuildError:
+    """A failed command's own words, ``argv`` if it is known, and what to do: about one of the usual failures, or
+    ``otherwise``.
+    """
     # Only what the failing step said, and without a Go program's stack: what went wrong stands before that.
     said = (result.stderr.rpartition(STEP)[2].strip() or result.stdout.strip()).partition(GO_STACK)[0].strip()[-2000:]
     if result.status in {137, -9}:
         said = f"{said} ({KILLED})" if said else KILLED
-    otherwise = "run it again with --keep-builder to look around in the builder"
     resolution = remedy(said, _USUAL_FAILURES, otherwise)
     if _NO_SUCH_OWNER.search(said):
         resolution = (

@@ -95,7 +95,8 @@ def list_files(
         why = f"unpacked, it would take more than {limit >> 10} MiB, or most of what the builder's pool has free"
         raise BuildError(f"{what} failed", why, "raise the setting image_size_limit, or free space on the pool")
     if result.status != 0:
-        raise explain(what, result)
+        again = "run the same command again; lxdocker publish verify --deep shows whether the tree is damaged"
+        raise explain(what, result, otherwise=again)
     if listing is None:
         raise _nonsense(what)
     return listing

@@ -60,9 +60,11 @@ def pack(builder: Root, image: Path) -> None:
     subprocess.run(argv, check=True, capture_output=True, timeout=SECONDS)
 
 
-def run(builder: Root, *, limit: int = 1 << 20, most: int = 10_000) -> subprocess.CompletedProcess[str]:
+def run(
+    builder: Root, *, limit: int = 1 << 20, most: int = 10_000, before: str = ""
+) -> subprocess.CompletedProcess[str]:
     words = [listing.LISTING.read_text(), "listing", listing.LIST.read_text(), str(limit), str(most)]
-    return builder.run(*CONFINED, "/bin/busybox", "sh", "-c", *words, env={"PATH": "/usr/bin:/bin"})
+    return builder.run(*CONFINED, "/bin/busybox", "sh", "-c", *words, env={"PATH": "/usr/bin:/bin"}, before=before)
 
 
 def listed(builder: Root, image: Path, folder: Path) -> Listing:
@@ -222,6 +224,18 @@ def test_what_is_no_squashfs_fails(builder: Root) -> None:
     done = run(builder)
     assert (done.returncode, done.stdout) == (1, "")
     assert "the squashfs cannot be read" in done.stderr
+
+
+@needs_namespaces
+@needs_tools
+def test_files_that_find_no_room_are_a_failure(builder: Root, image: Path) -> None:
+    for number in range(20):
+        (image / str(number)).write_text("x")
+    pack(builder, image)
+    small = "cp build/listing.squashfs dev; mount -t tmpfs -o nr_inodes=12 tmpfs build; cp dev/listing.squashfs build"
+    done = run(builder, before=small)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No space left on device" in done.stderr
 
 
 @needs_namespaces

@@ -17,7 +17,9 @@ from lxdocker.builder.image import BuilderImage, scripts_hash
 from lxdocker.cli import report
 from lxdocker.cli.console import Console
 from lxdocker.errors import ImageMissingError, LxdockerError, UnreachableError
+from lxdocker.image.difference import Difference, Entry, FileChange, Files, FileType, Side
 from lxdocker.lxd.store import StoreView
+from lxdocker.sync.compare import Rebuilt
 from lxdocker.sync.holdings import Holdings
 from lxdocker.sync.outcome import Dropped, Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Remove, Republish, Touch
@@ -438,3 +440,42 @@ def test_what_a_registry_said_can_t_steer_the_terminal() -> None:
     hostile = LxdockerError("no \x1b[31mimage", "said \x1b]0;x\x07", "do \x9b1m")
     lines = as_text(show_sync(Report((Outcome(NAMES["a"], Status.FAILED, "", error=hostile),), (), ())))
     assert lines[:3] == ["failed    a: no �[31mimage", "            said �]0;x�", "            -> do �1m"]
+
+
+# ---- diff and sync --check-reproducible
+
+
+def test_nothing_differs_quietly() -> None:
+    side = Side("20260102_0304", provenance(spec("a", "a:1")), {})
+    same = Difference.of(NAMES["a"], Arch.X86_64, side, side, Files((), (), None, None, ()))
+    out = io.StringIO()
+    console = Console(out, io.StringIO())
+    report.print_difference(console, same, json=False, everything=False)
+    assert out.getvalue().splitlines()[-1] == "nothing differs"
+    out.truncate(0)
+    console.be_quiet()
+    report.print_difference(console, same, json=False, everything=False)
+    report.print_rebuilt(console, [Rebuilt(NAMES["a"], fingerprints=(fingerprint("a"),) * 2)], json=False)
+    assert out.getvalue().strip("\0") == ""
+
+
+def test_builds_of_the_same_image() -> None:
+    entry = Entry(b"/etc/id", FileType.FILE, 0o644, 0, 0, 1, 1, None, "0" * 64, None, ())
+    files = Files((FileChange(entry, replace(entry, sha256="1" * 64), ("sha256",)),), (), 9, 9, ())
+    found = [
+        Rebuilt(NAMES["a"], fingerprints=(fingerprint("a"),) * 2),
+        Rebuilt(NAMES["b"], fingerprints=(fingerprint("b"), fingerprint("c")), files=files),
+        Rebuilt(NAMES["c"], error=ERROR),
+    ]
+    assert [one.is_reproducible for one in found] == [True, False, False]
+    assert as_text(lambda console, json: report.print_rebuilt(console, found, json=json)) == [
+        f"a is reproducible: both builds have the fingerprint {fingerprint('a')}",
+        f"b is not reproducible: {fingerprint('b').short}, then {fingerprint('c').short}",
+        "  packages      no difference",
+        "  files         1 changed of 9",
+        "    ~ /etc/id (content)",
+        "failed    c: pulling nope failed",
+        "            line one",
+        "            line two",
+        "            -> correct the name",
+    ]

@@ -119,7 +119,7 @@ def test_files_that_are_damaged_are_not_compared(place: Place) -> None:
     [
         (Result(80), "more than 1,000,000 files", "compare smaller images"),
         (Result(81), "unpacked, it would take more than 1024 MiB", "image_size_limit"),
-        (Result(1, stderr="the squashfs cannot be read"), "the squashfs cannot be read", "--keep-builder"),
+        (Result(1, stderr="the squashfs cannot be read"), "the squashfs cannot be read", "publish verify --deep"),
         (Result(0, "F d 755 0 0 - 1 - - / - -\n"), "unexpected output", ""),
         (Result(137), "it was killed", "builder_memory"),
     ],
