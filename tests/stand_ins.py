@@ -391,7 +391,7 @@ class _ScriptedBuilder(Builder):
         self._builders = builders
         self._pushed = b""
 
-    def push(self, path: str, content: bytes | Iterator[bytes]) -> None:
+    def push(self, path: str, content: bytes | Iterator[bytes], source: str = "") -> None:
         self._pushed += content if isinstance(content, bytes) else b"".join(content)
 
     def running(

@@ -159,9 +159,9 @@ class Builder:
         if left != 0:
             raise BuildError(f"{step} failed", "it changes while it is read")
 
-    def push(self, path: str, content: bytes | Iterator[bytes]) -> None:
-        """Writes a file, readable for root only."""
-        self._lxd.push(self.project, self.name, path, content)
+    def push(self, path: str, content: bytes | Iterator[bytes], source: str = "") -> None:
+        """Writes a file, readable for root only. ``source``, for the log: how a shell gives it to the client."""
+        self._lxd.push(self.project, self.name, path, content, source=source)
 
 
 class Workshop:

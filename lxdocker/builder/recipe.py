@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -193,7 +193,7 @@ def _build(
     """
     argv = _build_argv(builder, request, damaged)
     telling = _Telling(request.source, listener, builder.by_hand, request.phases)
-    _push_changes(builder, request.changes, dict(request.given))
+    _push_changes(builder, request)
     metadata = image_metadata(request)
     if request.by_hand:
         log.command([*request.by_hand, "--metadata"], output=artifact.METADATA_FILE)
@@ -454,12 +454,18 @@ def _of_route(route: Route) -> dict[PurePath, bytes]:
     return files
 
 
-def _push_changes(builder: Builder, changes: Changes, given: Mapping[str, str]) -> None:
+def file_records(request: BuildRequest) -> Iterator[bytes]:
+    """What change.pl reads, in pieces. Raises BuildError and UsageError, as changes.records()."""
+    return changing.records(request.changes, dict(request.given))
+
+
+def _push_changes(builder: Builder, request: BuildRequest) -> None:
     """What is too large for the command's input: files and layers, as they come from this host's disk."""
-    if changes.files:
-        builder.push(str(changing.RECORDS), changing.records(changes, given))
-    for number, layer in enumerate(changes.layers):
-        builder.push(f"{changing.LAYER}{number}", changing.layer(layer))
+    if request.changes.files:
+        source = f"{log.shell([*request.by_hand, '--changes'])} |" if request.by_hand else ""
+        builder.push(str(changing.RECORDS), file_records(request), source)
+    for number, layer in enumerate(request.changes.layers):
+        builder.push(f"{changing.LAYER}{number}", changing.layer(layer), f"<{shlex.quote(str(layer.path))}")
 
 
 def keep_only(builder: Builder, names: list[ImageName]) -> None:

@@ -113,6 +113,9 @@ def builder_input(
     metadata: Annotated[
         bool, typer.Option("--metadata", help="Print the finished image's metadata, lxd.tar.xz, instead.")
     ] = False,
+    changes: Annotated[
+        bool, typer.Option("--changes", help="Print the spec's files, as the builder takes them, instead.")
+    ] = False,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     insecure_registry: InsecureOption = None,
@@ -123,6 +126,8 @@ def builder_input(
 
     It is a tar with scripts, files and logins; the log of a sync (-v) shows how it is used.
     """
+    if metadata and changes:
+        raise UsageError("--metadata and --changes exclude each other", "each is an output of its own", "leave one out")
     settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry)
     from lxdocker.builder import recipe
     from lxdocker.config.spec import read_specs, select
@@ -139,4 +144,8 @@ def builder_input(
     (spec,) = select(found.specs, [name], found.broken, settings.specs)
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
         request = Making.of(context, wanted_again(context, spec, manifest), anew=True).request
-    ctx.obj.console.write(recipe.image_metadata(request) if metadata else recipe.given(request))
+    if changes:
+        for piece in recipe.file_records(request):
+            ctx.obj.console.write(piece)
+    else:
+        ctx.obj.console.write(recipe.image_metadata(request) if metadata else recipe.given(request))

@@ -576,18 +576,31 @@ class Lxd:
             self.change("put", (*path, "state"), what, json=stop, **how)
         self.change("delete", path, what, **how)
 
-    def push(self, project: str, name: str, path: str, content: bytes | Iterator[bytes], mode: int = 0o600) -> None:
-        """Writes a file into an instance, streaming when given an iterator, until the user asks to stop: Cancelled."""
+    def push(
+        self,
+        project: str,
+        name: str,
+        path: str,
+        content: bytes | Iterator[bytes],
+        mode: int = 0o600,
+        *,
+        source: str = "",
+    ) -> None:
+        """Writes a file into an instance, streaming when given an iterator, until the user asks to stop: Cancelled.
+
+        ``source``, for the log: how a shell gives it to the client, as ``COMMAND |`` or ``<FILE``.
+        """
         if not isinstance(content, bytes):
             content = self._until_cancelled(content)
         kind = {"mode": f"{mode:04o}", "uid": "0", "gid": "0", "type": "file"}
+        by_hand = self.client_command("file", "push", "--project", project, "-", f"{name}{path}")
         self.change(
             "post",
             ("instances", name, "files"),
             f"writing {path} to {name}",
             project=project,
             params={"path": path},
-            by_hand=self.client_command("file", "push", "--project", project, "-", f"{name}{path}"),
+            by_hand=f"{source} {by_hand}" if source.endswith("|") else f"{by_hand} {source}".rstrip(),
             data=content,
             headers={self.dialect.header(key): value for key, value in kind.items()},
         )

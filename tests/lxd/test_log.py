@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Lxc, World, end_of_builders, image, tiny
+from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Lxc, World, end_of_builders, entry, image, layer, tiny
 from tests.lxd.test_ways import PROXIED, relay
 from tests.registry_server import Handler, Images, ScriptedServer
 from tests.registry_server import registry as serving
@@ -97,6 +97,27 @@ def test_a_build_can_be_repeated_from_its_log(world: World, shell: Shell) -> Non
     assert re.search(rf"^HEAD http://{world.registry}/v2/\S+ .*200", done.err, re.MULTILINE)
     assert [line for line in commands(done.err, "+++") if " umoci " in line]
     assert [line for line in commands(done.err, "++") if " mksquashfs /build/rootfs " in line]
+
+
+def test_a_changed_build_can_be_repeated_from_its_log(world: World, shell: Shell, tmp_path: Path) -> None:
+    """Its files and layers too, and with a secret that is in none of it."""
+    token = tmp_path / "token"
+    token.write_text("changing-secret-2b6d")
+    (world.specs / "a folder").mkdir()
+    (world.specs / "a folder/file").write_text("of this host")
+    (world.specs / "a layer.tar").write_bytes(layer(entry("layered", "x")))
+    digest = hashlib.sha256((world.specs / "a layer.tar").read_bytes()).hexdigest()
+    making = "/busybox-lxd sha256sum /run/secrets/token >/made"
+    world.wants(
+        "app",
+        tiny(),
+        files={"/srv": {"source": "a folder"}, "/srv/name": {"template": "{{ name }}"}},
+        run=[{"command": ["/busybox-lxd", "sh", "-c", making], "secrets": {"token": str(token)}}],
+        layers=[{"path": "a layer.tar", "sha256": digest}],
+    )
+    done = world.run("sync", "--json", "-vv")
+    assert token.read_text() not in done.err
+    assert shell.repeat(done.err) == done.fingerprint("app")
 
 
 def test_without_v_nothing_is_shown_and_a_file_has_it_all(world: World, tmp_path: Path) -> None:
