@@ -207,5 +207,5 @@ def secret(name: str, path: Path) -> bytes:
             f"secret cannot be read: {name}", f"{path}: {error.strerror or in_words(error)}", "correct its path"
         ) from error
     if len(content) > _MOST_SECRET:
-        raise UsageError(f"secret is too large: {name}", f"{path}: more than 1 MiB", "name another file")
+        raise UsageError(f"secret is too large: {name}", f"{path}: more than 64 KiB", "name another file")
     return content

@@ -37,7 +37,12 @@ for file in hosts resolv.conf; do
 		echo "file /etc/$file"
 	}
 done
+# A link to the root would have secrets written into the image, since nothing can be mounted there.
 [ -z "$secrets" ] || for folder in /run /run/secrets; do
+	case "$("$bb" realpath "$folder" 2>&-)/" in
+	/ | // | /dev/* | /proc/* | /sys/*) "$bb" rm -rf "$folder" ;;
+	esac
+	[ "$folder" = /run ] || [ ! -L "$folder" ] || "$bb" rm "$folder"
 	[ -d "$folder" ] || {
 		"$bb" rm -rf "$folder"
 		"$bb" mkdir "$folder"

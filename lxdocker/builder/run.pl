@@ -22,27 +22,44 @@ sub fields {
 }
 
 my ($network, $timeout, $user, $folder, $place, $count, @rest) = fields();
+my @count = ($bb, 'sh', '-c', "$bb du -skx \"\$1\"; $bb find \"\$1\" -xdev | $bb wc -l", 'count', $root);
 my %environment = map { split /=/, $_, 2 } splice @rest, 0, $count;
 my @command = @rest;
 
 sub uptime { open my $file, '<', '/proc/uptime'; return (split ' ', <$file>)[0] }
 
+# Starts COMMAND; returns what its output is read from, and its process, or nothing where there can be no more processes:
+# Perl's own open and system would try again and again, so a command that makes very many would end all watching.
+sub start { # COMMAND…
+	pipe my $from, my $to or return;
+	my $pid = fork // return;
+	if (!$pid) {
+		open STDOUT, '>&', $to;
+		open STDERR, '>', '/dev/null';
+		exec @_;
+		exit 127;
+	}
+	return ($from, $pid);
+}
+
 sub output { # COMMAND…
-	open my $from, '-|', @_ or return '';
+	my ($from, $pid) = start(@_) or return '';
 	local $/;
 	my $text = <$from>;
-	close $from;
+	waitpid $pid, 0;
 	return $text // '';
 }
 
 $inside ? inside() : outside();
 
 sub outside {
-	$limit ||= 3 * taken() + (2 << 20);
+	$limit ||= 3 * taken(output(@count)) + (2 << 20);
 	pipe my $from, my $to or die "making a pipe failed: $!\n";
 	chmod 0666, $to; # whoever runs the command may open /dev/stdout by name, as under Docker
 	my $pid = fork // die "starting it failed: $!\n";
+	setpgrp $pid, $pid; # by both: whoever is first
 	if (!$pid) {
+		setpgrp 0, 0;
 		open STDIN, '<', '/dev/null';
 		open STDOUT, '>&', $to;
 		open STDERR, '>&', $to;
@@ -52,8 +69,9 @@ sub outside {
 	}
 	close $to;
 	$| = 1;
-	my ($end, $look, $status, $why) = (uptime() + $timeout, uptime() + 2, undef, '');
+	my ($end, $status, $why) = (uptime() + $timeout, undef, '');
 	my ($text, $lines, @last) = ('', 0);
+	my $grown = watch();
 	my $say = sub {
 		my ($line) = @_;
 		$line =~ s/[\0-\x1f\x7f]+/ /g;
@@ -63,7 +81,7 @@ sub outside {
 	};
 	while (1) {
 		vec(my $ready = '', fileno $from, 1) = 1;
-		if (select $ready, undef, undef, 0.5) {
+		if (select($ready, undef, undef, 0.5) > 0) {
 			my $read = sysread $from, $text, 65536, length $text;
 			last if !$read;
 			$say->($1) while $text =~ s/^([^\n]{0,$most_bytes})\n// || $text =~ s/^([^\n]{$most_bytes})//;
@@ -71,9 +89,8 @@ sub outside {
 		# Children of another namespace's first process keep no pipe open once that is gone.
 		if (!defined $status && waitpid($pid, 1) == $pid) { $status = $? }
 		next if $why || defined $status;
-		if (uptime() > $end) { $why = "it took longer than $timeout s" }
-		elsif (uptime() > $look) { ($why, $look) = grown() }
-		kill 9, $pid if $why;
+		$why = uptime() > $end ? "it took longer than $timeout s" : $grown->();
+		kill -9, $pid if $why; # with its group, in which the namespace's first process is
 	}
 	$say->($text) if length $text;
 	waitpid $pid, 0 and $status = $? if !defined $status;
@@ -85,19 +102,34 @@ sub outside {
 	exit $ended;
 }
 
-# Why it must be ended, and when to look again: counting takes the longer the more there is.
-sub grown {
-	my $began = uptime();
-	my (undef, $size, undef, $free) = split ' ', (split /\n/, output($bb, 'df', '-k', '/build'))[-1];
-	return ('the storage pool has no space left for others') if $free < $size / 10 && $free < 1 << 20;
-	return ('the image grows beyond ' . int($limit / 1024) . ' MiB') if taken() > $limit;
-	return ('', uptime() + 2 + 10 * (uptime() - $began));
+# What tells, whenever called, why the command must be ended. It never waits for a count, which takes the longer the more
+# there is: meanwhile the command could fill the pool, or outlast its time.
+sub watch {
+	my ($look, $next, $began, $from, $pid) = (0, uptime() + 2);
+	my $crowded = 'it leaves no processes for counting what it writes';
+	return sub {
+		my $now = uptime();
+		return '' if $now < $look;
+		$look = $now + 0.5;
+		my (undef, $size, undef, $free) = split ' ', (split /\n/, output($bb, 'df', '-k', '/build'))[-1] // '';
+		return $crowded if !defined $free;
+		return 'the storage pool has no space left for others' if $free < $size / 10 && $free < 1 << 20;
+		if (!$from) {
+			return '' if $now < $next;
+			($began, ($from, $pid)) = ($now, start(@count));
+			return $from ? '' : $crowded;
+		}
+		return '' if waitpid($pid, 1) != $pid;
+		my $taken = taken(join '', <$from>);
+		($from, $next) = (undef, $now + 2 + 10 * ($now - $began));
+		return $crowded if !defined $taken;
+		return $taken > $limit ? 'the image grows beyond ' . int($limit / 1024) . ' MiB' : '';
+	};
 }
 
-# KiB; empty files take space, too.
+# KiB, from what @count prints; empty files take space, too.
 sub taken {
-	my ($kib) = output($bb, 'du', '-skx', $root) =~ /^([0-9]+)/;
-	my ($files) = output($bb, 'sh', '-c', "$bb find \"\$1\" -xdev | $bb wc -l", 'count', $root) =~ /([0-9]+)/;
+	my ($kib, $files) = $_[0] =~ /^([0-9]+)\s.*\n([0-9]+)\n/ or return;
 	return $kib + 4 * $files;
 }
 
@@ -158,6 +190,8 @@ sub inside {
 	if (!$pid) {
 		%ENV = %environment;
 		umask 022;
+		# From here on, paths are the image's, and one like /proc/1/root may lead to where only more rights do.
+		keep_only(keys %kept);
 		chdir $folder or bb('mkdir', '-p', $folder) && chdir $folder or die "no such folder: $folder\n";
 		# gosu finds the program by the image's PATH.
 		exec '/lxd-gosu', $user, @command or die "starting it failed: $!\n";
@@ -166,4 +200,13 @@ sub inside {
 		exit($? & 127 ? 128 + ($? & 127) : $? >> 8) if $gone == $pid;
 	}
 	exit 127;
+}
+
+# Gives up all other capabilities, before any program is started, which would have no more than the bounding set.
+sub keep_only {
+	my $bits = 0;
+	$bits |= 1 << $_ for @_;
+	my %capset = (157 => 126, 167 => 91, 171 => 184, 172 => 185); # its number, by prctl's of the same architecture
+	my ($version, $sets) = (pack('Ll', 0x20080522, 0), pack('L6', $bits, $bits, 0, 0, 0, 0));
+	syscall($capset{$prctl}, $version, $sets) == 0 or die "giving up capabilities failed: $!\n";
 }
