@@ -365,11 +365,13 @@ class ScriptedBuilders:
     lost: int = 0
     open: int = 0  # builders at this moment
     made: int = 0
+    without_cache: int = 0
 
     @contextmanager
     def builder(self, _route: Route, *, cache: bool = True) -> Iterator[Builder]:
         self.open += 1
         self.made += 1
+        self.without_cache += not cache
         try:
             yield _ScriptedBuilder(self, f"builder-{self.made}")
         finally:

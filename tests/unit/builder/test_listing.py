@@ -187,11 +187,11 @@ def test_packages_are_listed_and_no_link_is_followed(builder: Root, image: Path,
         "var/lib/dpkg/status.d/tzdata.md5sums": "Package: no\n",
         "lib/apk/db/installed": "C:Q1x\nP:musl\nV:1.2.5-r0\nA:x86_64\n\nP:busybox\nV:1.37\nA:x86_64\n\n",
         "usr/lib/sysimage/rpm/rpmdb.sqlite": "SQLite",
-        "secret/installed": "P:followed\nV:1\n\n",
+        "secret/db/installed": "P:followed\nV:1\n\n",
     }.items():
         (image / path).parent.mkdir(parents=True, exist_ok=True)
         (image / path).write_text(text)
-    (image / "usr/lib/apk").symlink_to("/secret")
+    (image / "usr/lib/apk").symlink_to("../../secret")
     found = listed(builder, image, tmp_path)
     assert found.packages == (
         Package("dpkg", "bash", "1:2-3", "amd64"),

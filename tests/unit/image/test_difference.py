@@ -36,10 +36,11 @@ def compared(old: list[Entry], new: list[Entry], *, times: bool = False) -> list
 
 def test_files_of_two_listings_side_by_side() -> None:
     old = entries(b"/", b"/a", b"/a/b", b"/a/z", b"/a.b", b"/gone")
-    new = entries(b"/", b"/a", b"/a/b", b"/a/new", b"/a.b", b"/z")
+    new = entries(b"/", b"/a", b"/a/b", b"/a/new", b"/a/zz", b"/a.b", b"/z")
     assert compared(old, new) == [
         ("added", b"/a/new", ()),
         ("removed", b"/a/z", ()),
+        ("added", b"/a/zz", ()),
         ("removed", b"/gone", ()),
         ("added", b"/z", ()),
     ]

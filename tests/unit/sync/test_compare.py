@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lxdocker.errors import BuildError, LxdockerError, TreeError, UsageError
-from lxdocker.image.difference import Difference
+from lxdocker.image.difference import Difference, Files
 from lxdocker.lxd.command import Result
 from lxdocker.sync import compare
 from lxdocker.sync import run as pipeline
@@ -95,6 +95,7 @@ def test_files_and_configuration_of_two_versions(place: Place) -> None:
     assert ("user", "1", "2") in {(value.key, value.before, value.after) for value in found.values}
     assert place.state() == before
     assert (place.builders.made - made, place.builders.open) == (2, 0)  # one for each, and none left
+    assert place.builders.without_cache == 2
 
 
 def test_the_same_files_need_no_builder(place: Place) -> None:
@@ -173,6 +174,16 @@ def test_two_builds_of_an_image(place: Place) -> None:
     assert [change.path for change in db.files.changes] == [b"/content"]
     assert place.state() == before
     assert place.staged() == []
+
+
+def test_times_of_files_count_where_builds_are_compared(place: Place) -> None:
+    place.builders.answers["web"] = [b"first", b"other one"]
+    place.builders.listing = lambda content: f"F p 644 0 0 - {len(content)} - - /pipe - -\nE 1\n"
+    (web,) = compare.build_twice(place.context, [place.image("web")], place.told, place.said.append)
+    assert web.files is not None
+    assert [(change.path, change.fields) for change in web.files.changes] == [(b"/pipe", ("time",))]
+    versions(place, "1", "2")
+    assert published(place).files == Files((), (), 1, 1, ())
 
 
 def test_a_build_that_fails_is_the_images_own(place: Place) -> None:
