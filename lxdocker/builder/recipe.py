@@ -16,7 +16,7 @@ from lxdocker.builder import changes as changing
 from lxdocker.builder.instance import NETWORK_SECONDS, STEP, Builder, explain, with_command
 from lxdocker.config.changes import NO_CHANGES, Changes
 from lxdocker.config.spec import Behaviour
-from lxdocker.errors import BuildError, ImageMissingError
+from lxdocker.errors import BuildError, ImageMissingError, remedy
 from lxdocker.http.route import Route
 from lxdocker.image import artifact
 from lxdocker.image.artifact import Artifact
@@ -89,6 +89,20 @@ MOST_IN_A_COMMAND = 1 << 14  # bytes
 COMMAND_WORDS = {"run": "++", "ran": "+++", "failed": ""}
 COMMAND_PREFIXES = tuple(f"{word} ".encode() for word in COMMAND_WORDS)
 MOST_COMMANDS = 100  # that are logged of one build
+# What run.pl says of commands that it has ended, and what to do about it.
+ENDED_BY_LIMITS = (
+    (("it took longer than",), "give the command more time with its key timeout, or correct it"),
+    (
+        ("the image grows beyond",),
+        "if it really has to be that large, raise the setting image_size_limit, such as 20GiB",
+    ),
+    (
+        ("the storage pool has no space",),
+        "enlarge the builder's storage pool, free space (lxdocker prune), or set `pool` to another",
+    ),
+    (("it leaves no processes",), "have the command start fewer processes: it takes all that a builder may have"),
+)
+CORRECT_COMMAND = "correct the command; sync -v shows all of its output, --keep-builder leaves the builder"
 LOGGER = logging.getLogger("lxdocker.builder")
 
 OpenBuilder = Callable[[], AbstractContextManager[Builder]]
@@ -241,7 +255,8 @@ def _failure(builder: Builder, request: BuildRequest, telling: _Telling, result:
             return BuildError(f"changing {request.source} failed", f"{place}: {why}", "correct this key of the spec")
     if result.status == COMMAND_FAILED and telling.phase.startswith(RUN):
         running = request.commands[int(telling.phase.partition(" ")[2])]
-        resolution = "correct the command; sync -v shows all of its output, --keep-builder leaves the builder"
+        # The last line says how it ended, and is never the command's own.
+        resolution = remedy(said.rpartition("\n")[2], ENDED_BY_LIMITS, CORRECT_COMMAND)
         return BuildError(f"running a command in {request.source} failed", f"{running.place}:\n{said}", resolution)
     if result.status == NOT_CONNECTED:
         return builder.missing_connection()
