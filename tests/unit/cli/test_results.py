@@ -79,6 +79,7 @@ def test_the_builder_image_in_words(lxdocker: Program, lxd: ImageDaemon) -> None
         ("mirror --import host --client lxc", "not a URL: host"),
         ("publish rollback web 1 --undo", "--undo takes no version"),
         ("publish rollback W@B", "no such image"),
+        ("builder input web --metadata --changes", "--metadata and --changes exclude each other"),
         ("builder input web --digest sha256:1", "not a digest: sha256:1"),
         ("builder input nosuch", "no such spec"),
         ("remote add https://host:1 a/b", "a/b"),
