@@ -54,6 +54,10 @@ step_in_image() { # NUMBER
 	made=/run/build/made
 	secrets_of_step=/dev/lxdocker-steps/$1
 	if [ -d "$secrets_of_step" ]; then with=secrets; else with=; fi
+	# Its first field.
+	case $("$bb" head -c 3 "$here/steps/$1/step") in
+	yes) step 77 "$bb" sh "$here/connected.sh" "$seconds" lease "$bb" sh "$here/network.sh" "$here/network" ;;
+	esac
 	step 77 "$bb" sh "$here/prepare.sh" "$rootfs" "$made" $with
 	status=0
 	set -- perl "$here/run.pl" "$rootfs" "$here/steps/$1" "$secrets_of_step" "$prctl" "$((limit))"

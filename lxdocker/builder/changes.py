@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from lxdocker.config import sources
 from lxdocker.config.changes import Changes, FileChange, LayerFile, Packages, Step, rendered
 from lxdocker.errors import BuildError, UsageError
 from lxdocker.reasons import in_words
 from lxdocker.source.oci import OciConfig
-from lxdocker.values import Arch
+from lxdocker.values import Arch, is_loopback
 
 HERE = Path(__file__).parent
 CHANGE = HERE / "change.pl"
+NETWORK = HERE / "network.sh"
 RUN = HERE / "run.pl"
 PREPARE = HERE / "prepare.sh"
 RESTORE = HERE / "restore.pl"
@@ -160,9 +162,14 @@ def commands(changes: Changes, config: OciConfig, proxies: Mapping[str, str] = N
 
 def _with_proxies(running: Running, proxies: Mapping[str, str]) -> Running:
     """As Docker has it, but without a proxy whose address has a login: the image's own programs would see that."""
-    usable = {name: value for name, value in proxies.items() if "@" not in value}
+    usable = {name: value for name, value in proxies.items() if "@" not in value and not _is_here(value)}
     both = {spelling: value for name, value in usable.items() for spelling in (name.lower(), name.upper())}
     return replace(running, environment=tuple({**both, **dict(running.environment)}.items()))
+
+
+def _is_here(proxy: str) -> bool:
+    """Whether a proxy is on this host's loopback, which commands do not reach."""
+    return is_loopback(urlsplit(proxy if "://" in proxy else f"//{proxy}").hostname or "")
 
 
 def _packages(packages: Packages, config: OciConfig) -> Running:

@@ -439,7 +439,14 @@ def given(request: BuildRequest) -> bytes:
     """
     scripts: tuple[Path, ...] = (BUILD, CACHE, CONNECTED, FETCH, *MEND, QUOTED, UNPACK, render.INJECT, render.CHECK)
     if request.changes.files or request.changes.layers or request.commands:
-        scripts += (changing.CHANGE, changing.PREPARE, changing.RUN, changing.RESTORE, changing.LAYERS)
+        scripts += (
+            changing.CHANGE,
+            changing.PREPARE,
+            changing.RUN,
+            changing.RESTORE,
+            changing.LAYERS,
+            changing.NETWORK,
+        )
     files = {SCRIPTS / script.name: script.read_bytes() for script in scripts}
     files[SCRIPTS / "runtime.tar"] = render.runtime_tar(request.config, request.behaviour, supervise=request.supervise)
     if request.raw_manifest:

@@ -1,7 +1,8 @@
-# run.pl ROOT STEP SECRETS PRCTL LIMIT: runs a command in the unpacked image at ROOT, which prepare.sh has prepared. It has process,
-# mount, network and other namespaces of its own, whose root is ROOT: nothing else of the builder is there, and whatever
-# it leaves running is killed at its end. It has the capabilities that Docker gives to the commands of a build.
-# STEP is a folder with a file `step`, whose fields each have a NUL at their end: NETWORK (yes or no), TIMEOUT (seconds),
+# run.pl ROOT STEP SECRETS PRCTL LIMIT: runs a command in the unpacked image at ROOT, which prepare.sh has prepared. It has
+# process, mount, network and other namespaces of its own, whose root is ROOT: nothing else of the builder is there, and
+# whatever it leaves running is killed at its end. It has the capabilities that Docker gives to the commands of a build.
+# STEP is a folder with a file `step`, whose fields each have a NUL at their end: NETWORK (yes: the one that network.sh has
+# made; or no), TIMEOUT (seconds),
 # USER, FOLDER, PLACE (where the files in the folder SECRETS go in the image, or nothing), the number of variables, the
 # variables, the command. PRCTL is the number of prctl(2). The image may grow to LIMIT KiB, by default (0) to three times
 # its size and 2 GiB more.
@@ -25,6 +26,8 @@ my ($network, $timeout, $user, $folder, $place, $count, @rest) = fields();
 my @count = ($bb, 'sh', '-c', "$bb du -skx \"\$1\"; $bb find \"\$1\" -xdev | $bb wc -l", 'count', $root);
 my %environment = map { split /=/, $_, 2 } splice @rest, 0, $count;
 my @command = @rest;
+
+sub holder { open my $file, '<', '/run/build/network' or die "there is no network: $!\n"; return <$file> + 0 }
 
 sub uptime { open my $file, '<', '/proc/uptime'; return (split ' ', <$file>)[0] }
 
@@ -63,7 +66,8 @@ sub outside {
 		open STDIN, '<', '/dev/null';
 		open STDOUT, '>&', $to;
 		open STDERR, '>&', $to;
-		exec $bb, 'unshare', '-m', '-p', '-f', '-i', '-u', ($network eq 'yes' ? () : '-n'),
+		my @network = $network eq 'yes' ? ($bb, 'nsenter', '-t', holder(), '-n') : ();
+		exec @network, $bb, 'unshare', '-m', '-p', '-f', '-i', '-u', (@network ? () : '-n'),
 			'perl', $0, '--inside', $root, $step, $secrets, $prctl, $limit;
 		exit 127;
 	}

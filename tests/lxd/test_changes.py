@@ -374,6 +374,17 @@ def test_what_goes_wrong_is_said_with_the_place_in_the_spec(refused: Done, name:
         assert text in error
 
 
+def test_a_command_with_a_network_does_not_reach_what_trusts_this_host_s_own(world: World, registry: str) -> None:
+    """The registry of the image is on this host's loopback, and takes pushes from whoever comes from there."""
+    port = registry.rpartition(":")[2]
+    world.push("app", tiny("app"))
+    call = f"/busybox-lxd nc -w 2 127.0.0.1 {port} </dev/null"
+    look = '/busybox-lxd ip -4 addr show dev eth0 | /busybox-lxd grep "inet " && [ -s /etc/resolv.conf ]'
+    steps = [{"command": [*SH, f"{look} && ! {call}"], "network": True} for _ in range(2)]
+    world.spec("app", world.ref("app"), run=[*steps, [*SH, f"! {call} && ! /busybox-lxd ip link show dev eth0"]])
+    assert world.sync().statuses == {"app": "built"}
+
+
 def test_a_changed_image_follows_its_upstream(world: World, tmp_path: Path) -> None:
     reference = world.push("app", tiny("one"))
     world.spec("app", reference, files={"/added": {"content": "x"}})

@@ -14,7 +14,12 @@ from lxdocker.source.oci import OciConfig
 
 SHELL = ("/bin/bash", "-ec")
 CONFIG = OciConfig((), (), (("PATH", "/app/bin"), ("A", "b c")), "/srv", shell=SHELL, created=7)
-PROXIES = {"HTTP_PROXY": "http://proxy:3128", "HTTPS_PROXY": "http://me:secret@proxy:3128", "NO_PROXY": "localhost"}
+PROXIES = {
+    "HTTP_PROXY": "http://proxy:3128",
+    "HTTPS_PROXY": "http://me:secret@proxy:3128",
+    "ALL_PROXY": "127.0.0.1:3128",
+    "NO_PROXY": "example.org",
+}
 
 
 def test_packages_come_before_commands() -> None:
@@ -32,7 +37,7 @@ def test_a_command_has_the_image_s_environment_and_its_time() -> None:
     assert bare.argv == ("/bin/sh", "-c", "x")
 
 
-def test_a_command_with_a_network_has_proxies_but_none_with_a_login() -> None:
+def test_a_command_with_a_network_has_proxies_but_none_with_a_login_or_that_it_can_t_reach() -> None:
     steps = (Step("x"), Step("y", network=True))
     without, with_network = changes.commands(Changes(run=steps), CONFIG, PROXIES)
     assert not any("proxy" in name.lower() for name, _ in without.environment)
@@ -40,8 +45,8 @@ def test_a_command_with_a_network_has_proxies_but_none_with_a_login() -> None:
         **dict(without.environment),
         "http_proxy": "http://proxy:3128",
         "HTTP_PROXY": "http://proxy:3128",
-        "no_proxy": "localhost",
-        "NO_PROXY": "localhost",
+        "no_proxy": "example.org",
+        "NO_PROXY": "example.org",
     }
     assert b"secret" not in with_network.fields()
 
