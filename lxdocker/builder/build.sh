@@ -3,9 +3,10 @@
 # build.sh DAMAGED NAME WORK STALL MOST SECONDS WAY MEMORY LIMIT EPOCH LEVEL LAYERS PRCTL WANTED [COMMAND…]: fetches
 # NAME's image with COMMAND, unpacks it, changes it, injects the runtime and packs the result as a squashfs. The same
 # image gives the same bytes on any day and any host. For WORK, STALL, MOST, WANTED and an image without COMMAND see
-# fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LIMIT unpack.sh, for EPOCH inject.sh. LEVEL is the zstd level. LAYERS are the digests of the known layers, separated by
-# blanks, for progress reports. For PRCTL see run.pl. The changes are in /run/changes (see change.pl), in the folders
-# steps/0, steps/1, … beside this script (see run.pl), and in /run/layer0, … (see layers.sh). DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
+# fetch.sh, for SECONDS and WAY connected.sh, for MEMORY and LIMIT unpack.sh, for EPOCH inject.sh. LEVEL is the zstd
+# level. LAYERS are the digests of the known layers, separated by blanks, for progress reports. For PRCTL see run.pl. The
+# changes are in /run/changes (see change.pl), in the folders steps/0, steps/1, … beside this script (see run.pl), and in
+# /run/layer0, … (see layers.sh). DAMAGED is the digest of a manifest with a damaged blob in the layer cache, or empty.
 # stdout reports progress, one item per line, and then carries the squashfs:
 #   phase NAME      the current phase
 #   run COMMAND     the command that runs now, as a shell reads it

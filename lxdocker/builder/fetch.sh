@@ -2,8 +2,8 @@
 # shellcheck shell=dash disable=SC2016
 # fetch.sh NAME WORK SECRETS STALL MOST WANTED [COMMAND…]: has COMMAND copy NAME's image into the OCI layout WORK, in the
 # layer cache, and write its manifest's digest to /run/digest; unless the cache has all of the image whose manifest's
-# digest is WANTED (hex, or empty). Exit status 79 if it has not, and there is no COMMAND. Unpacking then uses the layout /run/layout, which is private to
-# this builder: builders share only the cache's blobs, whose names are their digests.
+# digest is WANTED (hex, or empty). Exit status 79 if it has not, and there is no COMMAND. Unpacking then uses the layout
+# /run/layout, which is private to this builder: builders share only the cache's blobs, whose names are their digests.
 # Transient failures are retried, keeping the blobs already downloaded. COMMAND is killed if no data arrives for STALL
 # seconds, or if a blob exceeds MOST bytes; 0 means no limit.
 # The folder SECRETS may contain a file `environment` with variables for COMMAND, one NAME=VALUE per line. SECRETS and

@@ -92,6 +92,7 @@ def test_all_scripts_of_a_build_are_held() -> None:
     others = {
         "cache.sh",
         "connected.sh",
+        "network.sh",
         "quoted.sh",
         "collect.sh",
         "init.sh",
