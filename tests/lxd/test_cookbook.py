@@ -101,7 +101,7 @@ def test_the_page_has_twelve_recipes() -> None:
 
 def run(instance: Instance, command: str) -> str:
     """As the application would."""
-    return instance.shell(f"/lxd-exec /busybox-lxd sh -c '{command}'")
+    return instance.look(f"/lxd-exec /busybox-lxd sh -c '{command}'")
 
 
 def test_a_time_zone(kitchen: World, launch: Callable[..., Instance]) -> None:
@@ -109,7 +109,7 @@ def test_a_time_zone(kitchen: World, launch: Callable[..., Instance]) -> None:
 
 
 def test_an_authority(kitchen: World, launch: Callable[..., Instance]) -> None:
-    bundle = launch(kitchen, "trusting").shell("cat /etc/ssl/certs/ca-certificates.crt")
+    bundle = launch(kitchen, "trusting").look("cat /etc/ssl/certs/ca-certificates.crt")
     assert bundle.endswith("-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n")
 
 
@@ -130,14 +130,14 @@ def test_another_user(kitchen: World, launch: Callable[..., Instance]) -> None:
 
 def test_a_cron_job(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "scheduled")
-    wait_until("the job", lambda: instance.shell("cat /var/log/visits 2>/dev/null || :").strip(), 90)
+    wait_until("the job", lambda: instance.look("cat /var/log/visits 2>/dev/null || :").strip(), 90)
     assert "lxdocker test page" in fetch(f"http://{instance.address()}/")
 
 
 def test_a_log_in_a_file(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "logging")
     fetch(f"http://{instance.address()}/")
-    wait_until("the log", lambda: "start worker process" in instance.shell("cat /var/log/app.log"))
+    wait_until("the log", lambda: "start worker process" in instance.look("cat /var/log/app.log"))
 
 
 def test_a_static_address(kitchen: World, launch: Callable[..., Instance]) -> None:
@@ -152,7 +152,7 @@ def test_a_static_address(kitchen: World, launch: Callable[..., Instance]) -> No
 def test_several_processes(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "several")
     assert "lxdocker test page" in fetch(f"http://{instance.address()}/")
-    wait_until("the worker", lambda: instance.shell("cat /run/worker 2>/dev/null || :").strip())
+    wait_until("the worker", lambda: instance.look("cat /run/worker 2>/dev/null || :").strip())
 
 
 def test_a_device(kitchen: World, launch: Callable[..., Instance]) -> None:
@@ -160,13 +160,13 @@ def test_a_device(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "device")
     words = options.replace("/dev/ttyUSB0", "/dev/loop-control").split()
     kitchen.lxc("config", "device", "add", instance.name, "serial", *words)
-    assert instance.shell("stat -c '%F %a' /dev/loop-control") == "character special file 666\n"
+    assert instance.look("stat -c '%F %a' /dev/loop-control") == "character special file 666\n"
 
 
 def test_a_package(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "packaged")
-    assert instance.shell("/usr/bin/htop") == "from the package\n"
-    assert instance.shell("/busybox-lxd find /var/lib/apt/lists /var/cache/apt -type f -size +0").split() == []
+    assert instance.look("/usr/bin/htop") == "from the package\n"
+    assert instance.look("/busybox-lxd find /var/lib/apt/lists /var/cache/apt -type f -size +0").split() == []
 
 
 def test_an_application_from_a_checkout(kitchen: World, launch: Callable[..., Instance]) -> None:

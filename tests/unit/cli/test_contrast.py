@@ -131,20 +131,20 @@ def test_the_most_telling_comes_first() -> None:
         changed("/usr/lib/data", 2000),
         changed("/usr/bin/tool", 2000, mode=0o755),
         changed("/etc/conf", 2000),
-        changed("/srv/mine", uid=7),
+        changed("/opt/own", uid=7),
         changed("/usr/bin/ping", attributes=capable),
         changed("/now", sha256="0" * 64, time=1),
     )
     assert [line.split()[1] for line in shown if line.startswith("  ~")] == [
         "/usr/bin/ping",
         "/usr/bin/tool",
-        "/srv/mine",
+        "/opt/own",
         "/etc/conf",
         "/usr/lib/data",
         "/usr/share/doc",
         "/now",
     ]
-    assert "  ~ /srv/mine (owner 0 -> 7, content)" in shown
+    assert "  ~ /opt/own (owner 0 -> 7, content)" in shown
     assert "  ~ /now (time)" in shown
 
 
