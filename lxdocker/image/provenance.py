@@ -81,8 +81,8 @@ class Provenance:
         return replace(self, source_digest=source_digest, folder=folder)
 
     def to_properties(self) -> dict[str, str]:
-        """All of it, as image properties ``lxdocker.*``."""
-        return {PREFIX + field: str(getattr(self, field)) for field in self.__slots__}
+        """All of it, as image properties ``lxdocker.*``; LXD keeps no empty ones."""
+        return {PREFIX + field: text for field in self.__slots__ if (text := str(getattr(self, field)))}
 
     def sealed_properties(self) -> dict[str, str]:
         """The properties that are part of the image itself."""
