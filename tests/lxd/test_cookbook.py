@@ -56,6 +56,16 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, registry: str, builder_ima
         world.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scheduled(kitchen: World) -> Iterator[Instance]:
+    """Started first, as its job may be a minute away."""
+    instance = Instance(kitchen.lxc, "scheduled")
+    try:
+        yield instance
+    finally:
+        instance.delete()
+
+
 def compile_module(target: Path) -> None:
     argv = ["gcc", "-shared", "-fPIC", "-x", "c", "-o", str(target), "-"]
     subprocess.run(argv, input=MODULE.encode(), check=True, capture_output=True, timeout=60)
@@ -128,12 +138,6 @@ def test_another_user(kitchen: World, launch: Callable[..., Instance]) -> None:
     assert run(instance, "id -u; stat -c %u:%g /data") == "1234\n1234:1234\n"
 
 
-def test_a_cron_job(kitchen: World, launch: Callable[..., Instance]) -> None:
-    instance = launch(kitchen, "scheduled")
-    wait_until("the job", lambda: instance.look("cat /var/log/visits 2>/dev/null || :").strip(), 90)
-    assert "lxdocker test page" in fetch(f"http://{instance.address()}/")
-
-
 def test_a_log_in_a_file(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "logging")
     fetch(f"http://{instance.address()}/")
@@ -175,3 +179,8 @@ def test_an_application_from_a_checkout(kitchen: World, launch: Callable[..., In
     (kitchen.specs / "app/index.html").write_text("pulled\n")
     planned = kitchen.run("sync", "--dry-run", "--json", "checkout").image("checkout")
     assert planned["reason"] == "changed: files:/srv/app"
+
+
+def test_a_cron_job(scheduled: Instance) -> None:
+    wait_until("the job", lambda: scheduled.look("cat /var/log/visits 2>/dev/null || :").strip(), 90)
+    assert "lxdocker test page" in fetch(f"http://{scheduled.address()}/")
