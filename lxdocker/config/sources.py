@@ -14,6 +14,8 @@ from lxdocker.reasons import in_words
 
 CHUNK = 1 << 20
 _MOST_ENTRIES = 100_000
+# Of a checkout. It may hold logins, and no two clones have the same.
+_GIT = ".git"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Source:
     size: int  # bytes of all files
 
     def read(self) -> Iterator[tuple[Entry, Iterator[bytes]]]:
-        """The source itself, and whatever is in it, folders first, in the order of names, each with its content; this
+        """The source itself, and whatever is in it but ``.git``, in the order of names, each with its content; this
         has exactly as many bytes as the entry says, and is to be read to its end.
 
         Raises OSError, and BuildError at the latest at the end if the source is not what it was.
@@ -127,7 +129,7 @@ def _entries(top: Path, name: str) -> Iterator[Entry]:
         found = path.lstat()
         if stat.S_ISDIR(found.st_mode):
             yield Entry(name, "folder", path)
-            inner = sorted(path.iterdir(), reverse=True)
+            inner = sorted((one for one in path.iterdir() if one.name != _GIT), reverse=True)
             waiting += [(one, f"{name}/{one.name}" if name else one.name) for one in inner]
         elif stat.S_ISLNK(found.st_mode):
             yield Entry(name, "link", path, target=str(path.readlink()))

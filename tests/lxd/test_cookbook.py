@@ -50,6 +50,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, registry: str, builder_ima
         make_repository(world.specs)
         (world.specs / "app/static").mkdir(parents=True)
         (world.specs / "app/index.html").write_text("from the checkout\n")
+        (world.specs / "app/.git").mkdir()
+        (world.specs / "app/.git/config").write_text("url = https://me:secret@git.example.org/app.git\n")
         world.sync()
         yield world
     finally:
@@ -129,12 +131,14 @@ def test_a_configuration_file(kitchen: World, launch: Callable[..., Instance]) -
 
 
 def test_a_plugin(kitchen: World, launch: Callable[..., Instance]) -> None:
-    assert "example" in redis(launch(kitchen, "extended").address(), "MODULE", "LIST")
+    instance = launch(kitchen, "extended")
+    wait_until("the module", lambda: "example" in instance.look("redis-cli MODULE LIST 2>&1 || :"))
 
 
 def test_another_user(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "unprivileged")
     assert "PONG" in redis(instance.address(), "PING") or "DENIED" in redis(instance.address(), "PING")
+    assert instance.look("stat -c %u /proc/$(pidof redis-server)") == "1234\n"
     assert run(instance, "id -u; stat -c %u:%g /data") == "1234\n1234:1234\n"
 
 
@@ -176,6 +180,7 @@ def test_a_package(kitchen: World, launch: Callable[..., Instance]) -> None:
 def test_an_application_from_a_checkout(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "checkout")
     assert fetch(f"http://{instance.address()}:8000/") == "from the checkout\n"
+    assert instance.look("ls -A /srv/app").split() == ["app.py", "index.html", "static"]  # the first is the image's
     (kitchen.specs / "app/index.html").write_text("pulled\n")
     planned = kitchen.run("sync", "--dry-run", "--json", "checkout").image("checkout")
     assert planned["reason"] == "changed: files:/srv/app"

@@ -55,6 +55,18 @@ def test_a_folder_is_read_in_the_order_of_names_and_its_links_are_not_followed(s
     ]
 
 
+def test_what_git_keeps_in_a_checkout_is_no_part_of_it(specs: Path) -> None:
+    before = sources.find("app", specs)
+    for folder in ("app", "app/bin"):
+        (specs / folder / ".git").mkdir()
+        (specs / folder / ".git/config").write_text("url = https://me:secret@git.example.org/app.git")
+    (specs / "app/.gitignore").write_text("")
+    found = sources.find("app", specs)
+    assert [name for name, *_ in read(found)] == ["", ".gitignore", "bin", "bin/run", "link"]
+    (specs / "app/.gitignore").unlink()
+    assert sources.find("app", specs) == before
+
+
 def test_what_a_hash_is_made_of(specs: Path) -> None:
     path = specs / "app/bin/run"
     before = sources.find("app", specs).digest
