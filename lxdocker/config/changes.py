@@ -152,8 +152,14 @@ class Changes:
 NO_CHANGES = Changes()
 
 
-def mistakes(document: Document, folder: Path) -> Iterator[Mistake]:
-    """What no schema can say of keys that fit it: sources, templates, what would have no effect."""
+# The sources of a spec, as it writes them: each is read once.
+Found = dict[str, Source]
+
+
+def mistakes(document: Document, folder: Path, found: Found) -> Iterator[Mistake]:
+    """What no schema can say of keys that fit it: sources, templates, what would have no effect. Adds the sources to
+    ``found``.
+    """
     values = document.value
     variables = frozenset(values.get("variables", {}))
     for path, entry in values.get("files", {}).items():
@@ -162,45 +168,43 @@ def mistakes(document: Document, folder: Path) -> Iterator[Mistake]:
             why = f"expected another path, found {path!r}, which LXD writes in every instance; use templates"
             yield document.mistake(place, why)
         if "source" in entry:
-            yield from _bad_source(document, (*place, "source"), entry["source"], folder, files_only="append" in entry)
+            yield from _bad_source(document, (*place, "source"), entry, folder, found)
         if "template" in entry:
             yield from _bad_template(document, (*place, "template"), entry["template"], variables)
     for path, entry in values.get("templates", {}).items():
         if "source" in entry:
             yield from _bad_text(document, ("templates", path, "source"), entry["source"], folder)
     for index, entry in enumerate(values.get("layers", ())):
-        yield from _bad_layer(document, ("layers", index), entry, folder)
+        try:
+            sources.find_file(entry["path"], folder)
+        except ValueError as error:
+            yield document.mistake(("layers", index, "path"), f"{error}: {entry['path']!r}")
     for index, entry in enumerate(values.get("run", ())):
         for name, text in entry.get("secrets", {}).items() if isinstance(entry, dict) else ():
             if not (folder / text).is_file():
                 yield document.mistake(("run", index, "secrets", name), f"expected a file, found none: {folder / text}")
 
 
-def _bad_source(document: Document, place: Place, text: str, folder: Path, *, files_only: bool) -> Iterator[Mistake]:
+def _bad_source(
+    document: Document, place: Place, entry: Mapping[str, Any], folder: Path, found: Found
+) -> Iterator[Mistake]:
+    text = entry["source"]
     try:
-        sources.find_file(text, folder) if files_only else sources.find(text, folder)
+        if "append" in entry:
+            sources.find_file(text, folder)
+        if text not in found:
+            found[text] = sources.find(text, folder)
     except ValueError as error:
         yield document.mistake(place, f"{error}: {text!r}")
 
 
 def _bad_text(document: Document, place: Place, text: str, folder: Path) -> Iterator[Mistake]:
     try:
-        sources.find_file(text, folder).path.read_text("utf-8")
+        sources.find_file(text, folder).read_text("utf-8")
     except UnicodeDecodeError:
         yield document.mistake(place, f"expected UTF-8 text, found another kind of file: {text!r}")
     except ValueError as error:
         yield document.mistake(place, f"{error}: {text!r}")
-
-
-def _bad_layer(document: Document, place: Place, entry: Mapping[str, str], folder: Path) -> Iterator[Mistake]:
-    try:
-        path = sources.find_file(entry["path"], folder).path
-    except ValueError as error:
-        yield document.mistake((*place, "path"), f"{error}: {entry['path']!r}")
-        return
-    found = sources.sha256(path)
-    if found != entry["sha256"]:
-        yield document.mistake((*place, "sha256"), f"expected the file's SHA-256, which is {found}, found another one")
 
 
 def _bad_template(document: Document, place: Place, text: str, variables: frozenset[str]) -> Iterator[Mistake]:
@@ -218,18 +222,16 @@ def _bad_template(document: Document, place: Place, text: str, variables: frozen
         yield document.mistake(place, text)
 
 
-def changes(document: Document, folder: Path) -> Changes:
-    """From a document without mistakes."""
+def changes(document: Document, folder: Path, found: Found) -> Changes:
+    """From a document without mistakes, whose sources mistakes() has found."""
     values = document.value
     return Changes(
-        files=tuple(_file(document, path, entry, folder) for path, entry in sorted(values.get("files", {}).items())),
+        files=tuple(_file(document, path, entry, found) for path, entry in sorted(values.get("files", {}).items())),
         packages=_packages(document),
         run=tuple(_step(document, index, entry, folder) for index, entry in enumerate(values.get("run", ()))),
         overrides=overrides(values),
         layers=tuple(
-            LayerFile(
-                sources.find_file(entry["path"], folder).path, entry["sha256"], _placed(document, ("layers", index))
-            )
+            LayerFile(sources.find_file(entry["path"], folder), entry["sha256"], _placed(document, ("layers", index)))
             for index, entry in enumerate(values.get("layers", ()))
         ),
         templates=tuple(_template(path, entry, folder) for path, entry in sorted(values.get("templates", {}).items())),
@@ -241,10 +243,10 @@ def _placed(document: Document, place: Place) -> str:
     return str(document.mistake(place, "")).rstrip(": ")
 
 
-def _file(document: Document, path: str, entry: Mapping[str, Any], folder: Path) -> FileChange:
+def _file(document: Document, path: str, entry: Mapping[str, Any], found: Found) -> FileChange:
     values = {**entry, "owner": str(entry.get("owner", "")), "group": str(entry.get("group", ""))}
     if "source" in entry:
-        values["source"] = sources.find(entry["source"], folder)
+        values["source"] = found[entry["source"]]
     return FileChange(path, **values, place=_placed(document, ("files", path)))
 
 
@@ -265,7 +267,7 @@ def _step(document: Document, index: int, entry: Any, folder: Path) -> Step:
 def _template(path: str, entry: Mapping[str, Any], folder: Path) -> Template:
     content = entry.get("content")
     if content is None:
-        content = sources.find_file(entry["source"], folder).path.read_text("utf-8")
+        content = sources.find_file(entry["source"], folder).read_text("utf-8")
     properties = tuple(sorted(entry.get("properties", {}).items()))
     return Template(path, content, tuple(sorted(entry["when"])), entry.get("create_only", False), properties)
 

@@ -71,10 +71,7 @@ class Source:
 
 def find(text: str, folder: Path) -> Source:
     """The source that a spec in ``folder`` names. Raises ValueError with what is expected, and what was found."""
-    root = folder.resolve()
-    path = (root / text).resolve()
-    if not path.is_relative_to(root) or path == root:
-        raise ValueError(f"expected a file or folder in {folder}, found one outside it")
+    path = _inside(text, folder)
     try:
         return Source(path, *_hashed(path))
     except OSError as error:
@@ -82,20 +79,23 @@ def find(text: str, folder: Path) -> Source:
         raise ValueError(f"expected a file or folder that can be read, found: {found}") from error
 
 
-def find_file(text: str, folder: Path) -> Source:
-    """As find(), but no folder."""
-    source = find(text, folder)
-    if source.path.is_dir():
+def find_file(text: str, folder: Path) -> Path:
+    """The file that a spec in ``folder`` names, without reading it. Raises ValueError as find() does."""
+    path = _inside(text, folder)
+    if path.is_dir():
         raise ValueError("expected a file, found a folder")
-    return source
+    if not path.is_file():
+        what = "a device, socket or pipe" if path.exists() else "none"
+        raise ValueError(f"expected a file, found {what}")
+    return path
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hex. Raises OSError."""
-    digest = hashlib.sha256()
-    for piece in pieces(path):
-        digest.update(piece)
-    return digest.hexdigest()
+def _inside(text: str, folder: Path) -> Path:
+    root = folder.resolve()
+    path = (root / text).resolve()
+    if not path.is_relative_to(root) or path == root:
+        raise ValueError(f"expected a file or folder in {folder}, found one outside it")
+    return path
 
 
 def _add(entry: Entry, digest: hashlib._Hash) -> None:

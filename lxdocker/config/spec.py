@@ -110,7 +110,7 @@ def read_specs(folder: Path, places: Sequence[Path] = ()) -> SpecFolder:
             error = yamlfile.spec_error(document.label, found, _CORRECT_ONE, files.paths)
             broken.append(BrokenSpec(path, _name_of(path), error))
         else:
-            good.append(_spec(path, document))
+            good.append(files.spec(path, document))
     return SpecFolder(tuple(sorted(good, key=lambda spec: spec.name)), tuple(broken))
 
 
@@ -217,7 +217,7 @@ def _load(files: Sequence[tuple[Path, str]], what: str) -> tuple[ImageSpec, ...]
     if mistakes:
         resolution = _CORRECT_ONE if len(set(mistakes)) == 1 else _CORRECT_ALL
         raise yamlfile.spec_error(what, mistakes, resolution, read.paths)
-    return tuple(sorted((_spec(path, document) for path, document in read.specs), key=lambda spec: spec.name))
+    return tuple(sorted((read.spec(path, document) for path, document in read.specs), key=lambda spec: spec.name))
 
 
 class _Files:
@@ -226,6 +226,7 @@ class _Files:
     def __init__(self, files: Sequence[tuple[Path, str]]) -> None:
         """``files``: paths and how messages call them."""
         self._read: dict[Path, Document] = {}
+        self._sources: dict[str, changes.Found] = {}  # by the spec's label
         self.paths: dict[str, Path] = {}  # by label
         self.disputed: list[tuple[str, Mistake]] = []  # by the label of the other spec that makes the same claim
         self.bases = [self._document(path, label) for path, label in files if inherit.is_base(path.name)]
@@ -242,6 +243,10 @@ class _Files:
             self.paths[self._read[key].label] = key
         return self._read[key]
 
+    def spec(self, path: Path, document: Document) -> ImageSpec:
+        """One of the specs, which has no mistakes."""
+        return _spec(path, document, self._sources.get(document.label, {}))
+
     def mistakes(self) -> dict[str, list[Mistake]]:
         """All mistakes, by the label of the spec that they break, or of the file that specs extend."""
         claims = _Claims()
@@ -256,15 +261,17 @@ class _Files:
             if not any(mistake.field == "image" for mistake in wrong):
                 wrong += _bad_reference(path, document)
             if not wrong:
-                wrong += changes.mistakes(document, path.absolute().parent)
+                wrong += changes.mistakes(
+                    document, path.absolute().parent, self._sources.setdefault(document.label, {})
+                )
             found[document.label] += wrong
             found[document.label] += claims.aliases(path.stem, document)
         self.disputed = claims.disputed
         return {label: mistakes for label, mistakes in found.items() if mistakes}
 
 
-def _spec(path: Path, document: Document) -> ImageSpec:
-    """From a file without mistakes."""
+def _spec(path: Path, document: Document, found: changes.Found) -> ImageSpec:
+    """From a file without mistakes. ``found``: its sources."""
     values = document.value
     return ImageSpec(
         name=ImageName.parse(path.stem),
@@ -274,7 +281,7 @@ def _spec(path: Path, document: Document) -> ImageSpec:
         aliases=tuple(values.get("aliases", ())),
         properties=tuple(sorted(values.get("properties", {}).items())),
         behaviour=_behaviour(values),
-        changes=changes.changes(document, path.absolute().parent),
+        changes=changes.changes(document, path.absolute().parent, found),
     )
 
 
