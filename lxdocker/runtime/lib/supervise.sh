@@ -7,6 +7,7 @@
 _first_delay=1    # tenths of a second
 _longest_delay=600
 _stable_seconds=10
+_window_seconds=6 # during which SIGWINCH is taken for the kernel's
 
 uptime_seconds() {
 	read -r _uptime _ </proc/uptime
@@ -49,15 +50,15 @@ pass_on() {
 } 2>/dev/null
 
 # The kernel also sends SIGWINCH, perhaps twice, when the window of a console viewer changes; some applications take it
-# as a request to shut down.
+# as a request to shut down. On a busy host the second one can be handled seconds after the first.
 on_window_change() {
 	check_ended
 	case $_has_ended in yes) return 0 ;; esac
+	_arrived=$(uptime_seconds)
 	_before=$_window
 	_window=$("$_bb" stty size </dev/console 2>/dev/null)
-	_now=$(uptime_seconds)
-	case $_window in "$_before") ;; *) _resized=$_now ;; esac
-	case $((_now - _resized < 2)) in 0) pass_on 28 ;; esac
+	case $_window in "$_before") ;; *) _resized=$(uptime_seconds) ;; esac
+	case $((_arrived - _resized < _window_seconds)) in 0) pass_on 28 ;; esac
 }
 
 # ---- children
@@ -148,7 +149,7 @@ end_rest_of_app() {
 # ---- the application
 
 supervise() {
-	_app='' _killer='' _restarts=0 _resized=-2 _delay=$_first_delay
+	_app='' _killer='' _restarts=0 _resized=-$_window_seconds _delay=$_first_delay
 	_window=$("$_bb" stty size </dev/console 2>/dev/null)
 	_older=$(echo /proc/[0-9]*)
 	_looking=
