@@ -367,8 +367,12 @@ class ScriptedBuilders:
     made: int = 0
     without_cache: int = 0
 
+    @property
+    def members(self) -> Sequence[str | None]:
+        return [None]
+
     @contextmanager
-    def builder(self, _route: Route, *, cache: bool = True) -> Iterator[Builder]:
+    def builder(self, route: Route, *, cache: bool = True, on: str | None = None) -> Iterator[Builder]:
         self.open += 1
         self.made += 1
         self.without_cache += not cache
@@ -444,8 +448,8 @@ def _command(output: list[bytes], result: Result) -> Iterator[tuple[Command, Cal
 
 def builder_of_another() -> dict[str, str]:
     """The config of a builder whose lxdocker may be alive, but is not this one."""
-    boot, pid, start, namespace = owner().split()
-    return {OWNER_KEY: f"{boot} {pid} {start} {int(namespace) + 1}"}
+    boot, pid, start, namespace, host = owner().split()
+    return {OWNER_KEY: f"{boot} {pid} {start} {int(namespace) + 1} {host}"}
 
 
 def builder_of_a_killed_one() -> dict[str, str]:

@@ -94,7 +94,7 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
         folder = cleanup.enter_context(scratch.folder())
         if settings.builder_from == "mmdebstrap":
             base = f"Debian {SUITE} by mmdebstrap"
-            versions, rootfs = _from_packages(folder, say)
+            versions, rootfs = _from_packages(lxd.arch, folder, say)
         else:
             base = f"{settings.builder_server} {settings.builder_base}"
             versions, rootfs = _from_base_image(lxd, placement, settings, cleanup, say)
@@ -104,7 +104,7 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
             "description": "lxdocker builder",
             **{PREFIX + key: value for key, value in details.items()},
         }
-        metadata = render.image_metadata(Arch.host(), int(built_at.timestamp()), properties, templates=False)
+        metadata = render.image_metadata(lxd.arch, int(built_at.timestamp()), properties, templates=False)
         finished = artifact.write(folder, metadata, rootfs)
         say("importing")
         before = find(lxd, placement.project)
@@ -141,13 +141,19 @@ def scripts_hash() -> str:
     return hashlib.sha256(COLLECT.read_bytes() + INIT.read_bytes()).hexdigest()
 
 
-def _from_packages(folder: Path, say: Say) -> tuple[dict[str, str], Iterable[bytes]]:
+def _from_packages(arch: Arch, folder: Path, say: Say) -> tuple[dict[str, str], Iterable[bytes]]:
     """With mmdebstrap on this host: packages are unpacked, not installed, and none of their scripts runs."""
     if os.geteuid() != 0:
         raise HostError(
             "mmdebstrap needs root here",
             "it makes a root filesystem and enters it",
             "run 'lxdocker builder build --from mmdebstrap' as root, or do without --from and the setting builder_from",
+        )
+    if arch is not Arch.host():
+        raise HostError(
+            f"mmdebstrap makes no builder image for {arch.value} here",
+            f"this host is {Arch.host().value}",
+            "do without --from and the setting builder_from, which have LXD's host make it",
         )
     root = folder / "root"
     command = [
@@ -329,8 +335,14 @@ def _remove_left_copies(lxd: Lxd, project: str) -> None:
     """Copies of base images that a killed lxdocker left."""
     for image in lxd.images(project):
         mark = image.properties.get(OWNER_KEY)
-        if mark and not is_alive(mark):
+        if mark and not is_alive(mark, _uploaded(image)):
             lxd.delete_image(project, image.fingerprint)
+
+
+def _uploaded(image: StoredImage) -> datetime | None:
+    with suppress(ValueError):
+        return datetime.fromisoformat(image.uploaded_at)
+    return None
 
 
 def _parse_versions(text: str) -> dict[str, str]:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
 
 from lxdocker import log
 from lxdocker.builder.placement import PROFILE, Placement
-from lxdocker.errors import BuildError, LxdError, remedy
+from lxdocker.errors import BuildError, LxdError, LxdockerError, remedy
 from lxdocker.http.route import Address, Route
 from lxdocker.lxd import command, websocket
 from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError
@@ -26,11 +27,13 @@ from lxdocker.lxd.command import Command, Result
 from lxdocker.values import Fingerprint
 
 OWNER_KEY = "user.lxdocker.owner"
+SEE_CLUSTER = "see lxc cluster list"
 STEP = "\f"  # what build.sh says on stderr before each step
 GO_STACK = "\ngoroutine "  # how the stack of a crashed Go program begins
 KILLED = "it was killed"  # also what scripts say of a command that was
 PULL_SECONDS = 900
 DAY_SECONDS = 86400
+FORMER_WORDS = 4  # of an owner's mark
 ROOM_SECONDS = 30  # how long the removal of other builders is waited for, where there is no room
 LOOK_SECONDS = 0.5  # between two looks at a builder's removal
 NETWORK_SECONDS = 15  # how long a builder may take to get a lease, or its way to a registry on this host
@@ -164,6 +167,10 @@ class Builder:
         self._lxd.push(self.project, self.name, path, content, source=source)
 
 
+class MemberLostError(LxdError):
+    """The member of a cluster that a builder was on does not answer any more."""
+
+
 class Workshop:
     """Makes builders from one builder image and sees to it that none is left behind.
 
@@ -182,7 +189,13 @@ class Workshop:
         self._cleanings: list[Future[None]] = []
         self._closing = threading.Event()
         self._changing = threading.Lock()
+        self._lost: set[str] = set()  # members of a cluster that did not answer
         self.kept: list[str] = []
+
+    @property
+    def members(self) -> Sequence[str | None]:
+        """The hosts that builders can be on, each with a layer cache; None for LXD's only one."""
+        return [name for name in self._placement.members or [None] if name not in self._lost]
 
     def close(self, *, until_gone: bool = False) -> None:
         """Waits until LXD is removing every builder, or ``until_gone``. Raises LxdError if one would not go."""
@@ -193,10 +206,15 @@ class Workshop:
             cleaning.result()
 
     @contextmanager
-    def builder(self, route: Route, *, cache: bool = True) -> Iterator[Builder]:
-        """A fresh builder, which can go the ``route``, also where that leads to this host's loopback."""
+    def builder(self, route: Route, *, cache: bool = True, on: str | None = None) -> Iterator[Builder]:
+        """A fresh builder, which can go the ``route``, also where that leads to this host's loopback. In a cluster
+        wherever LXD places it, unless it has to be ``on`` a member.
+
+        Raises MemberLostError where a member of the cluster went away with it.
+        """
         name = f"builder-{secrets.token_hex(4)}"
         devices = self._placement.devices(network=route.network, cache=cache)
+        target = on or self._target(route)
         body = {
             "name": name,
             "ephemeral": True,
@@ -207,23 +225,62 @@ class Workshop:
         }
         connection = Connection("lease" if route.network else "none")
         failed, runs = True, False
+        member = target if target in self._placement.members else None
         try:
-            self._create(body)
+            member = self._create(body, target)
             runs = True
             if route.local:
                 connection = self._connect(name, route)
             yield Builder(self._lxd, self._placement.project, name, connection)
             failed = False
+        except LxdockerError as error:
+            self._look_for_lost(member, error)
+            raise
         finally:
-            self._dispose(name, failed, runs, connection.adding)
+            # One on a member that is away can't be removed: the next run does.
+            if member is None or member not in self._lost:
+                self._dispose(name, failed, runs, connection.adding)
 
-    def _create(self, body: Mapping[str, Any]) -> None:
-        """Where there is no room, as in a project with limits or on a full pool, there may be once LXD has removed the
+    def _target(self, route: Route) -> str | None:
+        """What LXD is told about a builder's place. Raises BuildError where no place would do."""
+        lxd = self._lxd
+        if route.local:
+            if lxd.daemon.address.is_elsewhere:
+                host, port = route.local[0]
+                raise BuildError(
+                    "the builder cannot reach its image",
+                    f"{host}:{port} is the loopback of this host, and the builder is on that of {lxd.daemon.address}",
+                    "give the registry (or the proxy) an address that LXD's host can reach, too",
+                )
+            return lxd.dialect.member  # the one on this host
+        if self._lost:
+            if not self.members:
+                away = ", ".join(sorted(self._lost))
+                raise MemberLostError("no cluster member is left for builders", f"no answer from {away}", SEE_CLUSTER)
+            return secrets.choice(self.members)
+        return self._placement.target
+
+    def _look_for_lost(self, member: str | None, error: LxdockerError) -> None:
+        """Raises MemberLostError if a builder failed because its host went away, whatever that looked like."""
+        if isinstance(error, Cancelled) or self._lxd.dialect.member is None:
+            return
+        suspects = {member} if member else set(self._placement.members)
+        lost = sorted(one for one in suspects - {self._lxd.dialect.member} if one and not self._lxd.answers(one))
+        self._lost.update(lost)
+        if lost:
+            raise MemberLostError(
+                f"member {', '.join(lost)} of the cluster does not answer", str(error), SEE_CLUSTER
+            ) from error
+
+    def _create(self, body: Mapping[str, Any], target: str | None) -> str | None:
+        """Returns the member of the cluster that it is on.
+
+        Where there is no room, as in a project with limits or on a full pool, there may be once LXD has removed the
         builders before, for which nobody has waited.
         """
         project = self._placement.project
         try:
-            self._lxd.create_instance(project, body)
+            return self._lxd.create_instance(project, body, target)
         except Cancelled:
             raise
         except LxdError:
@@ -235,7 +292,7 @@ class Workshop:
                 if self._lxd.cancelled.wait(LOOK_SECONDS):
                     raise
             self._lxd.delete_instance(project, body["name"])  # which may be half made
-            self._lxd.create_instance(project, body)
+            return self._lxd.create_instance(project, body, target)
 
     def _connect(self, name: str, route: Route) -> Connection:
         """Adds a proxy to each place on this host. LXD sleeps for a second after it has started one, which by then has
@@ -294,9 +351,7 @@ def left_over(lxd: Lxd, project: str) -> list[str]:
         found = lxd.instances(project)
     except NotFoundError:  # LXD 5.0 has none to show of a project that is not there; another may say so
         return []
-    # Of another member's process nothing is known here.
-    marks = {one["name"]: one["config"].get(OWNER_KEY) for one in filter(lxd.dialect.is_here, found)}
-    left = [name for name, mark in marks.items() if mark and not is_alive(mark)]
+    left = [one["name"] for one in found if (mark := _mark(one)) and not is_alive(mark, _created(one))]
     going = lxd.removed_instances(project) if left else set()
     left = [name for name in left if name not in going]
     # One may have gone between the two answers.
@@ -307,17 +362,29 @@ def left_over(lxd: Lxd, project: str) -> list[str]:
 def others_at_work(lxd: Lxd, project: str) -> bool:
     """Whether there is a builder of another lxdocker that may be alive."""
     for one in lxd.instances(project):
-        mark = one["config"].get(OWNER_KEY, "")
-        if mark != owner() and (is_alive(mark) or not lxd.dialect.is_here(one)):
+        mark = _mark(one)
+        if mark != owner() and is_alive(mark, _created(one)):
             return True
     return False
 
 
+def _mark(instance: Mapping[str, Any]) -> str:
+    """Of an instance on a member of a cluster that is away, LXD shows no config."""
+    return str((instance.get("config") or {}).get(OWNER_KEY) or "")
+
+
+def _created(instance: Mapping[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(instance["created_at"]))
+    except (KeyError, ValueError):
+        return None
+
+
 def owner() -> str:
-    """Names this process for good: boot, process id, when it started (a process id comes again), and where that id
-    means something.
+    """Names this process for good: boot, process id, when it started (a process id comes again), where that id means
+    something, and the host: several may use one LXD.
     """
-    return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())} {_pid_namespace()}"
+    return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())} {_pid_namespace()} {_host_id()}"
 
 
 DISK_FULL = ("no space left", "disk quota exceeded")
@@ -395,12 +462,18 @@ def _loopback_device(address: Address) -> Mapping[str, str]:
     return {"type": "proxy", "bind": "instance", "listen": place, "connect": place}
 
 
-def is_alive(mark: str) -> bool:
-    """Whether the process that owner() named may still run. One that can't be seen from here, since it is in another
-    PID namespace or hidden by /proc (hidepid, proc(5)), is taken to for a day.
+def is_alive(mark: str, made: datetime | None = None) -> bool:
+    """Whether the process that owner() named may still run. One that can't be seen from here, since it is on another
+    host, in another PID namespace or hidden by /proc (hidepid, proc(5)), is taken to for a day. ``made``: when it left
+    the mark.
     """
     try:
-        boot, pid, start, namespace = mark.split()
+        words = mark.split()
+        # Before LXDs of other hosts could be used, marks named no host.
+        boot, pid, start, namespace, host = [*words, _host_id()] if len(words) == FORMER_WORDS else words
+        int(pid), int(start), int(namespace)
+        if host != _host_id():
+            return made is None or (datetime.now(UTC) - made).total_seconds() < DAY_SECONDS
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
         if boot != _boot_id():
             return False
@@ -409,6 +482,14 @@ def is_alive(mark: str) -> bool:
     except (ValueError, OverflowError, OSError):
         return False
     return age < DAY_SECONDS
+
+
+def _host_id() -> str:
+    """machine-id(5), or else the host's name."""
+    with suppress(OSError):
+        if found := Path("/etc/machine-id").read_text().strip():
+            return found
+    return os.uname().nodename
 
 
 def _is_hidden(pid: int) -> bool:

@@ -10,7 +10,7 @@ import yaml
 
 from lxdocker.config.resources import resource
 from lxdocker.config.settings import Settings
-from lxdocker.errors import HostError
+from lxdocker.errors import HostError, LxdError
 from lxdocker.lxd.api import Lxd
 
 PROFILE = "builder"
@@ -30,6 +30,8 @@ class Placement:
     project: str
     pool: str
     nic: Mapping[str, str] | None  # None where LXD has no network: registries on this host still work
+    target: str | None = None  # member of a cluster, or @GROUP; None for wherever LXD places builders
+    members: tuple[str, ...] = ()  # of a cluster: those that can be builders' hosts, each with its own layer cache
 
     def devices(self, *, network: bool, cache: bool) -> dict[str, Mapping[str, str]]:
         """LXD devices of one builder. Raises HostError when it needs a network that is not there."""
@@ -54,8 +56,9 @@ def find(lxd: Lxd, settings: Settings) -> Placement:
 
     Raises HostError for an LXD that was never set up.
     """
-    default = lxd.profile("default", "default")["devices"].values()
-    return Placement(settings.builder_project, _pool(lxd, settings, default), _nic(lxd, settings, default))
+    default = _default_devices(lxd, settings)
+    pool, nic = _pool(lxd, settings, default), _nic(lxd, settings, default)
+    return Placement(settings.builder_project, pool, nic, settings.target, _members(lxd, settings))
 
 
 def prepare(lxd: Lxd, settings: Settings) -> Placement:
@@ -67,8 +70,41 @@ def prepare(lxd: Lxd, settings: Settings) -> Placement:
     pool = placement.pool
     lxd.ensure_project(placement.project, "lxdocker's builders", PROJECT_CONFIG)
     lxd.ensure_profile(placement.project, PROFILE, _profile(settings))
-    lxd.ensure_volume(placement.project, pool, CACHE_VOLUME, "layers that lxdocker's builders share")
+    for member in placement.members or [None]:
+        lxd.ensure_volume(placement.project, pool, CACHE_VOLUME, "layers that lxdocker's builders share", member)
     return placement
+
+
+def _default_devices(lxd: Lxd, settings: Settings) -> list[Mapping[str, str]]:
+    """Those of the default profile; a client with a restricted certificate sees that of its own project only."""
+    try:
+        profile = lxd.profile("default", "default")
+    except LxdError:
+        if settings.builder_project == "default":
+            raise
+        profile = lxd.profile(settings.builder_project, "default")
+    return list(profile["devices"].values())
+
+
+def _members(lxd: Lxd, settings: Settings) -> tuple[str, ...]:
+    """Raises HostError for a target without any member that could be used."""
+    members = [one for one in lxd.members() if one.architecture in {"", lxd.dialect.architecture}]
+    if not lxd.dialect.member:
+        if settings.target:
+            why = f"{lxd.dialect} is in no cluster"
+            raise HostError(f"no cluster member {settings.target}", why, "remove the setting `target`")
+        return ()
+    online = {one.name: one.groups for one in members if one.is_online}
+    wanted = settings.target or ""
+    group = wanted.removeprefix("@") if wanted.startswith("@") else None
+    fitting = [name for name, groups in online.items() if wanted in {"", name} or group in groups]
+    if not fitting:
+        raise HostError(
+            f"no cluster member for builders{f' in {wanted}' if wanted else ''}",
+            f"online, and not evacuated, are {', '.join(online) or 'none'}",
+            "see lxc cluster list" + (", and correct the setting `target`" if wanted else ""),
+        )
+    return tuple(sorted(fitting))
 
 
 def _profile(settings: Settings) -> Mapping[str, Any]:
@@ -98,7 +134,7 @@ def _pool(lxd: Lxd, settings: Settings, devices: Any) -> str:
 
 def _nic(lxd: Lxd, settings: Settings, devices: Any) -> Mapping[str, str] | None:
     if settings.network:
-        bridges = lxd.bridges()
+        bridges = lxd.bridges(settings.builder_project)
         if settings.network not in bridges:
             raise HostError(
                 f"LXD has no managed network {settings.network}",
@@ -109,4 +145,4 @@ def _nic(lxd: Lxd, settings: Settings, devices: Any) -> Mapping[str, str] | None
     for device in devices:
         if device["type"] == "nic":
             return {key: value for key, value in device.items() if key in {"type", "nictype", "parent", "network"}}
-    return next(({"type": "nic", "network": name} for name in lxd.bridges()), None)
+    return next(({"type": "nic", "network": name} for name in lxd.bridges(settings.builder_project)), None)

@@ -157,6 +157,10 @@ TreeOption = Annotated[
 ProjectOption = Annotated[
     str | None, typer.Option("--project", metavar="NAME", help="LXD project of images [default].")
 ]
+RemoteOption = Annotated[
+    str | None,
+    typer.Option("--remote", metavar="URL|NAME", help="Another host's LXD: its URL, or a remote of lxc [local]."),
+]
 BuilderProjectOption = Annotated[
     str | None, typer.Option("--builder-project", metavar="NAME", help="LXD project of the builders [lxdocker].")
 ]
@@ -199,6 +203,7 @@ def _global(
     specs: SpecsOption = None,
     tree: TreeOption = None,
     project: ProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -206,7 +211,7 @@ def _global(
     if version:
         console = ctx.obj.console
         console.print(f"lxdocker {__version__}")
-        console.print(_lxd_version())
+        console.print(_lxd_version(config, remote))
         raise typer.Exit
     if ctx.invoked_subcommand is None:
         ctx.fail("Missing command.")
@@ -217,6 +222,7 @@ def _builder(
     config: ConfigOption = None,
     specs: SpecsOption = None,
     builder_project: BuilderProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -240,14 +246,14 @@ def _remote(json: JsonOption = False, quiet: QuietOption = False, verbose: Verbo
     pass
 
 
-def _lxd_version() -> str:
+def _lxd_version(config: Path | None, remote: str | None) -> str:
     """Never fails, since it is also needed for bug reports when nothing works."""
     from lxdocker.lxd.api import Lxd
 
     try:
-        lxd = Lxd()
+        lxd = Lxd.of(load({"config": config, "lxd": remote}, os.environ))
         member = f", member {lxd.dialect.member} of a cluster" if lxd.dialect.member else ""
-        return f"{lxd.dialect} at {lxd.daemon.socket}{member}"
+        return f"{lxd.dialect} at {lxd.daemon.address}{member}"
     except LxdockerError as error:
         return f"no LXD: {error.details}"
 

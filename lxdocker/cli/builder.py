@@ -12,6 +12,7 @@ from lxdocker.cli.app import (
     InsecureOption,
     JsonOption,
     QuietOption,
+    RemoteOption,
     SpecsOption,
     VerboseOption,
     builder_app,
@@ -35,19 +36,20 @@ def builder_build(
     ] = None,
     config: ConfigOption = None,
     builder_project: BuilderProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Build the builder image, replacing the current one."""
-    settings = effective_settings(ctx, config, builder_project=builder_project, builder_from=source)
+    settings = effective_settings(ctx, config, builder_project=builder_project, builder_from=source, lxd=remote)
     from lxdocker.builder import image, instance
     from lxdocker.cli import report
     from lxdocker.lxd.api import Lxd
 
     console = ctx.obj.console
     with cancellable() as cancelled, console.progress() as progress:
-        lxd = Lxd(cancelled)
+        lxd = Lxd.of(settings, cancelled)
         instance.sweep(lxd, settings.builder_project, console.note)
         with progress.step("building the builder image") as tell:
             made = image.build(lxd, settings, lambda text: tell(f"builder: {text}"))
@@ -59,17 +61,18 @@ def builder_show(
     ctx: typer.Context,
     config: ConfigOption = None,
     builder_project: BuilderProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Show the builder image's contents, build time and source."""
-    settings = effective_settings(ctx, config, builder_project=builder_project)
+    settings = effective_settings(ctx, config, builder_project=builder_project, lxd=remote)
     from lxdocker.builder import image
     from lxdocker.cli import report
     from lxdocker.lxd.api import Lxd
 
-    found = image.find(Lxd(), settings.builder_project)
+    found = image.find(Lxd.of(settings), settings.builder_project)
     if found is None:
         raise LxdockerError(
             "no builder image",
@@ -84,17 +87,18 @@ def builder_delete(
     ctx: typer.Context,
     config: ConfigOption = None,
     builder_project: BuilderProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Delete the builder image; the next sync builds a new one."""
-    settings = effective_settings(ctx, config, builder_project=builder_project)
+    settings = effective_settings(ctx, config, builder_project=builder_project, lxd=remote)
     from lxdocker.builder import image
     from lxdocker.lxd.api import Lxd
 
     console = ctx.obj.console
-    gone = image.delete(Lxd(), settings.builder_project)
+    gone = image.delete(Lxd.of(settings), settings.builder_project)
     if json:
         from lxdocker.cli import documents
 
@@ -119,6 +123,7 @@ def builder_input(
     config: ConfigOption = None,
     specs: SpecsOption = None,
     insecure_registry: InsecureOption = None,
+    remote: RemoteOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
@@ -128,7 +133,7 @@ def builder_input(
     """
     if metadata and changes:
         raise UsageError("--metadata and --changes exclude each other", "each is an output of its own", "leave one out")
-    settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry)
+    settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry, lxd=remote)
     from lxdocker.builder import recipe
     from lxdocker.config.spec import read_specs, select
     from lxdocker.sync.context import open_context

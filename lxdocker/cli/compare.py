@@ -12,6 +12,7 @@ from lxdocker.cli.app import (
     InsecureOption,
     JsonOption,
     QuietOption,
+    RemoteOption,
     SpecsOption,
     TreeOption,
     VerboseOption,
@@ -44,6 +45,7 @@ def diff(
     specs: SpecsOption = None,
     tree: TreeOption = None,
     insecure_registry: InsecureOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -53,7 +55,9 @@ def diff(
     Compares configuration, packages and files of versions in the published tree. With registry in place of a version,
     compares the configuration of the image that the spec names now; nothing is built.
     """
-    settings = effective_settings(ctx, config, specs=specs, tree=tree, insecure_registries=insecure_registry)
+    settings = effective_settings(
+        ctx, config, specs=specs, tree=tree, insecure_registries=insecure_registry, lxd=remote
+    )
     from lxdocker.cli import report
     from lxdocker.config.spec import read_specs, select
     from lxdocker.sync import compare

@@ -303,6 +303,11 @@ def builder_deleted(gone: BuilderImage | None) -> Document:
     return _document(deleted=gone.fingerprint.value if gone else None)
 
 
+def trusted(lxd: str, fingerprint: str, certificate: Path, *, trusted: bool) -> Document:
+    """Another host's LXD, the fingerprint of its certificate, and whether it trusts this lxdocker's."""
+    return _document(lxd=lxd, fingerprint=fingerprint, certificate=str(certificate), trusted=trusted)
+
+
 def rolled_back(done: Sequence[Rollback]) -> Document:
     """The versions that clients get now, and those withheld."""
     return _document(

@@ -16,6 +16,7 @@ from lxdocker.cli.app import (
     NamesArgument,
     ProjectOption,
     QuietOption,
+    RemoteOption,
     SpecsOption,
     TreeOption,
     VerboseOption,
@@ -63,6 +64,7 @@ def sync(
     metrics_file: Annotated[
         Path | None, typer.Option("--metrics-file", metavar="FILE", help="File for node-exporter, *.prom [none].")
     ] = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -80,6 +82,7 @@ def sync(
         insecure_registries=insecure_registry,
         jobs=jobs,
         metrics_file=metrics_file,
+        lxd=remote,
     )
     if check_reproducible:
         from lxdocker.cli import compare
@@ -170,6 +173,7 @@ def status(
     tree: TreeOption = None,
     project: ProjectOption = None,
     insecure_registry: InsecureOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -188,7 +192,7 @@ def status(
     console = ctx.obj.console
     try:
         settings = effective_settings(
-            ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry
+            ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry, lxd=remote
         )
         found = read_specs(settings.specs, places_of(settings))
         chosen, whole = choose(found, names or [], settings.specs), is_whole(names or [], settings.specs)
@@ -225,6 +229,7 @@ def prune(
     specs: SpecsOption = None,
     tree: TreeOption = None,
     project: ProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -234,7 +239,7 @@ def prune(
     Also removes surplus versions and unused cached layers; only what lxdocker itself created. At a terminal, it first
     shows what would be removed and why, and asks. Elsewhere, as from cron, it does not ask.
     """
-    settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project)
+    settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project, lxd=remote)
     from lxdocker.cli import report
     from lxdocker.config.spec import read_specs
     from lxdocker.sync.context import open_context

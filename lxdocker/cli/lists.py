@@ -12,6 +12,7 @@ from lxdocker.cli.app import (
     JsonOption,
     ProjectOption,
     QuietOption,
+    RemoteOption,
     SpecsOption,
     TreeOption,
     VerboseOption,
@@ -46,6 +47,7 @@ def list_images(
     specs: SpecsOption = None,
     tree: TreeOption = None,
     project: ProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -54,7 +56,7 @@ def list_images(
 
     Shows the state that the last sync left them in. Unlike status, it asks no registry.
     """
-    settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project)
+    settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project, lxd=remote)
     from lxdocker.cli import documents
     from lxdocker.config.spec import spec_names
     from lxdocker.image.provenance import folder_id
@@ -107,6 +109,7 @@ def show_log(
     config: ConfigOption = None,
     tree: TreeOption = None,
     project: ProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -116,7 +119,7 @@ def show_log(
     Reads LXD's image store and the published tree: images built or imported, and versions published, withdrawn or
     withheld. Deleted versions are not shown.
     """
-    settings = effective_settings(ctx, config, tree=tree, project=project)
+    settings = effective_settings(ctx, config, tree=tree, project=project, lxd=remote)
     from lxdocker.cli import documents
     from lxdocker.sync.history import events
     from lxdocker.tree.tree import Tree
@@ -209,6 +212,7 @@ def show_config(
     specs: SpecsOption = None,
     tree: TreeOption = None,
     project: ProjectOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -220,7 +224,7 @@ def show_config(
     from lxdocker.cli import documents
     from lxdocker.config.settings import explain
 
-    given = {"config": config, "specs": specs, "tree": tree, "project": project}
+    given = {"config": config, "specs": specs, "tree": tree, "project": project, "lxd": remote}
     found = explain(given, os.environ)
     if json:
         ctx.obj.console.json(documents.settings(found))
@@ -239,7 +243,7 @@ def _look(tree: Tree, settings: Settings, console: Console) -> Holdings:
 
     published, withheld = tree.versions(), tree.withheld()
     try:
-        store = Store(Lxd(), settings.project).view()
+        store = Store(Lxd.of(settings), settings.project).view()
     except HostError as error:
         if not published:
             raise

@@ -11,6 +11,7 @@ import typer
 from lxdocker.cli.app import (
     ConfigOption,
     QuietOption,
+    RemoteOption,
     VerboseOption,
     app,
     effective_settings,
@@ -34,6 +35,7 @@ def init(
     auto: Annotated[bool, typer.Option("--auto", help="Ask nothing: make all but the timer.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to everything, the timer included.")] = False,
     config: ConfigOption = None,
+    remote: RemoteOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
@@ -65,7 +67,7 @@ def init(
         specfile.make_folder(file.parent)
         specfile.write_new(file, specfile.configuration())
         console.print(f"wrote    configuration {file}")
-    settings = effective_settings(ctx, config)
+    settings = effective_settings(ctx, config, lxd=remote)
     problem = _check_lxd(console, settings)
     # Specs are in the folder beside the configuration, unless a setting names another one.
     named_specs = _names_specs(config)
@@ -103,8 +105,8 @@ def _check_lxd(console: Console, settings: Settings) -> HostError | None:
     from lxdocker.lxd.api import Lxd
 
     try:
-        lxd = Lxd()
-        _say(console, f"found    {lxd.dialect} at {lxd.daemon.socket}")
+        lxd = Lxd.of(settings)
+        _say(console, f"found    {lxd.dialect} at {lxd.daemon.address}")
         if lxd.dialect.weakness:
             console.note(f"warning: {lxd.dialect.weakness}")
         place = placement.find(lxd, settings)

@@ -25,13 +25,19 @@ SYSTEM_SPECS = Path("/etc/lxdocker/images.d")
 SYSTEM_TREE = Path("/var/lib/lxdocker/tree")
 SYSTEM_TLS = Path("/var/lib/lxdocker/tls")
 SYSTEM_IMPORT = Path("/var/lib/lxdocker/import")
+SYSTEM_CLIENT = Path("/var/lib/lxdocker/client")
 
 _PREFIX = "LXDOCKER_"
 _CONFIG_VARIABLE = "LXDOCKER_CONFIG"
 # For the project's own tests; and in instances that lxdocker made (it may run in one).
 _NOT_SETTINGS = ("LXDOCKER_TEST_", "LXDOCKER_ENVFILE")
 # Flags that are not just the setting's name.
-_FLAGS = {"insecure_registries": "--insecure-registry", "builder_from": "--from", "tls_names": "--name"}
+_FLAGS = {
+    "insecure_registries": "--insecure-registry",
+    "builder_from": "--from",
+    "tls_names": "--name",
+    "lxd": "--remote",
+}
 
 
 _LOGIN = re.compile(r"(://)[^/@\s]*@")
@@ -49,6 +55,9 @@ class Settings:
     specs: Path  # folder of specs
     tree: Path  # folder of the published simplestreams tree
     config: Path | None = None  # the configuration file that was read
+    lxd: str | None = None  # URL of an LXD, or a remote of lxc; None for this host's
+    client_dir: Path | None = None  # the certificate that another host's LXD knows this one by, and LXDs' own
+    target: str | None = None  # member of a cluster, or @GROUP, for builders
     project: str = "default"  # LXD project the images go to
     builder_project: str = "lxdocker"  # LXD project the builders live in
     pool: str | None = None  # LXD storage pool of builders and layer cache
@@ -169,6 +178,7 @@ def _gathered(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple[
             "tree": _default_data(environ, home, SYSTEM_TREE),
             "tls_dir": _default_data(environ, home, SYSTEM_TLS),
             "import_dir": _default_data(environ, home, SYSTEM_IMPORT),
+            "client_dir": _default_data(environ, home, SYSTEM_CLIENT),
             "config": config,
             **values,
         },

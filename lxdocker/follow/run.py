@@ -91,7 +91,7 @@ def _image_name(text: str) -> ImageName:
 
 def _place(server: str, daemon: Daemon, project: str) -> str:
     """The name of a folder for this server and this store."""
-    digest = hashlib.sha256(f"{server}\n{daemon.socket}\n{project}".encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256(f"{server}\n{daemon.address}\n{project}".encode("utf-8", "surrogateescape")).hexdigest()
     host = server.partition("://")[2].partition("/")[0].replace(":", "_")
     return f"{host}.{digest[:8]}"
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import ssl
 import threading
 import time
 import urllib.parse
@@ -21,13 +22,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lxdocker import log
+from lxdocker.config.settings import Settings
 from lxdocker.errors import HostError, LxdError
 from lxdocker.lxd import operation as operations
+from lxdocker.lxd.address import Https, UnixSocket
 from lxdocker.lxd.daemon import Daemon
 from lxdocker.lxd.dialect import Dialect
-from lxdocker.lxd.operation import Ended, Operation
+from lxdocker.lxd.operation import CONNECT_SECONDS, Ended, Operation
 from lxdocker.reasons import in_words
-from lxdocker.values import Fingerprint
+from lxdocker.values import Arch, Fingerprint
 
 if TYPE_CHECKING:
     import pylxd
@@ -76,7 +79,28 @@ class Lxd:
         self.cancelled = cancelled or threading.Event()
         self.daemon = daemon or Daemon.lxd(os.environ)
         self._local = threading.local()
-        self.dialect = Dialect.of(self._client().host_info)
+        server = self._client().host_info
+        if server.get("auth", "trusted") != "trusted":
+            raise HostError(
+                f"{self.daemon.product} at {self.daemon.address} does not know this client",
+                "its certificate is not trusted there",
+                "on that host: lxc config trust add --name lxdocker; then here: lxdocker trust TOKEN",
+            )
+        self.dialect = Dialect.of(server)
+
+    @classmethod
+    def of(cls, settings: Settings, cancelled: threading.Event | None = None) -> Lxd:
+        """The one that the settings name. Raises UsageError or HostError."""
+        assert settings.client_dir is not None  # noqa: S101 - for the type checker: load() always gives one
+        return cls(cancelled, Daemon.at(settings.lxd, settings.client_dir, os.environ))
+
+    @property
+    def arch(self) -> Arch:
+        """Its own architecture. Raises HostError for one without images."""
+        try:
+            return Arch(self.dialect.architecture) if self.dialect.architecture else Arch.host()
+        except ValueError as error:
+            raise HostError(f"no images for this {self.daemon.product}", str(error)) from None
 
     # ---- connection
 
@@ -86,7 +110,7 @@ class Lxd:
         if client is None:
             began = time.monotonic()
             client = self._local.client = _connect(self.daemon, self._patience(SOON))
-            LOGGER.debug("+ %s # GET /1.0: 200, %s", self.client_command("query", "/1.0"), log.took(began))
+            LOGGER.debug("+ %s # GET /1.0: 200, %s", self.client_command("query", self.named("/1.0")), log.took(began))
         return client
 
     def _patience(self, timeout: tuple[float, float]) -> tuple[float, float]:
@@ -139,6 +163,11 @@ class Lxd:
         """A command of the daemon's own client, as a shell reads it, for the log."""
         return log.shell([self.daemon.client, *arguments])
 
+    def named(self, text: str) -> str:
+        """What a command of the client is about, where that is on a remote."""
+        name = self.daemon.address.name
+        return f"{name}:{text}" if name else text
+
     def _tell(self, method: str, path: Sequence[str], query: Mapping[str, str], body: Any, by_hand: str = "") -> str:
         """Logs a request that changes something before it is made, as the client's command that does the same; or
         ``by_hand``, where its ``query`` can't; TOLD is for one that was logged earlier. Returns the command for what is
@@ -148,7 +177,7 @@ class Lxd:
             return ""
         how = [] if method == "get" else ["--wait", "--request", method.upper()]
         content = [] if body is None else ["--data", json.dumps(body)]
-        command = by_hand or self.client_command("query", *how, *content, _resource(path, query))
+        command = by_hand or self.client_command("query", *how, *content, self.named(_resource(path, query)))
         if method == "get":
             return f"+ {command} "
         LOGGER.info("+ %s", command)
@@ -330,7 +359,8 @@ class Lxd:
                 "data": _Blocks(monitored),
                 "headers": headers,
                 "by_hand": self.client_command(
-                    "image", "import", str(metadata), str(rootfs), "--project", project, *words
+                    *("image", "import", str(metadata), str(rootfs), *([self.named("")] if self.named("") else [])),
+                    *("--project", project, *words),
                 ),
             }
             try:
@@ -347,7 +377,8 @@ class Lxd:
 
         what = f"exporting image {fingerprint.short}"
         path = ("images", fingerprint.value, "export")
-        by_hand = self.client_command("image", "export", fingerprint.value, str(folder), "--project", project)
+        named = self.named(fingerprint.value)
+        by_hand = self.client_command("image", "export", named, str(folder), "--project", project)
         response = self._request("get", path, what, project=project, by_hand=by_hand, stream=True, is_api=False)
         with contextlib.closing(response), contextlib.ExitStack() as files:
             kind, options = parse_options_header(response.headers.get("Content-Type", ""))
@@ -439,10 +470,11 @@ class Lxd:
             what = f"updating profile {name}"
             self.change("put", ("profiles", name), what, project=project, json=dict(profile))
 
-    def ensure_volume(self, project: str, pool: str, name: str, description: str) -> None:
-        """Creates a custom storage volume unless it is there: in a cluster, on this member."""
+    def ensure_volume(self, project: str, pool: str, name: str, description: str, member: str | None = None) -> None:
+        """Creates a custom storage volume unless it is there: in a cluster, on a member."""
         path = ("storage-pools", pool, "volumes", "custom")
-        self._create_missing(path, name, {"description": description}, project=project, params=self.dialect.here)
+        where = {"target": member} if member else {}
+        self._create_missing(path, name, {"description": description}, project=project, params=where)
 
     def _create_missing(
         self,
@@ -472,6 +504,20 @@ class Lxd:
                 raise error from None
         return None
 
+    def require_project(self, name: str) -> None:
+        """Raises HostError for a project that this client may not use: LXD shows an empty one then."""
+        if isinstance(self.daemon.address, UnixSocket):
+            return
+        what = f"reading project {name}"
+        try:
+            self.get("projects", name, what=what)
+        except LxdError as error:
+            raise HostError(
+                f"project {name} of LXD at {self.daemon.address} cannot be used",
+                f"it does not exist, or this client's certificate is not for it ({error.details})",
+                "name another in the setting `project`, or on that host: lxc config trust edit FINGERPRINT",
+            ) from error
+
     def profile(self, project: str, name: str) -> Mapping[str, Any]:
         """A profile's config and devices."""
         found: Mapping[str, Any] = self.get("profiles", name, what=f"reading profile {name}", project=project)
@@ -481,9 +527,15 @@ class Lxd:
         """Names of the storage pools."""
         return [url.rsplit("/", 1)[-1] for url in self.get("storage-pools", what="listing storage pools")]
 
-    def bridges(self) -> list[str]:
-        """Names of the networks that LXD manages and instances can join."""
-        found = self.get("networks", what="listing networks", params=WHOLE)
+    def bridges(self, project: str) -> list[str]:
+        """Names of the networks that LXD manages and a project's instances can join; if it is yet to be made, those of
+        the default project.
+        """
+        what = "listing networks"
+        try:
+            found = self.get("networks", what=what, project=project, params=WHOLE)
+        except LxdError:
+            found = self.get("networks", what=what, params=WHOLE)
         return [network["name"] for network in found if network["managed"] and network["type"] in {"bridge", "ovn"}]
 
     # ---- instances
@@ -493,13 +545,30 @@ class Lxd:
         found: list[Mapping[str, Any]] = self.get("instances", what="listing builders", project=project, params=WHOLE)
         return found
 
-    def create_instance(self, project: str, body: Mapping[str, Any]) -> None:
-        """Creates an instance and starts it."""
+    def members(self) -> list[Member]:
+        """A cluster's members; none of a daemon that is in no cluster."""
+        if self.dialect.member is None:
+            return []
+        return [Member.of(one) for one in self.get("cluster", "members", what="listing the cluster", params=WHOLE)]
+
+    def answers(self, member: str) -> bool:
+        """Whether a member of the cluster answers, through the one that is asked."""
+        try:
+            self.get(what=f"asking member {member}", params={"target": member}, timeout=HURRY)
+        except LxdError:
+            return False
+        return True
+
+    def create_instance(self, project: str, body: Mapping[str, Any], target: str | None = None) -> str | None:
+        """Creates an instance and starts it: in a cluster, where LXD places it, unless a ``target`` is named. Returns
+        the member that it is on.
+        """
         name = body["name"]
         starting = f"starting builder {name}"
         what = starting if self.dialect.starts_what_it_creates else f"creating builder {name}"
         wanted = {**body, "start": True} if self.dialect.starts_what_it_creates else dict(body)
-        operation = self.begin("post", ("instances",), what, project=project, params=self.dialect.here, json=wanted)
+        where = {"target": target} if target else {}
+        operation = self.begin("post", ("instances",), what, project=project, params=where, json=wanted)
         if operation is not None:
             try:
                 self.wait(operation, what)
@@ -514,6 +583,7 @@ class Lxd:
         if not self.dialect.starts_what_it_creates:
             start = {"action": "start", "timeout": 60}
             self.change("put", ("instances", name, "state"), starting, project=project, json=start)
+        return operation.location if operation and self.dialect.member else None
 
     def adding_devices(self, project: str, name: str, devices: Mapping[str, Mapping[str, str]]) -> Callable[[], None]:
         """Returns what adds devices to a running instance, for another thread to call: it takes LXD a second. It is
@@ -593,7 +663,7 @@ class Lxd:
         if not isinstance(content, bytes):
             content = self._until_cancelled(content)
         kind = {"mode": f"{mode:04o}", "uid": "0", "gid": "0", "type": "file"}
-        by_hand = self.client_command("file", "push", "--project", project, "-", f"{name}{path}")
+        by_hand = self.client_command("file", "push", "--project", project, "-", self.named(f"{name}{path}"))
         self.change(
             "post",
             ("instances", name, "files"),
@@ -615,6 +685,26 @@ class Lxd:
 def _resource(path: Sequence[str], query: Mapping[str, str] | None = None) -> str:
     words = "".join(f"/{urllib.parse.quote(part, safe='')}" for part in ("1.0", *path))
     return f"{words}?{urllib.parse.urlencode(query)}" if query else words
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One LXD of a cluster."""
+
+    name: str
+    architecture: str
+    is_online: bool  # neither away nor evacuated, as far as the cluster knows: it takes 20 s to notice
+    groups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Member:
+        """As GET cluster/members has it."""
+        return cls(
+            name=document["server_name"],
+            architecture=document.get("architecture") or "",
+            is_online=document.get("status") == "Online",
+            groups=tuple(document.get("groups") or ()),
+        )
 
 
 class NotFoundError(LxdError):
@@ -653,33 +743,51 @@ def _stored_image(image: Mapping[str, Any]) -> StoredImage:
 def _connect(daemon: Daemon, timeout: tuple[float, float]) -> pylxd.Client:
     import pylxd
     from pylxd import exceptions
-    from pylxd.client import DEFAULT_SCHEME, get_session_for_url
     from requests import RequestException
 
-    product, socket = daemon.product, daemon.socket
+    product, address = daemon.product, daemon.address
     try:
-        socket.stat()
-        if not os.access(socket, os.R_OK | os.W_OK):
-            raise PermissionError
-        session = get_session_for_url(DEFAULT_SCHEME)
+        if isinstance(address, UnixSocket):
+            address.path.stat()
+            if not os.access(address.path, os.R_OK | os.W_OK):
+                raise PermissionError
+        session = address.session()
         # Each request on a connection of its own: newer LXDs hang up on an idle one, perhaps just as it is used again.
         session.headers["Connection"] = "close"
-        return pylxd.Client(endpoint=str(socket), timeout=timeout, session=session)
+        return pylxd.Client(endpoint=address.endpoint, timeout=timeout, session=session)
     except FileNotFoundError:
         raise HostError(
-            f"cannot connect to {product}", f"no socket at {socket}", f"start it, or {daemon.install}"
+            f"cannot connect to {product}", f"no socket at {address}", f"start it, or {daemon.install}"
         ) from None
     except PermissionError:
         raise HostError(
             f"cannot connect to {product}",
-            f"permission denied: {socket}",
+            f"permission denied: {address}",
             f"run as root, or join {product}'s group: sudo usermod -aG {daemon.group} $USER, then log in again",
         ) from None
     except exceptions.ClientConnectionFailed:
-        raise HostError(f"{product} is not running", f"no answer on {socket}", f"start it: {daemon.start}") from None
+        if isinstance(address, UnixSocket):
+            why = f"no answer on {address}"
+            raise HostError(f"{product} is not running", why, f"start it: {daemon.start}") from None
+        raise _why_not(product, address) from None
     except (exceptions.LXDAPIException, RequestException, ValueError, KeyError, TypeError) as error:
+        where = f"whether {daemon.folder} names {product}'s folder" if isinstance(address, UnixSocket) else "its URL"
         raise HostError(
-            f"unexpected answer from {product}",
-            f"{socket}: {in_words(error)}",
-            f"check its log, and whether {daemon.folder} names {product}'s folder",
+            f"unexpected answer from {product}", f"{address}: {in_words(error)}", f"check its log, and {where}"
         ) from error
+
+
+def _why_not(product: str, address: Https) -> HostError:
+    """Why there was no answer, by another try."""
+    what = f"cannot connect to {product} at {address}"
+    listening = "see that it listens there (lxc config get core.https_address), and the way there"
+    try:
+        address.connect(CONNECT_SECONDS).close()
+    except HostError as error:
+        return error
+    except ssl.SSLCertVerificationError as error:
+        why = f"nobody vouches for its certificate: {error.verify_message}"
+        return HostError(what, why, f"trust it: lxdocker trust {address}")
+    except OSError as error:
+        return HostError(what, in_words(error), listening)
+    return HostError(what, "it hung up", listening)

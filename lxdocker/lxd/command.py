@@ -88,7 +88,7 @@ class Command:
 
 def exec_command(lxd: Lxd, project: str, instance: str, argv: Sequence[str]) -> str:
     """How a shell runs a command in an instance."""
-    return lxd.client_command("exec", instance, "--project", project, "--", *argv)
+    return lxd.client_command("exec", lxd.named(instance), "--project", project, "--", *argv)
 
 
 @contextlib.contextmanager
@@ -147,7 +147,7 @@ def _connected(lxd: Lxd, operation: Operation, what: str) -> Iterator[Mapping[st
     resource = f"/1.0/operations/{operation.identifier}/websocket?secret="
     with contextlib.ExitStack() as cleanup:
         yield {
-            name: cleanup.enter_context(closing(Websocket(lxd.daemon.socket, resource + secrets[name], what)))
+            name: cleanup.enter_context(closing(Websocket(lxd.daemon.address, resource + secrets[name], what)))
             for name in ("control", "0", "1", "2")
         }
 

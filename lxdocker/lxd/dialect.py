@@ -27,18 +27,21 @@ class Dialect:
     version: str  # for people to read; decides nothing
     extensions: frozenset[str]
     member: str | None = None  # which member of a cluster it is; None for a daemon of its own
+    architecture: str = ""  # by LXD's name
 
     @classmethod
     def of(cls, server: Mapping[str, Any]) -> Dialect:
         """From the metadata of GET /1.0, whatever it lacks."""
         environment = server.get("environment") or {}
         incus = environment.get("server") == "incus"
+        architectures = environment.get("architectures") or [""]
         clustered = bool(environment.get("server_clustered"))
         return cls(
             product="Incus" if incus else "LXD",
             version=str(environment.get("server_version") or "of an unknown version"),
             extensions=frozenset(server.get("api_extensions") or ()),
             member=str(environment["server_name"]) if clustered and environment.get("server_name") else None,
+            architecture=str(architectures[0]),
         )
 
     def __str__(self) -> str:
@@ -47,17 +50,6 @@ class Dialect:
     def header(self, name: str) -> str:
         """The name of one of the daemon's own request headers: ``fingerprint``, ``properties``, ``mode``, ..."""
         return f"X-{self.product}-{name}"
-
-    @property
-    def here(self) -> Mapping[str, str]:
-        """What makes a request concern this member of a cluster and no other. A cluster places an instance anywhere,
-        also where its local volume is not.
-        """
-        return {"target": self.member} if self.member else {}
-
-    def is_here(self, instance: Mapping[str, Any]) -> bool:
-        """Whether an instance is this member's."""
-        return self.member is None or instance.get("location") == self.member
 
     @property
     def weakness(self) -> str:

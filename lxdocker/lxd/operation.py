@@ -40,6 +40,7 @@ class Operation:
 
     identifier: str
     metadata: Mapping[str, Any]  # what it said of itself when it started
+    location: str | None = None  # the member of a cluster that it runs on
 
     @classmethod
     def of(cls, answer: Any) -> Operation | None:
@@ -47,7 +48,8 @@ class Operation:
         if not isinstance(answer, Mapping) or answer.get("type") != "async":
             return None
         identifier = str(answer["operation"]).rsplit("/", 1)[-1].split("?")[0]
-        return cls(identifier, (answer.get("metadata") or {}).get("metadata") or {})
+        document = answer.get("metadata") or {}
+        return cls(identifier, document.get("metadata") or {}, document.get("location") or None)
 
     @property
     def path(self) -> tuple[str, str]:
@@ -105,9 +107,7 @@ def answer_of(daemon: Daemon, resource: str, what: str, check: Callable[[], None
     request = f"GET {resource} HTTP/1.0\r\nHost: lxd\r\n\r\n".encode()
     received = bytearray()
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(CONNECT_SECONDS)
-            connection.connect(str(daemon.socket))
+        with daemon.address.connect(CONNECT_SECONDS) as connection:
             connection.sendall(request)
             connection.settimeout(SLICE_SECONDS)
             while piece := _piece(connection, check):

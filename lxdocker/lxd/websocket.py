@@ -1,4 +1,4 @@
-"""A websocket of LXD's, on its socket: connected, read and written by whoever calls, without a thread of its own.
+"""A websocket of LXD's: connected, read and written by whoever calls, without a thread of its own.
 
 RFC 6455, by the protocol of the library websockets without its connections: where LXD says something and hangs up
 before its ping is answered, as with a short command on a busy host, those lose what it said.
@@ -10,10 +10,10 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxdocker.errors import LxdError
+from lxdocker.lxd.address import Address
 
 if TYPE_CHECKING:
     from websockets.client import ClientProtocol
@@ -35,8 +35,8 @@ class BrokenError(LxdError):
 class Websocket:
     """One that is connected, for one thread. Another may shut it down, which ends what the first is in."""
 
-    def __init__(self, path: Path, resource: str, what: str) -> None:
-        """``path`` of LXD's socket; ``resource`` with its query. ``what`` fails where this does. Raises BrokenError."""
+    def __init__(self, address: Address, resource: str, what: str) -> None:
+        """``address`` of LXD; ``resource`` with its query. ``what`` fails where this does. Raises BrokenError."""
         from websockets.client import ClientProtocol
         from websockets.uri import parse_uri
 
@@ -46,18 +46,16 @@ class Websocket:
         )
         with contextlib.ExitStack() as cleanup:
             try:
-                self._socket = cleanup.enter_context(socket.socket(socket.AF_UNIX))
-                self._handshake(path)
+                self._socket = cleanup.enter_context(address.connect(CONNECT_SECONDS))
+                self._handshake()
             except OSError as error:
                 raise self._no_answer(error) from error
             cleanup.pop_all()
 
-    def _handshake(self, path: Path) -> None:
+    def _handshake(self) -> None:
         """Raises BrokenError, or OSError."""
         from websockets.protocol import State
 
-        self._socket.settimeout(CONNECT_SECONDS)
-        self._socket.connect(str(path))
         self._protocol.send_request(self._protocol.connect())
         self._flush()
         while self._protocol.state is State.CONNECTING:
@@ -103,7 +101,7 @@ class Websocket:
     def shut_down(self) -> None:
         """Ends what its thread is in, and all that could come."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS's own would forget that there is TLS
 
     def close(self) -> None:
         """When no thread is in it any more: what it was may become another's file."""

@@ -67,8 +67,9 @@ class Context:
 @contextmanager
 def open_context(settings: Settings, cancelled: threading.Event) -> Iterator[Context]:
     """Raises HostError when LXD can't be used."""
-    lxd = Lxd(cancelled)
-    arch = Arch.host()
+    lxd = Lxd.of(settings, cancelled)
+    lxd.require_project(settings.project)
+    arch = lxd.arch
     credentials = Credentials()
     with RegistryClient(credentials, settings.insecure_registries) as registry:
         yield Context(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from lxdocker.builder.instance import Builder
+from lxdocker.builder.instance import Builder, MemberLostError
 from lxdocker.builder.recipe import BuildRequest, Listener, build_image
 from lxdocker.http.route import Route
 from lxdocker.image import artifact
@@ -32,8 +32,14 @@ class Builders(Protocol):
     def kept(self) -> list[str]:
         """The names of builders that were left running, for debugging."""
 
-    def builder(self, route: Route, *, cache: bool = True) -> AbstractContextManager[Builder]:
-        """A fresh builder that can use the ``route``; with the layer cache, unless it needs none."""
+    @property
+    def members(self) -> Sequence[str | None]:
+        """The hosts that have a layer cache; None for LXD's only one."""
+
+    def builder(self, route: Route, *, cache: bool = True, on: str | None = None) -> AbstractContextManager[Builder]:
+        """A fresh builder that can use the ``route``; with the layer cache, unless it needs none; ``on`` a member of a
+        cluster, if one is named.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,5 +107,9 @@ class Making:
         listener = Listener(
             phase, lambda amount: progress.count(name, amount), lost, lambda line: progress.output(name, line)
         )
-        finished = build_image(open_builder, request, folder, listener)
+        try:
+            finished = build_image(open_builder, request, folder, listener)
+        except MemberLostError as away:
+            say(f"warning: {away.brief}; building {name} on another one")
+            finished = build_image(open_builder, request, folder, listener)
         return Finished(finished, self.provenance, self.properties)

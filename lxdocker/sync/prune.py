@@ -159,5 +159,6 @@ def _drop_layers(context: Context, builders: Builders) -> None:
     if instance.others_at_work(context.lxd, context.settings.builder_project):
         return
     names = sorted({stored.provenance.name for stored in context.store.view().ours})
-    with builders.builder(NOWHERE) as builder:
-        recipe.keep_only(builder, names)
+    for member in builders.members:
+        with builders.builder(NOWHERE, on=member) as builder:
+            recipe.keep_only(builder, names)

@@ -200,7 +200,7 @@ def _start(place: Place, pool: str) -> Measured:
 
     def launch() -> float:
         words = ["--project", placed.project, "--profile", placement.PROFILE, "--storage", pool]
-        words += ["--network", lxd.bridges()[0], "--ephemeral"]
+        words += ["--network", lxd.bridges("default")[0], "--ephemeral"]
         seconds = place.timed("lxc", "launch", image.value, "by-hand", *words)
         seconds += place.timed("lxc", "exec", "--project", placed.project, "by-hand", "--", *SHELL, "echo runs")
         place.command("lxc", "delete", "--force", "--project", placed.project, "by-hand")

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
+import socketserver
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from lxdocker.builder.instance import OWNER_KEY
 from tests.lxd.hosts import daemon
-from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, Lxc, World, tiny
+from tests.lxd.rig import (
+    BUILDER_PROJECT,
+    COMMAND_SECONDS,
+    LXDOCKER,
+    Lxc,
+    World,
+    big,
+    command_lines,
+    end_of_builders,
+    tiny,
+)
+from tests.stand_ins import builder_of_a_killed_one
 from tests.waiting import wait_until
 
 On = Callable[[int], World]  # a new world on a member, which commands go to from then on
@@ -82,36 +98,178 @@ def on(members: tuple[Path, Path], tmp_path: Path, registry: str, monkeypatch: p
         world.close()
 
 
-def test_builds_are_where_their_layer_cache_is(on: On) -> None:
-    """On whichever member lxdocker runs; four builds, since one could be there by chance."""
-    for member, name in enumerate(("one", "two")):
-        world = on(member)
-        names = [f"{name}-{number}" for number in range(4)]
-        for image in names:
-            world.wants(image, tiny(image))
-        assert world.sync("--jobs", "2").statuses == dict.fromkeys(names, "built")
-        assert world.sync().statuses == dict.fromkeys(names, "unchanged")
-        with world.start("sync", "--force", names[0]) as running:
-            running.wait_for(f"{names[0]}: fetch")
-            (builder,) = Lxc(BUILDER_PROJECT).query("/1.0/instances?recursion=1")
-            assert builder["location"] == name
-            assert running.end().status == 0
+@pytest.fixture
+def bridged(members: tuple[Path, Path], own_bridge: tuple[str, str]) -> Iterator[str]:
+    """A registry that builders on both members reach, by the bridge of the LXD beside them. Gives HOST:PORT."""
+    bridge, address = own_bridge
+    eth0 = {"type": "nic", "nictype": "bridged", "parent": bridge, "name": "eth0"}
+    profile = {"devices": {**PROFILE["devices"], "eth0": eth0}}  # type: ignore[dict-item]
+    lxc(members[0], "profile", "edit", "default", stdin=json.dumps(profile))
+    with forwarded(address, os.environ["LXDOCKER_TEST_REGISTRY"]) as registry:
+        yield registry
+    lxc(members[0], "profile", "edit", "default", stdin=json.dumps(PROFILE))
+
+
+@pytest.fixture(scope="module")
+def own_bridge() -> tuple[str, str]:
+    """The name and the address of the bridge of the LXD that is tested."""
+    bridges = [one for one in Lxc().query("/1.0/networks?recursion=1") if one["managed"]]
+    return bridges[0]["name"], bridges[0]["config"]["ipv4.address"].partition("/")[0]
+
+
+@contextmanager
+def forwarded(host: str, registry: str) -> Iterator[str]:
+    """Another address for a registry on the loopback."""
+    target, _, port = registry.rpartition(":")
+
+    class Forward(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((target, int(port))) as there, suppress(OSError):
+                ends = {self.request: there, there: self.request}
+                while True:
+                    for ready in select.select(list(ends), [], [])[0]:
+                        data = ready.recv(1 << 16)
+                        if not data:
+                            return
+                        ends[ready].sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server((host, 0), Forward) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"{host}:{server.server_address[1]}"
+        server.shutdown()
+
+
+def locations() -> set[str]:
+    """The members that have builders now."""
+    return {str(one["location"]) for one in Lxc(BUILDER_PROJECT).query("/1.0/instances?recursion=1")}
+
+
+@contextmanager
+def watched() -> Iterator[set[str]]:
+    """Gives the members that have builders meanwhile."""
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            seen.update(locations())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watching.join()
+
+
+def test_builders_are_on_both_members_each_with_its_cache(on: On, bridged: str) -> None:
+    """Where LXD places them, whichever member lxdocker runs on; or on the one that is named."""
+    world = on(0)
+    world.settings |= {"insecure_registries": [bridged]}
+    names = [f"app-{number}" for number in range(10)]
+    for name in names:
+        world.push(name, tiny(name))
+        world.spec(name, world.ref(name).replace(world.registry, bridged))
+    with watched() as seen:
+        done = world.run("sync", "--json", "--jobs", "4")
+    assert done.statuses == dict.fromkeys(names, "built")
+    assert seen == {"one", "two"}
     volumes = Lxc(BUILDER_PROJECT).query("/1.0/storage-pools/default/volumes/custom?recursion=1")
     assert sorted(one["location"] for one in volumes if one["name"] == "cache") == ["one", "two"]
+    assert world.sync().statuses == dict.fromkeys(names, "unchanged")
+    world.settings |= {"target": "two"}
+    with watched() as seen:
+        world.run("sync", "--json", "--force", *names[:3])
+    assert seen == {"two"}
+    end_of_builders()
 
 
-def test_only_a_members_own_dead_builders_are_removed(on: On) -> None:
-    """Whether a process of another member's host still runs can't be seen from here."""
+def test_the_same_over_https_with_a_restricted_certificate(on: On, bridged: str, members: tuple[Path, Path]) -> None:
+    world = on(0)
+    url = "https://" + json.loads(lxc(members[0], "query", "/1.0"))["config"]["core.https_address"]
+    world.settings |= {"insecure_registries": [bridged], "lxd": url, "client_dir": str(world.folder / "client")}
+    # What such a client cannot see it is given.
+    profile = lxc(members[0], "profile", "show", "default")
+    lxc(members[0], "profile", "edit", "default", "--project", BUILDER_PROJECT, stdin=profile)
+    projects = f"{world.project},{BUILDER_PROJECT}"
+    added = lxc(members[0], "config", "trust", "add", "--name", "third", "--restricted", "--projects", projects)
+    elsewhere = {"LXD_DIR": "/nonexistent", "LXD_CONF": str(world.folder / "third")}
+    command = [*LXDOCKER, "trust", "-"]
+    environment = {**world.environment, **elsewhere}
+    subprocess.run(command, env=environment, input=added.split()[-1], text=True, check=True, timeout=60)
+    names = [f"far-{number}" for number in range(10)]
+    for name in names:
+        world.push(name, tiny(name))
+        world.spec(name, world.ref(name).replace(world.registry, bridged))
+    with watched() as seen:
+        synced = world.run("sync", "--json", "--jobs", "4", environment=elsewhere)
+    assert synced.statuses == dict.fromkeys(names, "built")
+    assert seen == {"one", "two"}
+    assert world.run("sync", "--json", environment=elsewhere).statuses == dict.fromkeys(names, "unchanged")
+
+
+def test_a_registry_on_the_loopback_is_reached_from_this_member_only(on: On) -> None:
+    for member, name in enumerate(("one", "two")):
+        world = on(member)
+        world.wants(name, big(name, 8))
+        with world.start("sync", "--json") as running:
+            running.wait_for(f"{name}: fetch")
+            assert locations() == {name}
+            assert running.end().statuses == {name: "built"}
+
+
+def test_builders_of_processes_that_are_gone_are_removed_on_any_member(on: On) -> None:
+    """But not another host's, whose processes can't be seen from here."""
     lxc = Lxc(BUILDER_PROJECT)
-    on(0)
-    options = ("--storage", "default", "--target", "one", "--config", f"{OWNER_KEY}=another-boot 1 1 1")
-    lxc("init", "builder", "left", "--profile", "builder", *options)
     here = on(1)
+    dead = next(iter(builder_of_a_killed_one().values()))
+    for name, mark in (("left", dead), ("strange", f"{dead}-of-another-host")):
+        options = ("--storage", "default", "--target", "one", "--config", f"{OWNER_KEY}={mark}")
+        lxc("init", "builder", name, "--profile", "builder", *options)
     here.wants("app", tiny("app"))
-    assert here.run("sync", "--json").statuses == {"app": "built"}
-    wait_until("the builder's end", lambda: lxc.instances() == ["left"])
-    there = on(0)
-    there.wants("app", tiny("app"))
-    done = there.sync()
+    done = here.run("sync", "--json")
+    assert done.statuses == {"app": "built"}
     assert "removed left, left over from an earlier run" in done.err
-    wait_until("the builder's end", lambda: lxc.instances() == [])
+    wait_until("the builder's end", lambda: lxc.instances() == ["strange"])
+    lxc("delete", "strange")
+
+
+def test_a_member_that_dies_costs_one_retry_elsewhere(
+    members: tuple[Path, Path], bridged: str, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Last of all: it takes the second member with it, without which nothing can be removed."""
+    monkeypatch.setenv("LXD_DIR", str(members[0]))
+    monkeypatch.setenv("LXD_CONF", str(members[0] / "client"))
+    world = World(tmp_path / "world", registry)
+    world.settings |= {"insecure_registries": [bridged]}
+    names = [f"slow-{number}" for number in range(4)]
+    for name in names:
+        world.push(name, big(name, 32))
+        world.spec(name, world.ref(name).replace(world.registry, bridged))
+    with world.start("sync", "--json", "--jobs", "4") as running:
+        for name in names:
+            running.wait_for(f"{name}: fetch")
+        wait_until("builders on both", lambda: locations() == {"one", "two"})
+        kill_daemon(members[1])
+        done = running.end()
+    assert done.statuses == dict.fromkeys(names, "built"), done.complaint()
+    again = [
+        done.err.count(f"member two of the cluster does not answer; building {name} on another one") for name in names
+    ]
+    assert set(again) == {0, 1}  # as many tries more
+    for name in names:
+        world.holds(name, done.fingerprint(name))
+
+
+def kill_daemon(folder: Path) -> None:
+    """As a host that goes away, but for the containers, which go on without anybody who would hear of them."""
+    daemons = [process for process, words in command_lines().items() if f"--logfile {folder}/lxd.log" in words]
+    assert daemons
+    for process in daemons:
+        os.kill(int(process.name), signal.SIGKILL)

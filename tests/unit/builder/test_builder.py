@@ -84,8 +84,9 @@ def test_the_builders_of_another_running_process_are_alive_until_it_ends() -> No
 
 
 def test_a_process_id_that_came_again_or_another_boot_is_somebody_else() -> None:
-    boot, pid, start, namespace = instance.owner().split()
-    assert instance.is_alive(f"{boot} {pid} {start} {namespace}")
+    boot, pid, start, namespace, host = instance.owner().split()
+    assert instance.is_alive(f"{boot} {pid} {start} {namespace} {host}")
+    assert instance.is_alive(f"{boot} {pid} {start} {namespace}")  # as it was written before there were other hosts
     assert not instance.is_alive(f"{boot} {pid} {int(start) - 1} {namespace}")
     assert not instance.is_alive(f"00000000-0000-0000-0000-000000000000 {pid} {start} {namespace}")
     assert not instance.is_alive(f"{boot} {2**30} {start} {namespace}")
@@ -111,7 +112,7 @@ def test_a_process_that_can_not_be_seen_may_be_alive(way: list[str], before: str
         return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
     mark = instance.owner()
-    boot, pid, start, namespace = mark.split()
+    boot, pid, start, namespace, _host = mark.split()
     assert seen(mark) == "True"
     # Not for ever: no build takes a day.
     day = instance.DAY_SECONDS * os.sysconf("SC_CLK_TCK")
@@ -119,7 +120,16 @@ def test_a_process_that_can_not_be_seen_may_be_alive(way: list[str], before: str
     assert seen(f"00000000-0000-0000-0000-000000000000 {pid} {start} {namespace}") == "False"
 
 
-@pytest.mark.parametrize("mark", ["", "x", "a b", "a b c", "a b c d", "a b c d e", "- - - -"])
+def test_a_process_of_another_host_may_be_alive_for_a_day() -> None:
+    boot, pid, start, namespace, host = instance.owner().split()
+    mark = f"{boot} {pid} {int(start) - 1} {namespace} of-another-{host}"
+    now = datetime.now(UTC)
+    assert instance.is_alive(mark)
+    assert instance.is_alive(mark, now - timedelta(hours=23))
+    assert not instance.is_alive(mark, now - timedelta(hours=25))
+
+
+@pytest.mark.parametrize("mark", ["", "x", "a b", "a b c", "a b c d", "a b c d e", "a 1 2 3 b c", "- - - -"])
 def test_a_mark_that_says_nothing_is_nobody_s(mark: str) -> None:
     assert not instance.is_alive(mark)
 

@@ -164,7 +164,7 @@ def test_what_is_needed_first_comes_first() -> None:
         *("init", "inspect", "new", "add", "convert"),
         *("sync", "validate", "status", "prune"),
         *("list", "log", "config", "diff"),
-        *("serve", "mirror", "units", "completion"),
+        *("serve", "mirror", "trust", "units", "completion"),
     ]
 
 

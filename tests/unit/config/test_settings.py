@@ -84,6 +84,7 @@ def test_everything_has_a_default(place: Path, monkeypatch: pytest.MonkeyPatch) 
         stop_timeout=60,
         connections_per_client=250,
         import_dir=Path("/var/lib/lxdocker/import"),
+        client_dir=Path("/var/lib/lxdocker/client"),
         on_change=None,
         on_failure=None,
         hook_timeout=60,
@@ -172,6 +173,9 @@ users: /srv/users
 stop_timeout: 5
 connections_per_client: 20
 import_dir: /srv/import
+lxd: https://lxd.example:8443
+client_dir: /srv/client
+target: '@builders'
 on_change: notify --all
 on_failure: https://hooks.example/s
 hook_timeout: 7
@@ -221,6 +225,9 @@ def test_every_key_can_be_set_in_the_file(place: Path) -> None:
         stop_timeout=5,
         connections_per_client=20,
         import_dir=Path("/srv/import"),
+        lxd="https://lxd.example:8443",
+        client_dir=Path("/srv/client"),
+        target="@builders",
         on_change="notify --all",
         on_failure="https://hooks.example/s",
         hook_timeout=7,

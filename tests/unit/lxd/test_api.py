@@ -29,6 +29,7 @@ from lxdocker.config.settings import Settings
 from lxdocker.errors import HostError, LxdError, LxdockerError
 from lxdocker.lxd import api as lxd
 from lxdocker.lxd import daemon as daemons
+from lxdocker.lxd.address import UnixSocket
 from lxdocker.lxd.api import CHUNK, Cancelled, Lxd, NotFoundError
 from lxdocker.lxd.operation import SLICE_SECONDS, NoAnswerError, Operation
 from lxdocker.values import Fingerprint
@@ -113,9 +114,9 @@ def test_no_permission_means_not_in_the_group(closed: str, monkeypatch: pytest.M
 
 
 def test_the_socket_is_where_pylxd_looks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert daemons.Daemon.lxd(os.environ).socket == folder / "unix.socket"
+    assert daemons.Daemon.lxd(os.environ).address == UnixSocket(folder / "unix.socket")
     monkeypatch.delenv("LXD_DIR")
-    assert str(daemons.Daemon.lxd(os.environ).socket) in {
+    assert str(daemons.Daemon.lxd(os.environ).address) in {
         "/var/lib/lxd/unix.socket",
         "/var/snap/lxd/common/lxd/unix.socket",
     }
@@ -127,7 +128,7 @@ def test_an_incus_that_can_t_be_used_is_called_so(folder: Path) -> None:
         with pytest.raises(HostError, match="cannot connect to Incus") as missing:
             Lxd(daemon=incus)
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as dead:
-            dead.bind(str(incus.socket))
+            dead.bind(str(incus.address))
         with pytest.raises(HostError, match="Incus is not running") as silent:
             Lxd(daemon=incus)
     assert "incus admin init" in missing.value.resolution
@@ -374,7 +375,7 @@ def test_another_daemon_is_spoken_to_on_its_own_socket_and_by_its_own_name(
         Lxd(daemon=incus).images("default")
     assert full.value.resolution.startswith("free space in Incus's storage pool")
     client = Lxd(daemon=incus)
-    incus.socket.unlink()
+    Path(str(incus.address)).unlink()
     for ask in (lambda: client.images("p"), lambda: client.wait(Operation("7", {}), "work")):
         with sockets_left_open(), pytest.raises(LxdError, match="no answer from Incus") as gone:
             ask()
@@ -573,7 +574,7 @@ def test_everything_that_changes_something_is_waited_for(daemon: Daemon) -> None
     """Whatever the LXD, since what answers at once today may be an operation to the next."""
     x = fingerprint("x")
     client = Lxd()
-    changes: dict[str, Callable[[], None]] = {
+    changes: dict[str, Callable[[], object]] = {
         f"PATCH /1.0/images/{x.value}": lambda: client.set_image_properties("p", x, {}),
         f"DELETE /1.0/images/{x.value}": lambda: client.delete_image("p", x),
         "PUT /1.0/images/aliases/a": lambda: client.set_alias("p", "a", x),
@@ -689,7 +690,7 @@ def test_which_instances_lxd_is_removing(daemon: Daemon) -> None:
     assert Lxd().removed_instances("p") == set()
 
 
-def test_in_a_cluster_everything_local_is_on_this_member(daemon: Daemon) -> None:
+def test_in_a_cluster_lxd_places_what_is_not_asked_for_on_a_member(daemon: Daemon) -> None:
     server = daemon.lxd.server
     clustered = {**server, "environment": {**server["environment"], "server_clustered": True, "server_name": "one"}}
     daemon.say("GET /1.0", clustered)
@@ -698,12 +699,13 @@ def test_in_a_cluster_everything_local_is_on_this_member(daemon: Daemon) -> None
     daemon.start("POST /1.0/storage-pools/s/volumes/custom", "3")
     client = Lxd()
     client.create_instance("p", {"name": "i"})
-    client.ensure_volume("p", "s", "v", "")
-    local = [one for one in daemon.asked if one.startswith("POST") or "/volumes/" in one]
-    assert len(local) == 3
-    assert all("target=one" in one for one in local)
-    assert client.dialect.is_here({"location": "one"})
-    assert not client.dialect.is_here({"location": "two"})
+    assert not any("target=" in one for one in daemon.asked)
+    daemon.asked.clear()
+    client.create_instance("p", {"name": "i"}, "two")
+    client.ensure_volume("p", "s", "v", "", "two")
+    placed = [one for one in daemon.asked if one.startswith("POST") or "/volumes/" in one]
+    assert len(placed) == 3
+    assert all("target=two" in one for one in placed)
 
 
 @pytest.mark.parametrize("reason", [Cancelled(), KeyboardInterrupt()])

@@ -31,21 +31,21 @@ def test_the_one_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="both LXD and Incus") as both:
         Daemon.find(None, environ)
     assert "--client" in both.value.resolution
-    assert Daemon.find("lxc", environ).socket == tmp_path / "lxd/unix.socket"
-    assert Daemon.find("incus", environ).socket == tmp_path / "incus/unix.socket"
+    assert str(Daemon.find("lxc", environ).address) == f"{tmp_path}/lxd/unix.socket"
+    assert str(Daemon.find("incus", environ).address) == f"{tmp_path}/incus/unix.socket"
     with pytest.raises(UsageError, match="no such client: lxd"):
         Daemon.find("lxd", environ)
 
 
 def test_incus_is_where_its_client_looks() -> None:
-    assert str(Daemon.incus({}).socket) in {"/run/incus/unix.socket", "/var/lib/incus/unix.socket"}
-    assert Daemon.incus({"INCUS_DIR": "/srv/incus"}).socket == Path("/srv/incus/unix.socket")
-    assert Daemon.incus({"INCUS_DIR": "/srv/incus", "INCUS_SOCKET": "/srv/s"}).socket == Path("/srv/s")
+    assert str(Daemon.incus({}).address) in {"/run/incus/unix.socket", "/var/lib/incus/unix.socket"}
+    assert str(Daemon.incus({"INCUS_DIR": "/srv/incus"}).address) == "/srv/incus/unix.socket"
+    assert str(Daemon.incus({"INCUS_DIR": "/srv/incus", "INCUS_SOCKET": "/srv/s"}).address) == "/srv/s"
 
 
 def test_the_snap_goes_before_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SNAP", tmp_path)
-    assert Daemon.lxd({}).socket == Path("/var/lib/lxd/unix.socket")
+    assert str(Daemon.lxd({}).address) == "/var/lib/lxd/unix.socket"
     listening(tmp_path / "unix.socket")
-    assert Daemon.lxd({}).socket == tmp_path / "unix.socket"
-    assert Daemon.lxd({"LXD_DIR": "/srv/lxd"}).socket == Path("/srv/lxd/unix.socket")
+    assert str(Daemon.lxd({}).address) == f"{tmp_path}/unix.socket"
+    assert str(Daemon.lxd({"LXD_DIR": "/srv/lxd"}).address) == "/srv/lxd/unix.socket"

@@ -16,6 +16,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from lxdocker.errors import LxdError
+from lxdocker.lxd.address import UnixSocket
 from lxdocker.lxd.websocket import MOST_IN_A_MESSAGE, Websocket
 
 Answer = Callable[[socket.socket, ServerProtocol], None]
@@ -32,7 +33,7 @@ def connected(folder: Path, answer: Answer) -> Iterator[Websocket]:
         peer = threading.Thread(target=_peer, args=(listening, answer))
         peer.start()
         try:
-            with closing(Websocket(path, "/1.0/operations/x/websocket?secret=s", "doing it")) as stream:
+            with closing(Websocket(UnixSocket(path), "/1.0/operations/x/websocket?secret=s", "doing it")) as stream:
                 yield stream
                 stream.shut_down()
         finally:
@@ -200,4 +201,4 @@ def test_one_that_is_refused(tmp_path: Path, said: bytes, why: str) -> None:
 
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(LxdError, match="doing it failed"):
-        Websocket(tmp_path / "nosuch", "/", "doing it")
+        Websocket(UnixSocket(tmp_path / "nosuch"), "/", "doing it")
