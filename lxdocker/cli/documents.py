@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from lxdocker.appliance.build import Made
+    from lxdocker.appliance.delete import Deleted
+    from lxdocker.appliance.health import Served
+    from lxdocker.appliance.look import Status as Appliance
     from lxdocker.builder.image import BuilderImage
     from lxdocker.config.settings import Effective
     from lxdocker.config.spec import ImageSpec
@@ -495,4 +499,51 @@ def _entry(entry: Entry) -> Document:
         "sha256": entry.sha256,
         "target": None if entry.target is None else entry.target.decode("utf-8", "surrogateescape"),
         "attributes": list(entry.attributes),
+    }
+
+
+def appliance_made(name: str, made: Made, joined: str | None) -> Document:
+    """An appliance that was made or upgraded."""
+    return _document(name=name, existed=made.existed, synced=made.synced, remote=joined, **_served(made.served))
+
+
+def appliance(found: Appliance) -> Document:
+    """How an appliance is."""
+    timer = found.timer
+    return _document(
+        name=found.name,
+        stage=found.stage.value,
+        running=found.running,
+        healthy=found.healthy,
+        problem=found.problem,
+        lxdocker=found.version,
+        serving=found.serving,
+        **_served(found.served),
+        timer=None
+        if timer is None
+        else {
+            "kind": timer.kind,
+            "active": timer.active,
+            "last": _time(timer.last) if timer.last else None,
+            "next": _time(timer.next) if timer.next else None,
+            "result": timer.result,
+        },
+        images=list(found.images),
+    )
+
+
+def appliance_deleted(gone: Deleted) -> Document:
+    """What is gone of an appliance, and what was kept."""
+    return _document(
+        deleted=list(gone.gone),
+        volumes=[{"pool": pool, "name": name} for pool, name in gone.volumes],
+        project=gone.project,
+    )
+
+
+def _served(served: Served | None) -> Document:
+    return {
+        "url": served.url if served else None,
+        "address": served.address if served else None,
+        "certificate": served.certificate.fingerprint if served else None,
     }

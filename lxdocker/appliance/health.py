@@ -1,0 +1,111 @@
+"""Whether an appliance does its work: LXD is reachable from inside, and the server answers with the images."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lxdocker.appliance import inside
+from lxdocker.appliance.host import Bridge
+from lxdocker.appliance.machine import Machine
+from lxdocker.appliance.wish import ETC, PORT, SPECS_OF_HOST, Names
+from lxdocker.errors import LxdockerError
+from lxdocker.follow import remote
+from lxdocker.follow.remote import Address
+from lxdocker.serve.certs import Certificate
+
+SECONDS = 60
+SLICE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where an appliance serves its images, and what it is recognized by."""
+
+    name: str  # in LXD's DNS
+    address: str
+    certificate: Certificate
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.name}"
+
+    @property
+    def reachable(self) -> str:
+        """The URL for this host, which may not ask LXD's DNS."""
+        return self.url if self.resolves else f"https://{self.address}"
+
+    @property
+    def resolves(self) -> bool:
+        try:
+            found = socket.getaddrinfo(self.name, PORT, type=socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return self.address in {one[4][0] for one in found}
+
+
+def served(machine: Machine, names: Names, bridge: Bridge) -> Served | None:
+    """None as long as it has no certificate or no address."""
+    pem = machine.pull(inside.CERTIFICATE)
+    address = machine.address()
+    if not pem or not address:
+        return None
+    try:
+        return Served(f"{names.appliance}.{bridge.domain}", address, Certificate.parse(pem))
+    except ValueError:  # it is being written
+        return None
+
+
+def images(machine: Machine) -> list[dict[str, str | None]]:
+    """What `lxdocker list` says there. Raises LxdockerError where LXD can't be used from inside."""
+    said = machine.run(["lxdocker", "list", "--json"], "asking the appliance for its images", 60)
+    try:
+        document = json.loads(said)
+        if "error" in document:
+            raise ValueError(str(document["error"]))
+        return [
+            {"name": one["name"], "state": one["state"], "fingerprint": one["fingerprint"]}
+            for one in document["images"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LxdockerError("asking the appliance for its images failed", f"{said[:200]!r}: {error}") from error
+
+
+def has_specs(machine: Machine) -> bool:
+    """Whether there is anything to sync; a repository counts, whatever is in it."""
+    script = (
+        'grep -q "^specs_repository:" "$1/config.yaml" && exit; for file in "$1"/images.d/*.y*ml "$2"/*.y*ml; do'
+        ' [ ! -e "$file" ] || exit 0; done; exit 1'
+    )
+    return machine.try_run(["/bin/sh", "-c", script, "look", ETC, SPECS_OF_HOST]).status == 0
+
+
+def wait_for(machine: Machine, names: Names, bridge: Bridge, before: Sequence[str] = ()) -> Served:
+    """Until it is healthy. Raises LxdockerError with what it lacks. ``before``: fingerprints that it has to have."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            found = _answering(machine, names, bridge)
+            have = {one["fingerprint"] for one in images(machine)}
+            if missing := set(before) - have:
+                raise LxdockerError("images are missing", ", ".join(sorted(one[:12] for one in missing)))
+        except LxdockerError as error:
+            if time.monotonic() > deadline or machine.lxd.cancelled.wait(SLICE_SECONDS):
+                raise LxdockerError(
+                    f"{machine.name} is not healthy", str(error), f"lxdocker appliance logs --name {names.appliance}"
+                ) from error
+        else:
+            return found
+
+
+def _answering(machine: Machine, names: Names, bridge: Bridge) -> Served:
+    found = served(machine, names, bridge)
+    if found is None:
+        raise LxdockerError("the server has not started", "it has no certificate yet")
+    seen = remote.look_at(Address.parse(f"https://{found.address}:{PORT}"))
+    if seen.certificate.fingerprint != found.certificate.fingerprint:
+        raise LxdockerError(f"another server answers at {found.address}", "it shows another certificate")
+    return found

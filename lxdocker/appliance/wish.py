@@ -1,0 +1,143 @@
+"""What an appliance is to be like, and the names of all that belongs to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lxdocker.builder.image import LOCAL_SERVER
+from lxdocker.errors import UsageError
+from lxdocker.reasons import in_words
+
+NAME = "lxdocker"
+PORT = 443
+# Where things are in the container.
+ETC, STATE = "/etc/lxdocker", "/var/lib/lxdocker"
+SPECS, SPECS_OF_HOST = f"{ETC}/images.d", "/srv/specs"
+SIGNERS = f"{ETC}/signers"
+SOCKET = "/var/lib/lxd/unix.socket"
+
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,40}[A-Za-z0-9])?")
+_CALENDAR = re.compile(r"[A-Za-z0-9*:/.,~ -]{1,100}")
+_LISTEN = re.compile(r"(?:\[[0-9A-Fa-f:]+\]|[0-9.]+)?:([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What LXD has for an appliance, all in the project default but for what is in ``project``."""
+
+    appliance: str
+
+    @classmethod
+    def of(cls, text: str) -> Names:
+        """Raises UsageError unless a container can have that name."""
+        if not _NAME.fullmatch(text):
+            raise UsageError(
+                f"{text[:100]!r} cannot be an appliance's name",
+                "it is the name of a container, and of a host in LXD's DNS",
+                "use up to 42 letters, digits and '-', the first one a letter",
+            )
+        return cls(text)
+
+    @property
+    def new(self) -> str:
+        """The container that an upgrade makes."""
+        return f"{self.appliance}-new"
+
+    @property
+    def old(self) -> str:
+        """The one that it keeps until the new one has proved itself."""
+        return f"{self.appliance}-old"
+
+    @property
+    def project(self) -> str:
+        return f"{self.appliance}-appliance"
+
+    @property
+    def state(self) -> str:
+        """The volume with the tree, keys, and specs of a repository."""
+        return f"{self.appliance}-state"
+
+    @property
+    def config(self) -> str:
+        """The volume with settings and specs."""
+        return f"{self.appliance}-config"
+
+    @property
+    def certificate(self) -> str:
+        return f"{self.appliance}-appliance"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A git repository of specs."""
+
+    url: str = field(repr=False)  # it may hold a login
+    branch: str | None = None
+    signers: bytes | None = None  # public keys, one of which has to have signed the commit
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Of Debian, to fetch it."""
+        if self.signers is None:
+            return ("git",)
+        return ("git", "gpg" if b"-----BEGIN PGP" in self.signers else "openssh-client")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an appliance is made of and does."""
+
+    names: Names
+    server: str  # of the base image; LOCAL_SERVER for one in LXD's own store
+    base: str  # its alias
+    package: Path | None = None  # lxdocker itself; the one that runs, if none is named
+    packages: Path | None = None  # a folder of Debian packages, in place of a mirror
+    socket: bool = False  # reaches LXD by its socket, as root of the host would
+    specs: Path | None = None  # a folder of the host
+    repository: Repository | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # more of its configuration
+    calendar: str = "hourly"
+    delay: str = "15min"
+    listen: str | None = None  # also an address of the host
+    more: tuple[str, ...] = ()  # Debian packages that it needs beside those that each does
+    goes_on: bool = False  # as the appliance is configured already
+
+    def __post_init__(self) -> None:
+        if self.specs is not None and self.repository is not None:
+            raise UsageError("--specs and --specs-repository exclude each other", "", "leave one out")
+        for option, text in (("--calendar", self.calendar), ("--delay", self.delay)):
+            if not _CALENDAR.fullmatch(text):
+                raise UsageError(f"{option}: not a time for systemd: {text[:100]!r}", "", "see systemd.time(7)")
+        if self.listen is not None and not listen_port(self.listen):
+            raise UsageError(
+                f"--listen: not an address: {self.listen[:100]!r}", "", "give one of this host, such as 192.0.2.1:8444"
+            )
+
+    @property
+    def of_local_image(self) -> bool:
+        return self.server == LOCAL_SERVER
+
+
+def listen_port(text: str) -> int:
+    """The port of ``[ADDRESS]:PORT``; 0 if it is none."""
+    found = _LISTEN.fullmatch(text)
+    port = int(found[1]) if found else 0
+    return port if port < 1 << 16 else 0
+
+
+def read_settings(path: Path) -> Mapping[str, Any]:
+    """A configuration file that the appliance starts with. Raises UsageError."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = in_words(error) if isinstance(error, OSError) else "it is not YAML"
+        raise UsageError(f"cannot read {path}", why, "--settings takes a configuration file of lxdocker") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"cannot use {path}", "it is no mapping of settings", "docs/settings.md describes every one")
+    return document
