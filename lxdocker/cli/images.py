@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,6 +102,8 @@ def sync(
     from lxdocker.sync.state import State
 
     console = ctx.obj.console
+    if settings.specs_repository and not dry_run:
+        _fetch_specs(console, settings)
     hooks = Hooks(ctx, settings, "sync", unless=dry_run or bool(names))
     whole, places = is_whole(names or [], settings.specs), places_of(settings)
     recording = contextlib.nullcontext(None) if dry_run else recorded(settings, console.note, whole=whole)
@@ -264,6 +267,24 @@ def prune(
         survey = context.survey() if json else None
     report.print_sync(console, result, survey)
     raise typer.Exit(1 if result.failed else 0)
+
+
+def _fetch_specs(console: Console, settings: Settings) -> None:
+    """Brings specs of a repository up to date, unless others were named."""
+    from lxdocker.config import repository
+    from lxdocker.config.settings import checkout
+
+    if settings.specs != checkout(os.environ):
+        return
+    with console.progress() as progress, progress.step("fetching specs"):
+        fetched = repository.fetch(settings)
+    if fetched.problem:
+        # Also when quiet: nothing else tells of it.
+        console.log(f"warning: the specs stay those of commit {fetched.commit[:12]}: {fetched.problem}")
+        if fetched.problem.resolution:
+            console.log(f"  -> {fetched.problem.resolution}")
+    elif fetched.changed:
+        console.note(f"specs of commit {fetched.commit[:12]}")
 
 
 def _note_if_empty(console: Console, found: SpecFolder, settings: Settings) -> None:

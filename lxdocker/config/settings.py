@@ -25,6 +25,7 @@ SYSTEM_SPECS = Path("/etc/lxdocker/images.d")
 SYSTEM_TREE = Path("/var/lib/lxdocker/tree")
 SYSTEM_TLS = Path("/var/lib/lxdocker/tls")
 SYSTEM_IMPORT = Path("/var/lib/lxdocker/import")
+SYSTEM_CHECKOUT = Path("/var/lib/lxdocker/specs")
 SYSTEM_CLIENT = Path("/var/lib/lxdocker/client")
 
 _PREFIX = "LXDOCKER_"
@@ -55,6 +56,9 @@ class Settings:
     specs: Path  # folder of specs
     tree: Path  # folder of the published simplestreams tree
     config: Path | None = None  # the configuration file that was read
+    specs_repository: str | None = None  # URL of a git repository
+    specs_branch: str | None = None
+    specs_signers: Path | None = None  # keys, one of which has to have signed the commit
     lxd: str | None = None  # URL of an LXD, or a remote of lxc; None for this host's
     client_dir: Path | None = None  # the certificate that another host's LXD knows this one by, and LXDs' own
     target: str | None = None  # member of a cluster, or @GROUP, for builders
@@ -174,7 +178,7 @@ def _gathered(flags: Mapping[str, object], environ: Mapping[str, str]) -> tuple[
         raise yamlfile.spec_error("the settings", mistakes, "docs/settings.md describes every setting")
     settings = Settings(
         **{
-            "specs": _default_specs(environ, home),
+            "specs": checkout(environ) if "specs_repository" in values else _default_specs(environ, home),
             "tree": _default_data(environ, home, SYSTEM_TREE),
             "tls_dir": _default_data(environ, home, SYSTEM_TLS),
             "import_dir": _default_data(environ, home, SYSTEM_IMPORT),
@@ -338,6 +342,11 @@ def _default_specs(environ: Mapping[str, str], home: Path) -> Path:
     # os.path, since Path.is_dir() would raise in a home folder that is closed to this user.
     there = next((folder for folder in folders if os.path.isdir(folder)), None)  # noqa: PTH112 - as above
     return there or folders[-1 if os.geteuid() == 0 else -2]
+
+
+def checkout(environ: Mapping[str, str]) -> Path:
+    """The specs of ``specs_repository``."""
+    return _default_data(environ, home_folder(environ), SYSTEM_CHECKOUT) / "current"
 
 
 def _default_data(environ: Mapping[str, str], home: Path, system: Path) -> Path:

@@ -173,6 +173,9 @@ users: /srv/users
 stop_timeout: 5
 connections_per_client: 20
 import_dir: /srv/import
+specs_repository: https://git.example/specs.git
+specs_branch: stable
+specs_signers: /srv/signers
 lxd: https://lxd.example:8443
 client_dir: /srv/client
 target: '@builders'
@@ -225,6 +228,9 @@ def test_every_key_can_be_set_in_the_file(place: Path) -> None:
         stop_timeout=5,
         connections_per_client=20,
         import_dir=Path("/srv/import"),
+        specs_repository="https://git.example/specs.git",
+        specs_branch="stable",
+        specs_signers=Path("/srv/signers"),
         lxd="https://lxd.example:8443",
         client_dir=Path("/srv/client"),
         target="@builders",
