@@ -1,0 +1,147 @@
+"""The Debian package: built, installed in bare Debians, used there, upgraded and purged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lxdocker import __version__
+from tests.lxd.rig import LXDOCKER, World, end_of_builders, tiny
+from tests.package.bare import Bare
+from tests.package.conftest import build
+
+# Every module that a command loads, so that none of the libraries is missing; and where the libraries are.
+IMPORTS = """
+import importlib, pathlib, pkgutil, runpy, sys
+sys.argv = ["lxdocker", "--help"]
+try:
+    runpy.run_path("/usr/bin/lxdocker")
+except SystemExit:
+    pass
+import lxdocker
+for module in pkgutil.walk_packages(lxdocker.__path__, "lxdocker."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+for name in ("lxdocker", "pylxd", "jsonschema", "cryptography", "typer", "aiohttp", "yaml"):
+    print(name, pathlib.Path(importlib.import_module(name).__file__).parent.parent)
+"""
+
+
+def field(package: Path, name: str) -> str:
+    return subprocess.run(["dpkg-deb", "-f", package, name], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def contents(package: Path) -> dict[str, str]:
+    """Path -> its mode and owner."""
+    listed = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, text=True, check=True).stdout
+    lines = (line.split(maxsplit=5) for line in listed.splitlines())
+    return {path.partition(" -> ")[0].lstrip("."): f"{mode} {owner}" for mode, owner, _, _, _, path in lines}
+
+
+def test_the_same_commit_makes_the_same_package(package: Path, tmp_path: Path) -> None:
+    again = build(tmp_path)
+    assert again.name == package.name == f"lxdocker_{__version__}_{field(package, 'Architecture')}.deb"
+    assert again.read_bytes() == package.read_bytes()
+
+
+def test_it_has_what_a_package_has(package: Path) -> None:
+    found = contents(package)
+    for path in (
+        "/usr/lib/systemd/system/lxdocker-sync.timer",
+        "/usr/lib/sysusers.d/lxdocker.conf",
+        "/usr/lib/tmpfiles.d/lxdocker.conf",
+        "/usr/share/bash-completion/completions/lxdocker",
+        "/usr/share/zsh/vendor-completions/_lxdocker",
+        "/usr/share/fish/vendor_completions.d/lxdocker.fish",
+        "/usr/share/man/man1/lxdocker-sync.1.gz",
+        "/usr/share/doc/lxdocker/copyright",
+        "/usr/share/doc/lxdocker/images.d/nginx.yaml",
+    ):
+        assert found[path] == "-rw-r--r-- root/root"
+    assert found["/usr/bin/lxdocker"] == "-rwxr-xr-x root/root"
+    assert not [path for path in found if "__pycache__" in path or path.startswith("/usr/local")]
+
+
+@pytest.fixture
+def world(tmp_path: Path, registry: str, builder_image: str) -> Iterator[World]:
+    """An empty world, in a folder that the bare roots have, too."""
+    made = World(tmp_path / "world", registry)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def sync(bare: Bare, world: World) -> dict[str, Any]:
+    """The image ``app``, as the installed program has brought it up to date."""
+    arguments = world.arguments(["sync", "--json"])[len(LXDOCKER) :]
+    inherited = {"LXD_DIR": os.environ["LXD_DIR"], "LXDOCKER_CONFIG": world.environment["LXDOCKER_CONFIG"]}
+    document = json.loads(bare.run("lxdocker", *arguments, environment=inherited))
+    end_of_builders()
+    (image,) = document["images"]
+    return dict(image)
+
+
+def test_installed_used_upgraded_and_purged(bare: Bare, package: Path, older: Path, world: World) -> None:
+    has_systemd = bare.attempt("systemctl", "--version").returncode == 0
+    bare.run("cp", "/etc/hostname", "/etc/before")  # a file of somebody else's
+    before = bare.files()
+
+    # Installed: complete, and of Debian's own libraries as far as they are new enough.
+    for path in (older, package):
+        (world.folder / path.name).write_bytes(path.read_bytes())
+    bare.apt("install", str(world.folder / older.name))
+    assert bare.run("lxdocker", "--version").startswith(f"lxdocker {__version__}")
+    where = dict(line.split() for line in bare.run("python3", "-IBc", IMPORTS).splitlines()[-7:])
+    private, own = "/usr/lib/lxdocker/python3", "/usr/lib/lxdocker/python3.11"
+    debian = "/usr/lib/python3/dist-packages"
+    others = own if bare.run("python3", "--version").startswith("Python 3.11.") else debian
+    assert where == {
+        name: private if name in ("lxdocker", "pylxd") else others
+        for name in ("lxdocker", "pylxd", "jsonschema", "cryptography", "typer", "aiohttp", "yaml")
+    }
+    assert "21 specs are valid" in bare.run("lxdocker", "validate", "--specs", "/usr/share/doc/lxdocker/images.d")
+    serves = bare.attempt("getent", "passwd", "lxdocker-serve").returncode == 0
+    assert serves == has_systemd
+    if has_systemd:
+        for unit in ("lxdocker-sync.timer", "lxdocker-sync.service", "lxdocker-serve.service"):
+            bare.run("systemd-analyze", "verify", "--man=no", f"/usr/lib/systemd/system/{unit}")
+
+    # Used.
+    world.wants("app", tiny("app"))
+    built = sync(bare, world)
+    assert built["outcome"] == "built"
+    world.holds("app", built["fingerprint"])
+
+    # Upgraded: what people wrote stays.
+    bare.run(
+        "sh", "-c", "echo 'jobs: 3' >/etc/lxdocker/config.yaml; echo 'image: nginx' >/etc/lxdocker/images.d/a.yaml"
+    )
+    bare.apt("install", str(world.folder / package.name))
+    assert (
+        bare.run("dpkg-query", "-W", "-f", "${Version} ${Status}", "lxdocker") == f"{__version__} install ok installed"
+    )
+    kept = sync(bare, world)
+    assert (kept["outcome"], kept["fingerprint"]) == ("unchanged", built["fingerprint"])
+    assert bare.run("cat", "/etc/lxdocker/config.yaml") == "jobs: 3\n"
+    # As when the Debian around it gets another Python.
+    bare.run("/usr/share/python3/runtime.d/lxdocker.rtupdate", "rtupdate", "python3.11", "python3.13")
+
+    # Removed: what people wrote and what was built stays, of the program nothing.
+    if has_systemd:
+        bare.run("lxdocker", "units", "--install")
+    bare.apt("remove", "lxdocker")
+    assert bare.run("cat", "/etc/lxdocker/images.d/a.yaml") == "image: nginx\n"
+    assert not [path for path in bare.files() if path.startswith("/usr/") and path not in before]
+    assert bare.attempt("lxdocker").returncode == 127
+
+    # Purged without a trace.
+    bare.apt("purge", "lxdocker")
+    assert bare.files() == before
+    assert bare.attempt("getent", "group", "lxdocker-serve").returncode != 0
