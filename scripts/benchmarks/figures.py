@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import serving
-from benchmarks.place import SCRIPTS, Measured, MeasurementError, Place, say
+from benchmarks.cluster import clustered
+from benchmarks.place import SCRIPTS, Measured, MeasurementError, Place, Synced, say
 from benchmarks.proxy import slow_proxy
 from lxdocker.builder import placement
 from lxdocker.builder.instance import Workshop
@@ -75,6 +76,64 @@ def one_image(place: Place) -> Measured:
 @figure("ten-images", "cold sync of ten images of 60 MB, against the same steps by hand ten times", "x", 1.1)
 def ten_images(place: Place) -> Measured:
     return _cold(place, count=10, rounds=3)
+
+
+@figure("over-https", "cold sync of ten images of 60 MB over HTTPS, against the same over LXD's socket", "x", 1.15)
+def over_https(place: Place) -> Measured:
+    folder = place.folder("https")
+    place.specs(folder, {f"usual-{number}": image for number, image in enumerate(place.images.usual(10))})
+    _ = place.builder
+
+    def cold(*options: str) -> float:
+        place.forget(folder)
+        return _built(place.sync(folder, "default", *options), 10)
+
+    with place.trusted() as url:
+        return _in_turn(place, "over the socket", cold, "over HTTPS", lambda: cold("--remote", url))
+
+
+@figure("two-members", "sync of ten images of 60 MB on a cluster of two, against one of its members", "x", 1.15)
+def two_members(place: Place) -> Measured:
+    """Both members are on this machine, so this is what a cluster costs, not what it gains."""
+    folder = place.folder("cluster")
+    place.specs(folder, {f"usual-{number}": f"oci:{place.layouts / 'nginx'}" for number in range(10)})
+    with clustered(place):
+        place.make_builder()
+
+        def on(target: str) -> float:
+            place.settle_builders()
+            os.environ["LXDOCKER_TARGET"] = target  # an empty one counts as none
+            return _built(place.sync(folder, "default", "--force"), 10)
+
+        try:
+            return _in_turn(place, "on one member", lambda: on("one"), "on both", lambda: on(""))
+        finally:
+            del os.environ["LXDOCKER_TARGET"]
+
+
+def _in_turn(
+    place: Place, one: str, measure_one: Callable[[], float], other: str, measure_other: Callable[[], float]
+) -> Measured:
+    """Measures two ways of the same work, in turn. Returns the ratio of each pair."""
+    seconds: dict[str, list[float]] = {one: [], other: []}
+
+    def once(number: int) -> float:
+        ways = [(one, measure_one), (other, measure_other)]
+        for name, measure in ways if number % 2 else reversed(ways):
+            seconds[name].append(measure())
+        say(f"  {one} {seconds[one][-1]:.2f} s, {other} {seconds[other][-1]:.2f} s")
+        return seconds[other][-1] / seconds[one][-1]
+
+    once(0)  # with a cold page cache
+    for samples in seconds.values():
+        samples.clear()
+    ratios = place.repeat(3, once)
+    return Measured(ratios, f"{one} {_median(seconds[one]):.2f} s, {other} {_median(seconds[other]):.2f} s")
+
+
+def _built(synced: Synced, count: int) -> float:
+    _all_are(synced.statuses, "built", count)
+    return synced.seconds
 
 
 def _cold(place: Place, count: int, rounds: int) -> Measured:

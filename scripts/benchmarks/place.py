@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,13 +81,17 @@ class Place:
     @cached_property
     def builder(self) -> BuilderImage:
         """The builder image, built on first use."""
+        return self.make_builder()
+
+    def make_builder(self) -> BuilderImage:
+        """The builder image of the LXD that commands go to."""
         say("making the builder image")
         return builder_image.build(Lxd(), self.settings, lambda text: say(f"  {text}"))
 
     @cached_property
     def _config(self) -> Path:
         path = self.run / "config.yaml"
-        path.write_text("builder_from: mmdebstrap\n")
+        path.write_text(f"builder_from: mmdebstrap\nclient_dir: {self.run}/work/client\n")
         return path
 
     @property
@@ -121,15 +127,37 @@ class Place:
             raise MeasurementError(f"{' '.join(map(str, argv))}: {done.stderr.strip()[-1000:]}")
         return done.stdout
 
+    @contextmanager
+    def trusted(self) -> Iterator[str]:
+        """Where the LXD also listens while this is open; it and lxdocker know each other."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.command("lxc", "config", "set", "core.https_address", address)
+        token = self.command("lxc", "config", "trust", "add", "--name", "bench").split()[-1]
+        program = Path(sys.executable).with_name("lxdocker")
+        argv: list[str | Path] = [program, "trust", "-", "--config", self._config]
+        subprocess.run(argv, input=token, text=True, check=True, stdout=subprocess.DEVNULL)
+        yield f"https://{address}"
+        self.command("lxc", "config", "unset", "core.https_address")
+
     def timed(self, *argv: str | Path) -> float:
         """Runs a command; returns how many seconds it took."""
         began = time.monotonic()
         self.command(*argv)
         return time.monotonic() - began
 
-    def sync(self, folder: Path, project: str = "default") -> Synced:
+    def sync(self, folder: Path, project: str = "default", *more: str) -> Synced:
         """Runs ``lxdocker sync`` on ``folder``, and checks that it succeeded."""
-        words = ("--project", project, "--specs", folder / "images.d", "--tree", folder / "tree")
+        words: list[str | Path] = [
+            "--project",
+            project,
+            "--specs",
+            folder / "images.d",
+            "--tree",
+            folder / "tree",
+            *more,
+        ]
         seconds, peak = self.lxdocker(folder, "sync", "--json", *words)
         report = json.loads((folder / "out").read_text())
         return Synced(seconds, peak, [image["outcome"] for image in report["images"]])
