@@ -438,6 +438,7 @@ def _processor_seconds(processes: list[int]) -> float:
 # ---- publishing
 
 PRODUCTS = 1000
+MANY_PRODUCTS = 10_000
 VERSIONS = 3
 
 
@@ -445,6 +446,15 @@ VERSIONS = 3
     "publish", f"publishing an image of 60 MB into a tree of {PRODUCTS} products, its first look included", "s", 1.0
 )
 def publish_into_many(place: Place) -> Measured:
+    return _publish(place, PRODUCTS, 7)
+
+
+@figure("publish-10000", f"the same into a tree of {MANY_PRODUCTS} products", "s", 10.0)
+def publish_into_very_many(place: Place) -> Measured:
+    return _publish(place, MANY_PRODUCTS, 3)
+
+
+def _publish(place: Place, products: int, rounds: int) -> Measured:
     root = place.folder("published")
     content = os.urandom(60_000_000)
     digest = Digest(f"sha256:{0:064x}")
@@ -461,21 +471,21 @@ def publish_into_many(place: Place) -> Measured:
             return time.monotonic() - began
 
     publish("image", b"")
-    _multiply(root / "images/image")
+    _multiply(root / "images/image", products)
     Tree(root).versions()
-    samples = place.repeat(7, lambda number: publish(f"image-{number}", content))
+    samples = place.repeat(rounds, lambda number: publish(f"image-{number}", content))
     index = (root / simplestreams.IMAGES_PATH).stat().st_size
     listed = len(json.loads((root / simplestreams.IMAGES_PATH).read_bytes())["products"])
-    if listed != PRODUCTS + 1:
-        raise MeasurementError(f"{listed} products are listed, not {PRODUCTS + 1}")
+    if listed != products + 1:
+        raise MeasurementError(f"{listed} products are listed, not {products + 1}")
     return Measured(samples, f"{VERSIONS} versions each; images.json has {index / 1e6:.1f} MB")
 
 
-def _multiply(product: Path) -> None:
+def _multiply(product: Path, products: int) -> None:
     """Turns one product into many, all with the same files; the next publication lists them."""
     (first,) = product.glob("x86_64/*")
     sidecar = (first / SIDECAR).read_text()
-    for number in range(PRODUCTS):
+    for number in range(products):
         for version in range(VERSIONS):
             folder = product.with_name(f"image-{number}") / "x86_64" / f"20260101_000{version}"
             folder.mkdir(parents=True)

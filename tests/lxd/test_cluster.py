@@ -146,6 +146,8 @@ def forwarded(host: str, registry: str) -> Iterator[str]:
 
 def locations() -> set[str]:
     """The members that have builders now."""
+    if BUILDER_PROJECT not in {one["name"] for one in Lxc().query("/1.0/projects?recursion=1")}:
+        return set()
     return {str(one["location"]) for one in Lxc(BUILDER_PROJECT).query("/1.0/instances?recursion=1")}
 
 

@@ -129,7 +129,9 @@ def test_a_remote_of_lxc(far: World) -> None:
     conf = far.folder / "lxc"
     environment = {**os.environ, **away(far), "LXD_CONF": str(conf)}
     add = ["lxc", "remote", "add", "far", token()]
-    subprocess.run(add, env=environment, check=True, timeout=60, capture_output=True)
+    pictures = ["lxc", "remote", "add", "pictures", "https://images.invalid", "--protocol", "simplestreams"]
+    for command in (add, pictures):
+        subprocess.run(command, env=environment, check=True, timeout=60, capture_output=True)
     far.wants("app", tiny("app"))
     del far.settings["lxd"]
 
@@ -141,7 +143,7 @@ def test_a_remote_of_lxc(far: World) -> None:
     assert done.statuses == {"app": "built"}
     assert re.search(r"\+ lxc exec far:builder-[0-9a-f]+ --project lxdocker", done.err)  # as a shell takes it
     assert "no such remote: nowhere" in run("nowhere", 2).error()
-    assert "is no LXD" in run("images", 2).error()
+    assert "is no LXD" in run("pictures", 2).error()
 
 
 def test_a_restricted_certificate(far: World) -> None:
