@@ -23,13 +23,13 @@ from lxdocker.errors import UsageError
 from lxdocker.reasons import in_words
 
 # What no Debian has, or not in a version that lxdocker works with.
-LACKING = frozenset({"annotated-doc", "jsonschema", "jsonschema-specifications", "pylxd", "ws4py"})
+LACKING = frozenset({"pylxd"})
 # lxdocker's other libraries, as packages of Debian; these bring along what they need themselves.
 DEBIAN = (
-    *("python3-aiohttp", "python3-attr", "python3-bcrypt", "python3-cryptography", "python3-dateutil"),
-    *("python3-jinja2", "python3-prometheus-client", "python3-python-multipart", "python3-referencing"),
-    *("python3-requests", "python3-requests-toolbelt", "python3-rich", "python3-rpds-py", "python3-sh"),
-    *("python3-typer", "python3-urllib3", "python3-websockets", "python3-yaml"),
+    *("python3-aiohttp", "python3-bcrypt", "python3-cryptography", "python3-dateutil", "python3-jinja2"),
+    *("python3-jsonschema", "python3-prometheus-client", "python3-python-multipart", "python3-requests"),
+    *("python3-requests-toolbelt", "python3-rich", "python3-sh", "python3-typer", "python3-urllib3"),
+    *("python3-websockets", "python3-ws4py", "python3-yaml"),
 )
 SCRIPT = """\
 #!/usr/bin/python3 -I
@@ -41,13 +41,20 @@ from lxdocker.cli.main import main  # noqa: E402 - after the path
 
 main()
 """
+_DEBIANS = Path("/usr/lib/python3/dist-packages")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)")
 _SERVE = re.compile(r"extra\s*==\s*['\"]serve['\"]")
 _EXTRA = re.compile(r"extra\s*==")
 
 
 def own_tag() -> str:
-    """This host's Python and machine, as setup.sh names those of the appliance: compiled libraries fit no other."""
+    """This host's Python and machine, as setup.sh names those of the appliance: compiled libraries fit no other.
+
+    Where lxdocker is from Debian's package and uses Debian's libraries, these are no more to be taken along, but
+    installed from Debian there, too.
+    """
+    if Path(str(metadata.distribution("urllib3").locate_file(""))) == _DEBIANS:
+        return "debian"
     return f"{sys.version_info.major}.{sys.version_info.minor} {'-'.join(_machine())}"
 
 

@@ -32,6 +32,16 @@ for name in ("lxdocker", "pylxd", "jsonschema", "cryptography", "typer", "aiohtt
     print(name, pathlib.Path(importlib.import_module(name).__file__).parent.parent)
 """
 
+# What `lxdocker appliance create` takes along of this installation to one of the same Debian.
+BUNDLE = """
+import io, platform, sys, tarfile
+sys.path[:0] = [f"/usr/lib/lxdocker/python3.{sys.version_info.minor}", "/usr/lib/lxdocker/python3"]
+from lxdocker.appliance import bundle
+tag = f"3.{sys.version_info.minor} {platform.machine()}-{platform.libc_ver()[0]}"
+with tarfile.open(fileobj=io.BytesIO(bundle.make(tag))) as archive:
+    print(*{"/".join(name.split("/")[:2]) for name in archive.getnames()})
+"""
+
 
 def field(package: Path, name: str) -> str:
     return subprocess.run(["dpkg-deb", "-f", package, name], capture_output=True, text=True, check=True).stdout.strip()
@@ -112,6 +122,11 @@ def test_installed_used_upgraded_and_purged(bare: Bare, package: Path, older: Pa
     if has_systemd:
         for unit in ("lxdocker-sync.timer", "lxdocker-sync.service", "lxdocker-serve.service"):
             bare.run("systemd-analyze", "verify", "--man=no", f"/usr/lib/systemd/system/{unit}")
+
+    # An appliance gets this installation's own libraries, and Debian's from Debian.
+    taken = bare.run("python3", "-IBc", BUNDLE).split()
+    assert {"lib/lxdocker", "lib/pylxd", "bin/lxdocker"} <= set(taken)
+    assert ("lib/aiohttp" in taken) == (others == own)
 
     # Used.
     world.wants("app", tiny("app"))
