@@ -5,6 +5,7 @@
     .staging/       unfinished work; whoever gets the lock removes what no living run holds
     .lock           held while the tree is changed; its time is the latest ever seen here
     .lock.FOLDER    held by a run for this folder of specs, from its plan to its end
+    .lock….holder   which process holds it
 
 Nothing is written where another user may write (``rights``).
 """
@@ -22,12 +23,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lxdocker.errors import TreeError
-from lxdocker.files import durable, lock, rights
+from lxdocker.files import durable, holder, lock, rights
 from lxdocker.reasons import in_words
 from lxdocker.values import ImageName
 
 LOCK = ".lock"
 STAGING = ".staging"
+RUN = "run."  # how the folders of runs in it begin; the host's mark follows
+UNSEEN_SECONDS = 86400  # how long a run of another host is taken to live
 # How far a clock may be set back without consequences: the clocks of a network differ by a little.
 CLOCK_SLACK = 60
 
@@ -68,13 +71,14 @@ class Workspace:
         with contextlib.ExitStack() as cleanup:
             with self.explained("preparing"):
                 rights.make_folder(self.root)
-                own = lock.open_file(self.root / f"{LOCK}.{key}")
+                path = self.root / f"{LOCK}.{key}"
+                own = lock.open_file(path)
             cleanup.callback(os.close, own)
-            self._wait_for(own)
+            cleanup.enter_context(self._holding(path, own))
             with self.changing(), self.explained("preparing"):
                 # The folder's own lock shows that this run lives. The tree is still locked until the folder is, so no
                 # other process takes it for a leftover.
-                self._work = Path(tempfile.mkdtemp(prefix="run.", dir=self._staging))
+                self._work = Path(tempfile.mkdtemp(prefix=f"{RUN}{holder.host_id()}.", dir=self._staging))
                 cleanup.callback(shutil.rmtree, self._work, ignore_errors=True)
                 cleanup.enter_context(lock.folder(self._work))
             self.in_session = True
@@ -103,35 +107,44 @@ class Workspace:
                 handle = os.open(self.root / LOCK, os.O_RDONLY | os.O_CLOEXEC)
                 cleanup.callback(os.close, handle)
                 self._say, self._cancelled = say, cancelled
-                self._wait_for(handle, shared=True)
+                cleanup.enter_context(self._holding(self.root / LOCK, handle, shared=True))
             yield
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self.explained("preparing"):
-            rights.make_folder(self.root)
-            handle = lock.open_file(self.root / LOCK, 0o644)
-        try:
-            self._wait_for(handle)
+        with contextlib.ExitStack() as cleanup:
             with self.explained("preparing"):
-                self._check_clock(handle)
-            self._is_locked = True
-            if self._work is None:
-                self._clear_staging()
-                self._work = self._staging  # which no other process clears while we hold the lock
+                rights.make_folder(self.root)
+                handle = lock.open_file(self.root / LOCK, 0o644)
+            cleanup.callback(os.close, handle)
+            cleanup.enter_context(self._holding(self.root / LOCK, handle))
+            try:
+                with self.explained("preparing"):
+                    self._check_clock(handle)
+                self._is_locked = True
+                if self._work is None:
+                    self._clear_staging()
+                    self._work = self._staging  # which no other process clears while we hold the lock
+                yield
+            finally:
+                if self._work == self._staging:
+                    self._work = None
+                self._is_locked = False
+
+    @contextlib.contextmanager
+    def _holding(self, path: Path, handle: int, *, shared: bool = False) -> Iterator[None]:
+        """Waits for a lock file, and holds it."""
+
+        def busy(whom: str) -> None:
+            self._say(f"waiting: another lxdocker is using {self.root}" + (f" ({whom})" if whom else ""))
+
+        with contextlib.ExitStack() as held:
+            try:
+                with self.explained("locking"):
+                    held.enter_context(lock.noted(path, handle, busy, self._cancelled, shared=shared))
+            except lock.StoppedError:
+                raise TreeError("stopped", "interrupted while waiting for the tree") from None
             yield
-        finally:
-            if self._work == self._staging:
-                self._work = None
-            self._is_locked = False
-            os.close(handle)
-
-    def _wait_for(self, handle: int, *, shared: bool = False) -> None:
-        def busy() -> None:
-            self._say(f"waiting: another lxdocker is using {self.root}")
-
-        if not lock.wait(handle, busy, self._cancelled, shared=shared):
-            raise TreeError("stopped", "interrupted while waiting for the tree")
 
     def _check_clock(self, handle: int) -> None:
         """Compares the clock with the latest time ever seen here, which the lock file keeps as its own."""
@@ -160,9 +173,9 @@ class Workspace:
         """
         found: set[str] = set()
         with contextlib.suppress(OSError):
-            for run in self._staging.glob("run.*/"):
+            for run in self._staging.glob(f"{RUN}*/"):
                 with contextlib.suppress(OSError):  # it has just ended
-                    if run != self._work and lock.is_held(run):
+                    if run != self._work and _lives(run):
                         names = {entry.name.rpartition(".")[0] for entry in run.iterdir() if entry.is_dir()}
                         found |= {name for name in names if not name.startswith(".")}  # others are no images
         return frozenset(found)
@@ -192,7 +205,7 @@ class Workspace:
                 for entry in list(entries):
                     if not entry.is_dir(follow_symlinks=False):
                         os.unlink(entry.path)  # noqa: PTH108 - an entry has no Path
-                    elif not _is_held(entry.path):
+                    elif not _may_live(Path(entry.path)):
                         shutil.rmtree(entry.path, ignore_errors=True)
 
     # ---- writing
@@ -223,7 +236,9 @@ class Workspace:
 
 def _tree_error(doing: str, root: Path, error: OSError) -> TreeError:
     resolution = "choose another folder with --tree DIR"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS} and doing == "locking":
+        resolution = "its filesystem has no locks: mount it with NFS 4, or choose another folder with --tree DIR"
+    elif error.errno in {errno.ENOSPC, errno.EDQUOT}:
         resolution = "free space on that filesystem, then run the same command again"
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         resolution = "run as a user who may write there, or choose another folder with --tree DIR"
@@ -234,8 +249,20 @@ def _tree_error(doing: str, root: Path, error: OSError) -> TreeError:
     return TreeError(f"{doing} the tree {root} failed", in_words(error), resolution)
 
 
-def _is_held(folder: str) -> bool:
+def _lives(folder: Path) -> bool:
+    """Whether the process that works in a folder of the staging area lives. What another host's does can't be seen
+    where locks do not reach it: it is taken to for a day after its last change there.
+    """
+    if lock.is_held(folder):
+        return True
+    is_ours = not folder.name.startswith(RUN) or folder.name.startswith(f"{RUN}{holder.host_id()}.")
+    if is_ours or holder.reaches_all(folder, folder=True):
+        return False
+    return time.time() - folder.stat().st_mtime < UNSEEN_SECONDS
+
+
+def _may_live(folder: Path) -> bool:
     try:
-        return lock.is_held(folder)
+        return _lives(folder)
     except OSError:
         return False

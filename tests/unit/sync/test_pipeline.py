@@ -116,7 +116,7 @@ def test_a_run_tells_what_it_waits_for_and_which_images_are_to_come(here: Place)
         here.said = []
         waiting = pool.submit(here.sync, web, other)
         wait_until("the second run", lambda: here.said and len(here.told.steps) == 2)
-        assert here.said == [f"waiting: another lxdocker is using {here.context.tree.root}"]
+        assert here.said == [f"waiting: another lxdocker is using {here.context.tree.root} (process {os.getpid()})"]
         assert here.told.steps == ["opening the published tree", *here.said]
         here.context.cancelled.set()
         with pytest.raises(TreeError, match="stopped"):

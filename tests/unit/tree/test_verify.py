@@ -368,7 +368,7 @@ def test_whoever_publishes_is_waited_for(tree: Tree) -> None:
     heard: list[str] = []
     with tree.lock(print, NEVER), pytest.raises(TreeError, match="interrupted"):
         verify(tree, deep=False, repair=False, jobs=1, progress=Progress(), say=heard.append, cancelled=cancelled)
-    assert heard == [f"waiting: another lxdocker is using {tree.root}"]
+    assert heard == [f"waiting: another lxdocker is using {tree.root} (process {os.getpid()})"]
 
 
 def test_what_is_deleted_while_being_read_is_no_fault(tree: Tree) -> None:

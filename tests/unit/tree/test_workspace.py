@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import pwd
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lxdocker.errors import TreeError
+from lxdocker.files import holder
 from lxdocker.tree import retention, rollback
 from lxdocker.tree.tree import Tree
 from lxdocker.tree.version import WITHDRAWN
@@ -197,7 +201,7 @@ def test_a_second_process_waits_and_says_so(tmp_path: Path) -> None:
     with another_process(root) as first:
         assert line_from(first) == "locked"
         with another_process(root) as second:
-            assert line_from(second) == f"waiting: another lxdocker is using {root}"
+            assert line_from(second) == f"waiting: another lxdocker is using {root} (process {first.pid})"
             assert first.stdin is not None
             print(file=first.stdin, flush=True)
             assert line_from(second) == "locked"
@@ -210,8 +214,10 @@ def test_a_killed_process_holds_nothing_and_leaves_nothing(tmp_path: Path) -> No
         assert [path.name.split(".")[0] for path in (root / ".staging").iterdir()] == ["work"]
         process.send_signal(signal.SIGKILL)
         process.wait(10)
+    assert (root / ".lock.holder").exists()
     with locked(Tree(root)):
         assert list((root / ".staging").iterdir()) == []
+    assert not (root / ".lock.holder").exists()
 
 
 def test_waiting_ends_when_the_user_has_had_enough(tmp_path: Path) -> None:
@@ -326,7 +332,7 @@ def test_runs_of_one_folder_wait_for_each_other_and_others_do_not(tmp_path: Path
             Tree(tmp_path).session("key", said.append, stopped),
         ):
             raise AssertionError("two runs of one folder")
-    assert said == [f"waiting: another lxdocker is using {tmp_path}"]
+    assert said == [f"waiting: another lxdocker is using {tmp_path} (process {os.getpid()})"]
 
 
 def test_the_work_of_a_living_run_stays_and_what_a_killed_one_left_goes(tmp_path: Path) -> None:
@@ -340,6 +346,33 @@ def test_the_work_of_a_living_run_stays_and_what_a_killed_one_left_goes(tmp_path
             assert list((tmp_path / ".staging").iterdir()) == [living]
         assert (living / "work").read_text() == "precious"
     assert list((tmp_path / ".staging").iterdir()) == []
+
+
+def test_the_work_of_another_host_s_run_stays_where_its_life_can_not_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = tmp_path / ".staging"
+    theirs, old = staging / "run.0123abcd.work", staging / "run.0123abcd.old"
+    ours = staging / f"run.{holder.host_id()}.work"
+    for network in (True, False):
+        monkeypatch.setattr(holder, "reaches_all", lambda _, folder=False, network=network: not (network and folder))
+        for left in (theirs, old, ours):
+            left.mkdir(parents=True, exist_ok=True)
+        a_week_ago = time.time() - 7 * 86400
+        os.utime(old, (a_week_ago, a_week_ago))
+        with locked(Tree(tmp_path)):
+            assert list(staging.iterdir()) == ([theirs] if network else [])
+
+
+def test_a_filesystem_without_locks_is_named_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(TreeError, match="locking the tree") as caught, locked(Tree(tmp_path)):
+        raise AssertionError("it was locked")
+    assert "No locks available" in caught.value.details
+    assert "NFS 4" in caught.value.resolution
 
 
 def test_the_staging_area_is_private_whatever_it_was(tmp_path: Path) -> None:
