@@ -248,7 +248,7 @@ class Planner:
         match current_stored, current_published:
             case Stored(), Published():
                 if current_stored.fingerprint != current_published.fingerprint:
-                    return Republish(wanted, current_stored)  # a forced build that was cut short: the store is newer
+                    return _newer_half(wanted, current_stored, current_published)
                 return self._touch_or_keep(wanted, wanted.resolved.source_digest, current_stored, current_published)
             case Stored(), None:
                 return Republish(wanted, current_stored)
@@ -344,6 +344,16 @@ class Planner:
         from_spec = (name.value, *(published.aliases if published else ()))
         ours = owner.provenance.folder == self.folder.id
         return ours and alias in from_spec and name not in self.unreadable
+
+
+def _newer_half(wanted: Wanted, stored: Stored, published: Published) -> Restore:
+    """Of two builds of the same image the newer one: in the store after a forced build that was cut short, in the tree
+    after the store was restored from a backup. Clients never go back to the older one.
+    """
+    in_store, in_tree = stored.provenance.built, published.provenance.built
+    if in_store is not None and in_tree is not None and in_tree > in_store:
+        return Reimport(wanted, published)
+    return Republish(wanted, stored)
 
 
 def _build_reason(wanted: Wanted, before: Stored | Published | None) -> str:

@@ -387,6 +387,18 @@ def test_of_two_images_from_the_same_inputs_the_one_in_the_store_is_published(tm
     assert decide(holdings([here], [there])) == Republish(NOW, here)
 
 
+@pytest.mark.parametrize("restored", ["store", "tree"])
+def test_of_two_images_from_the_same_inputs_clients_never_get_the_older_one(tmp_path: Path, restored: str) -> None:
+    """A forced build, then a backup from before of one of the two places."""
+    older, newer = (provenance(built_at=f"2026-01-02T03:0{minute}:00+00:00") for minute in (4, 5))
+    if restored == "store":
+        here, there = stored(older, aliases=("web",)), published(tmp_path, newer, content="forced")
+        assert decide(holdings([here], [there])) == Reimport(NOW, there)
+    else:
+        here, there = stored(newer, content="forced", aliases=("web",)), published(tmp_path, older)
+        assert decide(holdings([here], [there])) == Republish(NOW, here)
+
+
 def test_of_several_stored_images_the_one_under_the_name_counts(tmp_path: Path) -> None:
     older = stored(provenance(at=OLD), content="older")
     current = stored(CURRENT, content="current", aliases=("web",))
