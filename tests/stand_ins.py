@@ -265,6 +265,9 @@ class FolderLxd:
         temporary.write_text(json.dumps(document))
         temporary.rename(path)
 
+    def process(self, *, anew: bool = False) -> int:
+        return 1
+
     def images(self, _project: str, /) -> list[StoredImage]:
         aliases = self.aliases
         found = []

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -34,6 +35,7 @@ from lxdocker.image.origin import SERVER, Origin
 from lxdocker.image.provenance import Provenance
 from lxdocker.lxd.api import Lxd, StoredImage
 from lxdocker.lxd.daemon import Daemon
+from lxdocker.lxd.restart import Watch
 from lxdocker.lxd.store import Store, given_by_hand
 from lxdocker.progress import Progress, Say, human_size
 from lxdocker.reasons import in_words
@@ -237,7 +239,8 @@ class _Importing:
         self._done = Followed()
 
     def all(self, listed: Sequence[Listed], names: Sequence[ImageName]) -> Followed:
-        held = self._look()
+        watch = Watch(self._lxd, self._say)
+        held = watch.outlived(self._look)
         there = newest(listed, self._arch)
         if not listed and held.brought:
             raise MirrorError(
@@ -255,7 +258,7 @@ class _Importing:
                 self._done.failed.append(Failure(name, "", self._missing(name, there)))
         for version in wanted:
             try:
-                held = self._image(version, held)
+                held = watch.outlived(partial(self._image, version, held))
             except LxdockerError as error:
                 if self._lxd.cancelled.is_set():
                     raise

@@ -116,6 +116,11 @@ class Lxd:
     def _patience(self, timeout: tuple[float, float]) -> tuple[float, float]:
         return HURRY if self.cancelled.is_set() else timeout
 
+    def process(self, *, anew: bool = False) -> int:
+        """The daemon's process id, which a restart changes: as this thread first saw it, or ``anew``."""
+        server = self.get(what="looking for a restart", timeout=SOON) if anew else self._client().host_info
+        return int(server["environment"].get("server_pid") or 0)
+
     def _request(
         self,
         method: str,

@@ -17,6 +17,7 @@ from lxdocker.config.spec import BrokenSpec, ImageSpec
 from lxdocker.errors import HostError, LxdockerError, TreeError
 from lxdocker.image.wanted import Wanted
 from lxdocker.lxd.api import Cancelled
+from lxdocker.lxd.restart import Watch
 from lxdocker.progress import Progress, Say
 from lxdocker.sync import plan, prune
 from lxdocker.sync.context import Context
@@ -105,14 +106,19 @@ def sync(
     with hold_tree(context, progress, say):
         if weakness := context.lxd.dialect.weakness:
             say(f"warning: {weakness}")
+        watch = Watch(context.lxd, say)
         was_killed = prune.builders(context, say)
-        holdings, actions, removals = make_plan(
-            context, specs, broken, whole=whole, force=options.force, adopt=options.adopt, progress=progress
+        holdings, actions, removals = watch.outlived(
+            lambda: make_plan(
+                context, specs, broken, whole=whole, force=options.force, adopt=options.adopt, progress=progress
+            )
         )
         plan.refuse_to_empty(specs, removals, context.settings)
         with contextlib.ExitStack() as cleanup:
             delivery = Delivery(context, holdings, options.adopt, progress, say)
-            run = Run(delivery, lambda: opening(context, options, cleanup, progress, say))
+            run = Run(
+                delivery, watch, lambda: watch.outlived(lambda: opening(context, options, cleanup, progress, say))
+            )
             progress.expect([action.spec.name for action in actions if not isinstance(action, Keep)])
             if any(isinstance(action, Build) for action in actions):
                 run.need_builders()
@@ -176,8 +182,9 @@ def open_builders(context: Context, cleanup: contextlib.ExitStack, progress: Pro
 class Run:
     """Carries out one plan."""
 
-    def __init__(self, delivery: Delivery, open_builders: Callable[[], Builders | LxdockerError]) -> None:
+    def __init__(self, delivery: Delivery, watch: Watch, open_builders: Callable[[], Builders | LxdockerError]) -> None:
         self._delivery = delivery
+        self._watch = watch
         self._context = delivery.context
         self._progress = delivery.progress
         self._open_builders = open_builders
@@ -214,7 +221,7 @@ class Run:
         name = action.spec.name
         began = time.monotonic()
         try:
-            outcome = self._carry_out(action)
+            outcome = self._watch.outlived(lambda: self._carry_out(action))
         except Cancelled:
             raise
         except LxdockerError as error:

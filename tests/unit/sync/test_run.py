@@ -18,6 +18,7 @@ from lxdocker.config.settings import Settings
 from lxdocker.errors import LxdError, TreeError, UsageError
 from lxdocker.image.provenance import Provenance
 from lxdocker.lxd.api import Lxd
+from lxdocker.lxd.restart import Watch
 from lxdocker.lxd.store import Store
 from lxdocker.progress import Progress
 from lxdocker.sync import plan, prune
@@ -72,7 +73,7 @@ def carry_out(found: Context, action: PerSpec) -> None:
     def no_builders() -> Any:
         raise AssertionError("nothing is to be built")
 
-    outcome = Run(delivery_of(found), no_builders).one(action)
+    outcome = Run(delivery_of(found), Watch(found.lxd, print), no_builders).one(action)
     assert outcome.error is None
 
 
