@@ -369,6 +369,7 @@ class ScriptedBuilders:
     open: int = 0  # builders at this moment
     made: int = 0
     without_cache: int = 0
+    deleted: set[str] = field(default_factory=set)  # by somebody else; builder-1 is the first
 
     @property
     def members(self) -> Sequence[str | None]:
@@ -399,6 +400,9 @@ class _ScriptedBuilder(Builder):
         super().__init__(cast("Lxd", None), "lxdocker", name, Connection("none"))
         self._builders = builders
         self._pushed = b""
+
+    def is_gone(self) -> bool:
+        return self.name in self._builders.deleted
 
     def push(self, path: str, content: bytes | Iterator[bytes], source: str = "") -> None:
         self._pushed += content if isinstance(content, bytes) else b"".join(content)

@@ -75,11 +75,9 @@ class BuilderImage:
 
 
 def find(lxd: Lxd, project: str) -> BuilderImage | None:
-    """The current builder image, if there is one."""
-    return next(
-        (parsed for image in _images(lxd, project) if ALIAS in image.aliases and (parsed := _parse(image))),
-        None,
-    )
+    """The current builder image, if there is one: that with the alias, or the newest if somebody has deleted that."""
+    found = [(ALIAS in image.aliases, parsed) for image in _images(lxd, project) if (parsed := _parse(image))]
+    return max(found, key=lambda one: (one[0], one[1].built_at), default=(False, None))[1]
 
 
 def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:

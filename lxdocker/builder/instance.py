@@ -80,6 +80,16 @@ class Builder:
         """Why it has no way to the image. Raises LxdError where LXD itself knows."""
         return self._connection.missing()
 
+    def is_gone(self) -> bool:
+        """Whether somebody else has stopped or deleted it."""
+        try:
+            found = self._lxd.get("instances", self.name, what="looking for the builder", project=self.project)
+        except NotFoundError:
+            return True
+        except LxdError:
+            return False
+        return bool(found["status"] != "Running")
+
     def by_hand(self, argv: Sequence[str]) -> str:
         """How a shell on this host runs a command in it."""
         return command.exec_command(self._lxd, self.project, self.name, argv)

@@ -6,7 +6,7 @@ import logging
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
@@ -16,10 +16,11 @@ from lxdocker.builder import changes as changing
 from lxdocker.builder.instance import NETWORK_SECONDS, STEP, Builder, explain, with_command
 from lxdocker.config.changes import NO_CHANGES, Changes
 from lxdocker.config.spec import Behaviour
-from lxdocker.errors import BuildError, ImageMissingError, remedy
+from lxdocker.errors import BuildError, ImageMissingError, LxdError, remedy
 from lxdocker.http.route import Route
 from lxdocker.image import artifact
 from lxdocker.image.artifact import Artifact
+from lxdocker.lxd.api import Cancelled
 from lxdocker.lxd.command import OutOfTimeError, Result
 from lxdocker.reasons import in_words
 from lxdocker.runtime import render
@@ -175,6 +176,10 @@ class NotCachedError(BuildError):
     """The layer cache lacks an image that was expected there."""
 
 
+class BuilderGoneError(BuildError):
+    """Somebody else has deleted the builder."""
+
+
 @dataclass(frozen=True, slots=True)
 class DamagedCache:
     """Of the manifest's blobs one is not what its name says."""
@@ -188,15 +193,38 @@ def build_image(open_builder: OpenBuilder, request: BuildRequest, folder: Path, 
     Raises BuildError with the failing tool's own words, NotCachedError for an image that has to be fetched.
     """
     damaged: DamagedCache | None = None
+    lost = False
     while True:
-        with open_builder() as builder:
-            made = _build(builder, request, folder, listener, damaged)
+        try:
+            with open_builder() as builder, _noticing(builder):
+                made = _build(builder, request, folder, listener, damaged)
+        except BuilderGoneError:
+            if lost:
+                raise
+            lost = True
+            listener.phase("the builder was deleted; building in another one")
+            continue
         if isinstance(made, Artifact):
             return made
         if isinstance(made, NotCachedError):
             raise made  # not in the builder, which then would be kept for debugging
         # The image is fetched again, once; in a builder that has unpacked nothing, since that may need a login.
         damaged = made
+
+
+@contextmanager
+def _noticing(builder: Builder) -> Iterator[None]:
+    """Raises BuilderGoneError for whatever fails because somebody else has deleted the builder."""
+    try:
+        yield
+    except Cancelled:
+        raise
+    except (BuildError, LxdError) as error:
+        if builder.is_gone():
+            raise BuilderGoneError(
+                error.brief, "its builder was stopped or deleted by somebody else", "run the same command again"
+            ) from error
+        raise
 
 
 def _build(

@@ -287,6 +287,21 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_builder_that_somebody_deletes_costs_one_more(here: Place, times: int) -> None:
+    web = here.image("web")
+    here.builders.answers["web"] = [Result(137) for _ in range(times)]
+    here.builders.deleted = {f"builder-{number + 1}" for number in range(times)}
+    (said,) = words(here.sync(web))
+    if times == 1:
+        assert said == "web built: new"
+        assert "the builder was deleted; building in another one" in here.told.phases
+    else:
+        assert "stopped or deleted by somebody else" in said
+    assert here.builders.made == 2
+    assert here.builders.open == 0
+
+
 def test_a_damaged_version_is_withdrawn_and_the_image_built_again(here: Place) -> None:
     web = here.image("web")
     here.sync(web)
