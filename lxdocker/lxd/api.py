@@ -28,7 +28,7 @@ from lxdocker.lxd import operation as operations
 from lxdocker.lxd.address import Https, UnixSocket
 from lxdocker.lxd.daemon import Daemon
 from lxdocker.lxd.dialect import Dialect
-from lxdocker.lxd.operation import CONNECT_SECONDS, Ended, Operation
+from lxdocker.lxd.operation import CONNECT_SECONDS, Ended, NoAnswerError, Operation
 from lxdocker.reasons import in_words
 from lxdocker.values import Arch, Fingerprint
 
@@ -158,7 +158,7 @@ class Lxd:
             raise self._translated(what, str(error)) from error
         except (RequestException, OSError) as error:
             product = self.daemon.product
-            raise LxdError(
+            raise NoAnswerError(
                 f"{what} failed", f"no answer from {product}: {in_words(error)}", f"is {product} still running?"
             ) from error
         finally:
@@ -421,7 +421,7 @@ class Lxd:
         except RequestException as error:
             product = self.daemon.product
             why = f"{product}'s answer broke off: {in_words(error)}"
-            raise LxdError(f"{what} failed", why, f"is {product} still running?") from error
+            raise NoAnswerError(f"{what} failed", why, f"is {product} still running?") from error
 
     def set_image_properties(self, project: str, fingerprint: Fingerprint, properties: Mapping[str, str]) -> None:
         """Replaces an image's properties, and nothing else of it."""

@@ -12,8 +12,8 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lxdocker.errors import LxdError
 from lxdocker.lxd.address import Address
+from lxdocker.lxd.operation import NoAnswerError
 
 if TYPE_CHECKING:
     from websockets.client import ClientProtocol
@@ -28,7 +28,7 @@ LOGGER.propagate = False
 LOGGER.setLevel(logging.CRITICAL + 1)
 
 
-class BrokenError(LxdError):
+class BrokenError(NoAnswerError):
     """It could not be connected, or ended before a stream did."""
 
 

@@ -13,8 +13,10 @@ from lxdocker.errors import BuildError, HostError, LxdError, LxdockerError
 from lxdocker.lxd import restart
 from lxdocker.lxd.api import Cancelled, Lxd
 from lxdocker.lxd.restart import Watch
+from lxdocker.lxd.websocket import BrokenError
 
-BROKEN = LxdError("building web failed", "LXD broke off: closed before its end")
+BROKEN = BrokenError("building web failed", "LXD broke off: closed before its end")
+REFUSED = LxdError("creating builder failed", "no such pool")
 
 
 class Restarting:
@@ -36,6 +38,7 @@ class Restarting:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restart, "SLICE_SECONDS", 0.01)
     monkeypatch.setattr(restart, "AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(restart, "LEAVING_SECONDS", 0.1)
 
 
 def watch(lxd: Restarting) -> tuple[Watch, list[str]]:
@@ -74,12 +77,20 @@ def test_an_lxd_that_is_about_to_go_is_waited_for() -> None:
 @pytest.mark.parametrize("looks", [(1,), (None, 1)])
 def test_other_failures_are_final(looks: tuple[int | None, ...]) -> None:
     watching, said = watch(Restarting(*looks))
-    attempt, tried = failing(BROKEN)
+    attempt, tried = failing(REFUSED)
     with pytest.raises(LxdError) as caught:
         watching.outlived(attempt)
-    assert caught.value is BROKEN
+    assert caught.value is REFUSED
     assert len(tried) == 1
     assert said == []
+
+
+@pytest.mark.parametrize("looks", [(1,), (1, 1, None, 2)])
+def test_a_connection_that_breaks_off_is_tried_again(looks: tuple[int | None, ...]) -> None:
+    """LXD may only be about to end."""
+    watching, said = watch(Restarting(*looks))
+    assert watching.outlived(failing(BROKEN)[0]) == "done"
+    assert bool(said) == (len(looks) > 1)
 
 
 def test_what_fails_again_is_not_tried_a_third_time() -> None:
