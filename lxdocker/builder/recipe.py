@@ -490,18 +490,30 @@ def given(request: BuildRequest) -> bytes:
 
 
 def _of_route(route: Route) -> dict[PurePath, bytes]:
-    variables = dict(route.proxies)
-    files = {SECRETS / name: content for name, content in route.certificates.items()}
-    if route.authorities:
-        files[AUTHORITIES] = route.authorities
-        # Go would read the builder's own authorities as well, unless it is sent to a folder where there is none.
-        variables |= {"SSL_CERT_FILE": str(AUTHORITIES), "SSL_CERT_DIR": str(SECRETS / "none")}
+    variables, files = files_of_trust(route, SECRETS)
     if variables:
         files[ENVIRONMENT] = "".join(f"{name}={value}\n" for name, value in variables.items()).encode()
-    if route.names:
-        own = [("127.0.0.1", "localhost"), ("::1", "localhost")]
-        files[HOSTS] = "".join(f"{address}\t{name}\n" for address, name in [*own, *route.names]).encode()
-    return files
+    return files | files_of_names(route)
+
+
+def files_of_trust(route: Route, folder: PurePath) -> tuple[dict[str, str], dict[PurePath, bytes]]:
+    """The variables for a program that goes the route, and what they lead to in ``folder``. Secret."""
+    variables = dict(route.proxies)
+    files = {folder / name: content for name, content in route.certificates.items()}
+    if route.authorities:
+        authorities = folder / AUTHORITIES.name
+        files[authorities] = route.authorities
+        # Go would read the builder's own authorities as well, unless it is sent to a folder where there is none.
+        variables |= {"SSL_CERT_FILE": str(authorities), "SSL_CERT_DIR": str(folder / "none")}
+    return variables, files
+
+
+def files_of_names(route: Route) -> dict[PurePath, bytes]:
+    """/etc/hosts, if the builder's DNS would not know all names."""
+    if not route.names:
+        return {}
+    own = [("127.0.0.1", "localhost"), ("::1", "localhost")]
+    return {HOSTS: "".join(f"{address}\t{name}\n" for address, name in [*own, *route.names]).encode()}
 
 
 def file_records(request: BuildRequest) -> Iterator[bytes]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lxdocker.docker.new_spec import NewSpec
     from lxdocker.docker.service import Lost
     from lxdocker.docker.translate import Converted, SpecText
+    from lxdocker.doctor.finding import Finding
+    from lxdocker.doctor.run import Diagnosis
     from lxdocker.follow.remote import Added
     from lxdocker.follow.run import Followed
     from lxdocker.image.difference import Difference, Entry, FileChange, Files, Side
@@ -546,4 +548,26 @@ def _served(served: Served | None) -> Document:
         "url": served.url if served else None,
         "address": served.address if served else None,
         "certificate": served.certificate.fingerprint if served else None,
+    }
+
+
+def diagnosis(found: Diagnosis) -> Document:
+    """What the doctor has found."""
+    return _document(
+        healthy=found.is_healthy,
+        findings=[_finding(one) for one in found.findings],
+        examinations=[{"name": name, "seconds": round(seconds, 3)} for name, seconds in found.seconds],
+    )
+
+
+def _finding(found: Finding) -> Document:
+    return {
+        "id": found.id,
+        "severity": found.severity.value,
+        "what": found.what,
+        "why": found.why,
+        "do": found.do,
+        "page": found.page,
+        "fix": list(found.fix.commands) if found.fix else None,
+        "fixed": found.is_fixed,
     }

@@ -21,7 +21,7 @@ from lxdocker.values import home_folder
 
 # Importing them adds their commands, in the order of --help.
 # isort: off
-from lxdocker.cli import start, look, images, lists, compare  # noqa: F401 - as above
+from lxdocker.cli import start, look, images, lists, compare, doctor  # noqa: F401 - as above
 from lxdocker.cli import hosts, trusting, appliance, builder, publish, unattended, shells  # noqa: F401 - as above
 
 # isort: on

@@ -75,15 +75,18 @@ class RegistryClient:
         insecure: Collection[str] = (),
         timeout: float = 15.0,
         cert_roots: Sequence[Path] = CERT_ROOTS,
+        pauses: Sequence[float] = _PAUSES,
     ) -> None:
         """``insecure``: registries (HOST or HOST:PORT) that may be asked by plain http.
 
-        ``timeout``: seconds to wait for a connection, and for each piece of an answer.
+        ``timeout``: seconds to wait for a connection, and for each piece of an answer. ``pauses``: before each further
+        try; none for a single one.
         """
         limits = Limits(connect=timeout, piece=timeout, head=_MAX_HEAD_SECONDS, body=_MAX_BODY_SECONDS)
         self._wire = Wire(limits, servers=_SERVERS, connections=CONNECTIONS)
         self._credentials = credentials
         self._trust = Trust(insecure, cert_roots)
+        self._pauses = tuple(pauses)
         self._registries: dict[str, _Known] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -143,8 +146,11 @@ class RegistryClient:
 
     def lets_read(self, ref: RegistryRef) -> bool:
         """Whether the registry says that this user may read ``ref``: a HEAD, also where that is a digest."""
-        path = f"/v2/{ref.repository}/manifests/{ref.digest or ref.tag}"
-        return self._ask("HEAD", ref, path, _ACCEPT, 0).status == 200
+        return self.probe(ref).status == 200
+
+    def probe(self, ref: RegistryRef) -> Answer:
+        """The answer to a HEAD for ``ref``, whatever it is."""
+        return self._ask("HEAD", ref, f"/v2/{ref.repository}/manifests/{ref.digest or ref.tag}", _ACCEPT, 0)
 
     def manifest(self, ref: RegistryRef, digest: Digest) -> bytes:
         """The manifest or index ``digest`` of ``ref``'s repository; up to 4 MiB; matches the digest."""
@@ -199,7 +205,7 @@ class RegistryClient:
         return answer
 
     def _patience(self) -> Patience:
-        return Patience(self._closed, _PAUSES)
+        return Patience(self._closed, self._pauses)
 
     def _known(self, registry: str) -> _Known:
         with self._lock:

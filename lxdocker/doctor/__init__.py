@@ -1,0 +1,1 @@
+"""What goes wrong in practice: found, explained, and mended where that is safe."""

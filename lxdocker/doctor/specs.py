@@ -1,0 +1,26 @@
+"""The specs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lxdocker.doctor.finding import Finding
+from lxdocker.doctor.subject import Subject
+from lxdocker.errors import SpecError
+
+
+def specs(subject: Subject) -> Iterator[Finding]:
+    """Whether there are any, and all are valid."""
+    folder = subject.settings.specs
+    if not folder.is_dir():
+        yield Finding("specs-missing", f"no folder of specs {folder}", "", "lxdocker init makes it")
+        return
+    try:
+        found = subject.folder()
+    except SpecError as error:
+        yield Finding.of("specs-invalid", error)
+        return
+    if not found.specs and not found.broken:
+        yield Finding("specs-missing", f"no specs in {folder}", "", "lxdocker add IMAGE writes one")
+    for broken in found.broken:
+        yield Finding.of("specs-invalid", broken.error)
