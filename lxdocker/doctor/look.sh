@@ -17,9 +17,9 @@ look() { # FOLDER
 	while IFS= read -r word; do set -- "$@" "$word"; done <arguments
 	status=0
 	"$bb" timeout "$seconds" skopeo "$@" >/dev/null 2>said || status=$?
-	read -r host <host || :
-	if [ "$status" = 143 ] && [ -n "$host" ]; then
-		"$bb" timeout 2 "$bb" nslookup "$host" >/dev/null 2>&1 || status=144
+	read -r name <host || :
+	if [ "$status" = 143 ] && [ -n "$name" ]; then
+		"$bb" timeout 2 "$bb" nslookup "$name" >/dev/null 2>&1 || status=144
 	fi
 	echo "$status" >status
 }

@@ -75,18 +75,18 @@ class RegistryClient:
         insecure: Collection[str] = (),
         timeout: float = 15.0,
         cert_roots: Sequence[Path] = CERT_ROOTS,
-        pauses: Sequence[float] = _PAUSES,
+        pauses: Sequence[float] | None = None,
     ) -> None:
         """``insecure``: registries (HOST or HOST:PORT) that may be asked by plain http.
 
         ``timeout``: seconds to wait for a connection, and for each piece of an answer. ``pauses``: before each further
-        try; none for a single one.
+        try, if not the usual ones.
         """
         limits = Limits(connect=timeout, piece=timeout, head=_MAX_HEAD_SECONDS, body=_MAX_BODY_SECONDS)
         self._wire = Wire(limits, servers=_SERVERS, connections=CONNECTIONS)
         self._credentials = credentials
         self._trust = Trust(insecure, cert_roots)
-        self._pauses = tuple(pauses)
+        self._pauses = pauses
         self._registries: dict[str, _Known] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -205,7 +205,7 @@ class RegistryClient:
         return answer
 
     def _patience(self) -> Patience:
-        return Patience(self._closed, self._pauses)
+        return Patience(self._closed, _PAUSES if self._pauses is None else self._pauses)
 
     def _known(self, registry: str) -> _Known:
         with self._lock:

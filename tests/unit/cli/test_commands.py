@@ -163,7 +163,7 @@ def test_what_is_needed_first_comes_first() -> None:
     assert [name for name in commands() if " " not in name] == [
         *("init", "inspect", "new", "add", "convert"),
         *("sync", "validate", "status", "prune"),
-        *("list", "log", "config", "diff"),
+        *("list", "log", "config", "diff", "doctor"),
         *("serve", "mirror", "trust", "units", "completion"),
     ]
 

@@ -116,6 +116,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         ("builder delete",),
         ("builder input", "web"),
         ("list",),
+        ("doctor",),
         ("log",),
         ("publish list",),
         ("publish verify",),
