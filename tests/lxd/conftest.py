@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.lxd.rig import COMMAND_SECONDS, LXDOCKER, Instance, World, tiny
+from lxdocker.builder.placement import PROJECT_CONFIG
+from tests.lxd.rig import BUILDER_PROJECT, COMMAND_SECONDS, LXDOCKER, Instance, Lxc, World, tiny
 from tests.serve.rig import Served, serve
 
 NEEDED = (
@@ -39,7 +43,7 @@ def parts() -> None:
 
 @pytest.fixture(scope="session")
 def builder_image(parts: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The fingerprint of the builder image that all tests share; made if there is none."""
+    """The builder image that all tests share, as ``builder show --json`` has it; made by whoever needs it first."""
     folder = tmp_path_factory.mktemp("builder")
 
     def lxdocker(*command: str) -> subprocess.CompletedProcess[str]:
@@ -53,12 +57,42 @@ def builder_image(parts: None, tmp_path_factory: pytest.TempPathFactory) -> str:
             check=False,
         )
 
-    if '"stale": null' not in lxdocker("show", "--json").stdout:
-        made = lxdocker("build", "--from", "mmdebstrap")
-        assert made.returncode == 0, made.stderr
+    with shared_builder() as shared:
+        if '"stale": null' not in lxdocker("show", "--json").stdout and not import_builder(shared):
+            made = lxdocker("build", "--from", "mmdebstrap")
+            assert made.returncode == 0, made.stderr
+            if shared:
+                fingerprint = json.loads(lxdocker("show", "--json").stdout)["fingerprint"]
+                Lxc(BUILDER_PROJECT)("image", "export", fingerprint, str(shared / "builder"))
     shown = lxdocker("show", "--json")
     assert shown.returncode == 0, shown.stderr
     return shown.stdout
+
+
+@contextmanager
+def shared_builder() -> Iterator[Path | None]:
+    """Where the LXDs of one run of scripts/test share it, while this process may change what is there."""
+    results = os.environ.get("LXDOCKER_TEST_RESULTS")
+    if not results:
+        yield None
+        return
+    folder = Path(results).with_name("builder")
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def import_builder(shared: Path | None) -> bool:
+    """Takes over the image that another LXD's tests have made, if there is one."""
+    files = sorted(map(str, shared.glob("builder*"))) if shared else []
+    if len(files) != 2:
+        return False
+    if BUILDER_PROJECT not in {one["name"] for one in Lxc().query("/1.0/projects?recursion=1")}:
+        config = [word for key, value in PROJECT_CONFIG.items() for word in ("-c", f"{key}={value}")]
+        Lxc()("project", "create", BUILDER_PROJECT, *config)
+    Lxc(BUILDER_PROJECT)("image", "import", *files, "--alias", "builder")
+    return True
 
 
 @pytest.fixture(scope="session")

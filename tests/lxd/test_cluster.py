@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lxdocker.builder.instance import OWNER_KEY
+from tests.lxd.conftest import import_builder, shared_builder
 from tests.lxd.hosts import daemon
 from tests.lxd.rig import (
     BUILDER_PROJECT,
@@ -59,7 +60,7 @@ def free_address() -> str:
 
 
 @pytest.fixture(scope="module")
-def members(parts: None) -> Iterator[tuple[Path, Path]]:
+def members(builder_image: str) -> Iterator[tuple[Path, Path]]:
     """The LXD_DIRs of a cluster's members ``one`` and ``two``, which have a pool, and no network."""
     with daemon("one", "--bare") as one, daemon("two", "--bare") as two:
         address = free_address()
@@ -80,6 +81,10 @@ def members(parts: None) -> Iterator[tuple[Path, Path]]:
             "member_config": [source],
         }
         lxc(two, "init", "--preseed", stdin=json.dumps({"cluster": second}))
+        with pytest.MonkeyPatch.context() as patch, shared_builder() as shared:
+            patch.setenv("LXD_DIR", str(one))
+            patch.setenv("LXD_CONF", str(one / "client"))
+            import_builder(shared)
         yield one, two
 
 
