@@ -111,6 +111,7 @@ def test_it_is_trusted_also_when_its_certificate_is_made_anew(host: Trusting, se
     assert not (host.config / "servercerts").exists()
 
 
+@pytest.mark.any_lxd
 def test_it_is_trusted_also_when_its_authority_is_made_anew(host: Trusting, server: Served) -> None:
     """The one that was installed stays good until it expires."""
     host.follow(server.url)
@@ -131,6 +132,7 @@ def test_under_each_of_its_names(host: Trusting, server: Served, name: str) -> N
     host.copy()
 
 
+@pytest.mark.any_lxd
 def test_it_vouches_for_no_other_name(host: Trusting, published: World, tls: Path, tmp_path: Path) -> None:
     """Whoever has its key can't pass for another server on the hosts that trust it."""
     key = serialization.load_pem_private_key((tls / certs.KEY).read_bytes(), None)
@@ -164,6 +166,7 @@ def test_the_daemon_trusts_no_other(host: Trusting, published: World, tls: Path,
         assert "certificate signed by unknown authority" in host.copy(expect=1)
 
 
+@pytest.mark.any_lxd
 def test_a_new_name_needs_another_authority(host: Trusting, server: Served, published: World, tmp_path: Path) -> None:
     """The server says so; the hosts that have the old one refuse it."""
     host.follow(server.url)

@@ -72,6 +72,7 @@ def test_the_builder_made_in_a_base_image(fresh: None, image_server: Served, reg
     assert fetch(f"http://{instance.address()}:8080/etc/hostname").strip() == instance.name
 
 
+@pytest.mark.any_lxd
 def test_a_base_image_of_lxds_own_store(fresh: None, registry: str, tmp_path: Path) -> None:
     base = Path(os.environ["LXDOCKER_TEST_BASE"])
     halves = (str(base / "lxd.tar.xz"), str(base / "rootfs.squashfs"))

@@ -197,6 +197,7 @@ def test_builders_are_on_both_members_each_with_its_cache(on: On, bridged: str) 
     end_of_builders()
 
 
+@pytest.mark.any_lxd
 def test_the_same_over_https_with_a_restricted_certificate(on: On, bridged: str, members: tuple[Path, Path]) -> None:
     world = on(0)
     url = "https://" + json.loads(lxc(members[0], "query", "/1.0"))["config"]["core.https_address"]
@@ -247,6 +248,7 @@ def test_builders_of_processes_that_are_gone_are_removed_on_any_member(on: On) -
     lxc("delete", "strange")
 
 
+@pytest.mark.any_lxd
 def test_a_member_that_dies_costs_one_retry_elsewhere(
     members: tuple[Path, Path], bridged: str, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

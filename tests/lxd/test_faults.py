@@ -273,8 +273,9 @@ def small_pool(megabytes: int) -> Iterator[str]:
     ("megabytes", "settings", "step"),
     [
         (30, {}, ("creating builder", "starting builder")),  # which of both depends on the LXD
-        (75, {}, "fetching"),
-        (110, {"builder_memory": "2GiB"}, "unpacking"),  # a limit set by hand: nothing is unpacked in memory
+        pytest.param(75, {}, "fetching", marks=pytest.mark.any_lxd),
+        # A limit set by hand: nothing is unpacked in memory.
+        pytest.param(110, {"builder_memory": "2GiB"}, "unpacking", marks=pytest.mark.any_lxd),
     ],
 )
 def test_a_full_disk_under_the_builder(

@@ -391,6 +391,7 @@ def test_an_image_that_left_the_server_stays(shop: Shop, pinned: Sequence[str], 
     assert host.aliases() == {"web": web, "db": db}
 
 
+@pytest.mark.any_lxd
 def test_another_project(shop: Shop, pinned: Sequence[str], follower: Follower) -> None:
     web = shop.publish("web")
     done = follower.follow(*pinned, "--project", "shop", expect=2)
@@ -686,6 +687,7 @@ cli.main()
 """
 
 
+@pytest.mark.any_lxd
 @pytest.mark.parametrize("step", ["add", "point", "remove"])
 def test_killed_between_import_and_alias_the_next_run_finishes(
     shop: Shop, pinned: Sequence[str], follower: Follower, step: str

@@ -52,6 +52,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "host")
 
 
+@pytest.mark.any_lxd
 def test_incus_joins_by_hand_and_downloads(published: World, served: Served, host: Host) -> None:
     host("incus", "remote", "add", "shop", served.url, "--protocol", "simplestreams")
     refused = host.run("incus", "image", "list", "shop:")
@@ -67,6 +68,7 @@ def test_incus_joins_by_hand_and_downloads(published: World, served: Served, hos
     assert hashlib.sha256(b"".join(path.read_bytes() for path in downloaded)).hexdigest() == fingerprint
 
 
+@pytest.mark.any_lxd
 def test_lxdocker_joins_incus(served: Served, host: Host) -> None:
     done = json.loads(host(*LXDOCKER, "remote", "add", served.url, "--yes", "--json"))
     assert done == {
@@ -81,6 +83,7 @@ def test_lxdocker_joins_incus(served: Served, host: Host) -> None:
     assert len(host.images("lxdocker")) == 1
 
 
+@pytest.mark.any_lxd
 def test_incus_own_verification_finds_nothing(published: World, host: Host, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     shutil.copytree(published.tree, tree)

@@ -99,6 +99,7 @@ def test_a_build_can_be_repeated_from_its_log(world: World, shell: Shell) -> Non
     assert [line for line in commands(done.err, "++") if " mksquashfs /build/rootfs " in line]
 
 
+@pytest.mark.any_lxd
 def test_a_changed_build_can_be_repeated_from_its_log(world: World, shell: Shell, tmp_path: Path) -> None:
     """Its files and layers too, and with a secret that is in none of it."""
     token = tmp_path / "token"
@@ -120,6 +121,7 @@ def test_a_changed_build_can_be_repeated_from_its_log(world: World, shell: Shell
     assert shell.repeat(done.err) == done.fingerprint("app")
 
 
+@pytest.mark.any_lxd
 def test_without_v_nothing_is_shown_and_a_file_has_it_all(world: World, tmp_path: Path) -> None:
     world.wants("app", tiny())
     log = tmp_path / "log"
@@ -142,6 +144,7 @@ def test_a_failing_build_names_its_command(world: World) -> None:
     assert re.search(r"^command: .*umoci --log=warn raw unpack --image /run/layout:image /build/rootfs$", error, re.M)
 
 
+@pytest.mark.any_lxd
 def test_no_secret_is_in_the_log(world: World, tmp_path: Path) -> None:
     """Nor in what is pasted: logins and proxies are found where the first run found them."""
     login, proxy = (base64.b64encode(":".join(pair).encode()).decode() for pair in (LOGIN, PROXY))
@@ -175,6 +178,7 @@ def test_no_secret_is_in_the_log(world: World, tmp_path: Path) -> None:
             assert login.encode() in given.read_bytes()
 
 
+@pytest.mark.any_lxd
 def test_what_a_builder_is_given_is_not_for_a_terminal(world: World) -> None:
     world.wants("app", tiny())
     leading, following = os.openpty()

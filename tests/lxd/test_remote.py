@@ -105,6 +105,7 @@ def test_a_token_serves_once_and_is_not_told(far: World) -> None:
     assert secret not in done.out + done.err
 
 
+@pytest.mark.any_lxd
 def test_another_certificate_is_not_trusted(far: World) -> None:
     trust(far, "-", stdin=token())
     far.wants("app", tiny("app"))
@@ -124,6 +125,7 @@ def test_another_certificate_is_not_trusted(far: World) -> None:
     assert sync(far).statuses == {"app": "built"}
 
 
+@pytest.mark.any_lxd
 def test_a_remote_of_lxc(far: World) -> None:
     """With the certificates that lxc has; and one that is no LXD, or not there."""
     conf = far.folder / "lxc"

@@ -128,6 +128,7 @@ def test_lxdocker_joins(published: World, served: Served, host: Host) -> None:
     assert certs.Certificate.parse(served.certificate.read_bytes()).shown_fingerprint in done.err
 
 
+@pytest.mark.any_lxd
 def test_lxdocker_leaves_no_trace_of_what_failed(published: World, served: Served, host: Host, tmp_path: Path) -> None:
     def state() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in sorted(host.config.rglob("*")) if path.is_file()}
@@ -192,6 +193,7 @@ def test_a_login_in_the_address_is_all_lxd_needs(published: World, guarded: Serv
     assert LOGIN[1] not in guarded.log
 
 
+@pytest.mark.any_lxd
 def test_lxdocker_joins_with_a_login_that_nobody_else_sees(guarded: Served, host: Host) -> None:
     seen = set()
     over = threading.Event()

@@ -37,6 +37,7 @@ def podman() -> Iterator[Podman]:
     made.close()
 
 
+@pytest.mark.any_lxd
 def test_what_a_volume_gets_is_what_podman_gives(
     launch: Launch, volumes: Volumes, podman: Podman, boxes: World
 ) -> None:

@@ -141,12 +141,17 @@ def test_a_signature_of_a_known_key_is_needed_if_asked_for(origin: Origin, setti
 
     good = signed("known", web="image: web:1\n")
     assert repository.fetch(settings).commit == good
-    for commit in (lambda: signed("stranger", db="image: db:1\n"), lambda: origin.commit(db="image: db:2\n")):
-        commit()
+
+    def refused() -> None:
         found = repository.fetch(settings)
         assert found.commit == good
         assert "is not signed by a known key" in str(found.problem)
         assert names(settings) == ["web.yaml"]
+
+    signed("stranger", db="image: db:1\n")
+    refused()
+    origin.commit(db="image: db:2\n")
+    refused()
 
 
 def test_a_login_is_in_no_message_and_no_argument(settings: Settings) -> None:
