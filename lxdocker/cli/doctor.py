@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,7 +27,9 @@ from lxdocker.cli.app import (
     places_of,
 )
 from lxdocker.cli.table import RED, YELLOW
+from lxdocker.config.settings import explain
 from lxdocker.errors import UsageError
+from lxdocker.reasons import in_words
 from lxdocker.text import counted
 
 if TYPE_CHECKING:
@@ -32,6 +39,9 @@ if TYPE_CHECKING:
     from lxdocker.doctor.run import Diagnosis
 
 
+STATUS_SECONDS = 60
+
+
 @app.command()
 def doctor(
     ctx: typer.Context,
@@ -39,6 +49,12 @@ def doctor(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --fix: only print it, as the commands that do the same.")
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", metavar="FILE", help="Also write what a bug report needs, without secrets: a .tar.xz or a .zip."
+        ),
+    ] = None,
     config: ConfigOption = None,
     specs: SpecsOption = None,
     tree: TreeOption = None,
@@ -56,15 +72,28 @@ def doctor(
     """
     if dry_run and not fix:
         raise UsageError("--dry-run needs --fix", "without it, nothing is changed", "add --fix")
-    settings = effective_settings(
-        ctx, config, specs=specs, tree=tree, project=project, insecure_registries=insecure_registry, lxd=remote
-    )
+    flags: dict[str, object] = {
+        "specs": specs,
+        "tree": tree,
+        "project": project,
+        "insecure_registries": insecure_registry,
+        "lxd": remote,
+    }
+    settings = effective_settings(ctx, config, **flags)
+    from lxdocker.doctor import bundle as bundling
     from lxdocker.doctor import run
+    from lxdocker.doctor.subject import Subject
 
     console: Console = ctx.obj.console
-    found = _examine(settings)
+    if bundle:
+        bundling.check_name(bundle)
+    with cancellable() as cancelled:
+        found = run.examine(Subject(settings, places=places_of(settings), stop=cancelled))
     if fix and not dry_run:
         found = run.fix(found, console.note)
+    if bundle:
+        _bundle(bundle, found, settings, {"config": config, **flags})
+        console.note(f"wrote {bundle}; look through it before you send it")
     if json:
         from lxdocker.cli import documents
 
@@ -77,12 +106,34 @@ def doctor(
     raise typer.Exit(0 if found.is_healthy else 1)
 
 
-def _examine(settings: Settings) -> Diagnosis:
-    from lxdocker.doctor import run
+def _bundle(file: Path, found: Diagnosis, settings: Settings, flags: Mapping[str, object]) -> None:
+    from lxdocker.cli import documents
+    from lxdocker.doctor import bundle
     from lxdocker.doctor.subject import Subject
 
-    with cancellable() as cancelled:
-        return run.examine(Subject(settings, places=places_of(settings), stop=cancelled))
+    results = {
+        "doctor.json": documents.diagnosis(found),
+        "settings.json": documents.settings(explain(flags, os.environ)),
+    }
+    subject = Subject(settings, places=places_of(settings))
+    bundle.write(file, bundle.collect(subject, results, lambda: _status(flags)))
+
+
+def _status(flags: Mapping[str, object]) -> str:
+    """What lxdocker status prints."""
+    names = {"insecure_registries": "--insecure-registry", "lxd": "--remote"}
+    options = []
+    for key, value in flags.items():
+        for one in value if isinstance(value, list) else [value]:
+            options += [] if one is None else [names.get(key, f"--{key}"), str(one)]
+    argv = [sys.executable, "-m", "lxdocker", "status", "--json", *options]
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STATUS_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{in_words(error)}\n"
+    return done.stdout or done.stderr
 
 
 def _print(console: Console, found: Diagnosis) -> None:
