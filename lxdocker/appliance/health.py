@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lxdocker.appliance import inside
@@ -18,7 +19,8 @@ from lxdocker.follow.remote import Address
 from lxdocker.serve.certs import Certificate
 
 SECONDS = 60
-SLICE_SECONDS = 0.5
+RESTART_SECONDS = 10  # in which a server that fails at first may still start
+SLICE_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,20 @@ def wait_for(machine: Machine, names: Names, bridge: Bridge, before: Sequence[st
             if missing := set(before) - have:
                 raise LxdockerError("images are missing", ", ".join(sorted(one[:12] for one in missing)))
         except LxdockerError as error:
-            if time.monotonic() > deadline or machine.lxd.cancelled.wait(SLICE_SECONDS):
+            hopeless = time.monotonic() > deadline - SECONDS + RESTART_SECONDS and _has_failed(machine)
+            if hopeless or time.monotonic() > deadline or machine.lxd.cancelled.wait(SLICE_SECONDS):
                 raise LxdockerError(
                     f"{machine.name} is not healthy", str(error), f"lxdocker appliance logs --name {names.appliance}"
                 ) from error
         else:
             return found
+
+
+def _has_failed(machine: Machine) -> bool:
+    """Whether the server has ended, and nothing starts it again soon."""
+    with suppress(LxdockerError):
+        return "serve.ActiveState=failed" in inside.step(machine, "asking the appliance", "facts").split()
+    return False
 
 
 def _answering(machine: Machine, names: Names, bridge: Bridge) -> Served:

@@ -19,6 +19,8 @@ PROJECT = "default"
 STAGE = "user.lxdocker.appliance"
 START_SECONDS = 60
 ADDRESS_SECONDS = 60
+BUSY_SECONDS = 120
+BUSY = "Instance is busy"  # LXD's words
 
 
 class Stage(Enum):
@@ -77,6 +79,9 @@ class Machine:
 
     def change(self, edit: Callable[[dict[str, str], dict[str, dict[str, str]]], None]) -> None:
         """Lets ``edit`` change its configuration and devices, in one request, if it changes anything."""
+        self._once_idle(lambda: self._change(edit))
+
+    def _change(self, edit: Callable[[dict[str, str], dict[str, dict[str, str]]], None]) -> None:
         found = self.look()
         if found is None:
             raise NotFoundError(f"changing {self.name} failed", "it is gone", "run the same command again")
@@ -96,28 +101,46 @@ class Machine:
         self.change(edit)
 
     def start(self) -> None:
-        if not self.runs:
-            self._set_state("start", f"starting {self.name}", {"timeout": START_SECONDS})
+        what = f"starting {self.name}"
+        self._once_idle(lambda: None if self.runs else self._set_state("start", what, {"timeout": START_SECONDS}))
 
     def stop(self) -> None:
         """Politely, and then not."""
+        self._once_idle(self._stop)
+
+    def _stop(self) -> None:
         if not self.runs:
             return
         what = f"stopping {self.name}"
         try:
             self._set_state("stop", what, {"timeout": 30, "force": False})
-        except LxdError:
+        except LxdError as error:
+            if BUSY in error.details:
+                raise
             if self.runs:
                 self._set_state("stop", what, {"timeout": 30, "force": True})
 
     def rename(self, name: str) -> None:
         """It has to be stopped."""
-        self.lxd.change("post", ("instances", self.name), f"renaming {self.name} to {name}", json={"name": name})
+        path, what = ("instances", self.name), f"renaming {self.name} to {name}"
+        self._once_idle(lambda: self.lxd.change("post", path, what, json={"name": name}))
         self.name = name
 
     def delete(self) -> None:
         """Whatever state it is in; one that is gone already is fine."""
         self.lxd.delete_instance(PROJECT, self.name)
+
+    def _once_idle(self, work: Callable[[], None]) -> None:
+        """Does it when LXD has finished what a killed run had asked for last."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                work()
+            except LxdError as error:
+                if BUSY not in error.details or time.monotonic() > deadline or self.lxd.cancelled.wait(0.3):
+                    raise
+            else:
+                return
 
     def _set_state(self, action: str, what: str, more: Mapping[str, Any]) -> None:
         body = {"action": action, **more}

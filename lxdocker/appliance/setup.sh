@@ -149,7 +149,7 @@ start() { # CALENDAR DELAY
 
 start_by_cron() {
 	mkdir -p /etc/cron.d /usr/local/sbin /var/lib/lxdocker/tls
-	getent passwd lxdocker-serve >/dev/null ||
+	grep -q "^lxdocker-serve:" /etc/passwd ||
 		useradd --system --home-dir /var/lib/lxdocker/tls --shell /usr/sbin/nologin lxdocker-serve
 	chmod 700 /var/lib/lxdocker/tls
 	chown -R lxdocker-serve: /var/lib/lxdocker/tls
@@ -167,7 +167,7 @@ start_by_cron() {
 		    exec 9>>$serving.lock
 		    flock -n 9 || exit 0
 		    XDG_DATA_HOME=/var/lib LXDOCKER_TREE=/var/lib/lxdocker/tree LXDOCKER_TLS_DIR=/var/lib/lxdocker/tls \\
-		        setpriv --reuid lxdocker-serve --regid lxdocker-serve --clear-groups \\
+		        /usr/bin/setpriv --reuid lxdocker-serve --regid lxdocker-serve --clear-groups \\
 		        --inh-caps=+net_bind_service --ambient-caps=+net_bind_service -- lxdocker serve >>$logs 2>&1 &
 		    echo \$! >$serving
 		    wait
@@ -209,7 +209,11 @@ facts() {
 	echo "timer=cron"
 	if [ -e "$cron" ]; then echo timer.ActiveState=active; else echo timer.ActiveState=inactive; fi
 	if [ -e "$last" ]; then echo "timer.LastTriggerUSec=@$(cat "$last")"; fi
-	if [ -e "$serving" ] && kill -0 "$(cat "$serving")" 2>/dev/null; then echo serve.ActiveState=active; fi
+	if [ -e "$serving" ] && kill -0 "$(cat "$serving")" 2>/dev/null; then
+		echo serve.ActiveState=active
+	else
+		echo serve.ActiveState=failed
+	fi
 }
 
 log() { # LINES
