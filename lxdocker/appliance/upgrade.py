@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -193,6 +194,8 @@ def _go_back(work: Work) -> None:
     old.change(edit)
     old.rename(names.appliance)
     old.start()
+    with suppress(LxdockerError):  # what is wrong with the new one is the news
+        health.wait_for(old, names, work.place.bridge)
 
 
 def specs_of_host(machine: Machine) -> bool:

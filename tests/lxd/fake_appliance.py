@@ -71,7 +71,7 @@ def make(folder: Path, *, broken: bool = False) -> tuple[Path, Path]:
             ("dhcp", DHCP),
             ("usr/bin/lxdocker", program),
             ("usr/bin/setpriv", SETPRIV),
-            ("usr/local/bin/flock", "#!/bin/sh\n"),
+            ("usr/bin/flock", "#!/bin/sh\n"),
         ),
     ):
         (root / name).write_text(text)
