@@ -48,7 +48,8 @@ def reach(subject: Subject) -> Iterator[Finding]:
     """Whether a builder gets an address, resolves names, and reaches and trusts what this host reaches and trusts."""
     lxd, settings = subject.lxd(), subject.settings
     registries = subject.asked()
-    asked = [one for one in registries.asked if one.answer is not None]
+    # To one on this host's loopback it is LXD that leads, not the network.
+    asked = [one for one in registries.asked if one.answer is not None and not one.ref.is_loopback]
     if not asked:
         return
     found = image.find(lxd, settings.builder_project)
