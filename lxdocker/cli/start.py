@@ -134,10 +134,11 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
         _say(console, f"timer    for an hourly sync, add this line {where}:")
         _say(console, f"         {units.cron_line(program, user)}")
         return
-    timer = units.UNIT_FOLDER / units.TIMER
-    if timer.exists():
-        _say(console, f"exists   timer {timer}")
-        return
+    # The package's one is elsewhere, but a link says whether it is enabled.
+    for timer in (units.UNIT_FOLDER / units.TIMER, units.UNIT_FOLDER / "timers.target.wants" / units.TIMER):
+        if timer.exists():
+            _say(console, f"exists   timer {timer}")
+            return
     try:
         units.check_program(program)
     except UsageError as error:
@@ -149,6 +150,7 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
     files = units.files(program, settings)
     if units.serve_obstacle(program):
         files = tuple(file for file in files if file.path.name != units.SERVE)
-    units.install(files)
+    if not units.packaged(files):
+        units.install(files)
     units.activate(units.TIMER)
     console.print(f"enabled  timer {units.TIMER}, an hourly sync")

@@ -27,6 +27,8 @@ SYNC, TIMER, SERVE = "lxdocker-sync.service", "lxdocker-sync.timer", "lxdocker-s
 UNIT_FOLDER = Path("/etc/systemd/system")
 SYSUSERS = Path("/etc/sysusers.d/lxdocker.conf")
 TMPFILES = Path("/etc/tmpfiles.d/lxdocker.conf")
+# Where lxdocker's Debian package has the units.
+PACKAGED = Path("/usr/lib/systemd/system")
 # The first line of each file that install() writes, and may therefore replace.
 MARK = "# Written by lxdocker."
 
@@ -140,11 +142,22 @@ def install(found: Sequence[File], root: Path = Path("/")) -> list[Path]:
     return changed
 
 
+def packaged(found: Sequence[File], folder: Path = PACKAGED) -> bool:
+    """Whether the package's units are the same, so that they need not be written."""
+
+    def is_there(file: File) -> bool:
+        text = file.text.replace("\nExecStart=/usr/bin/lxdocker ", "\nExecStart=lxdocker ")
+        return (folder / file.path.name).is_file() and (folder / file.path.name).read_text() == text
+
+    return all(is_there(file) for file in found if file.path.parent == UNIT_FOLDER)
+
+
 def activation(*units: str) -> list[list[str]]:
     """The commands that make the users and folders, and enable and start ``units``."""
     return [
-        ["systemd-sysusers", str(SYSUSERS)],
-        ["systemd-tmpfiles", "--create", str(TMPFILES)],
+        # By name: they are in /etc, or in /usr/lib by the package.
+        ["systemd-sysusers", SYSUSERS.name],
+        ["systemd-tmpfiles", "--create", TMPFILES.name],
         ["systemctl", "daemon-reload"],
         *([["systemctl", "enable", "--now", *units]] if units else []),
     ]

@@ -45,17 +45,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Playbook:
-    """Where playbooks are run: a folder with the collection in it, and the environment that modules get."""
+    """Where playbooks are run, where collections are installed, and the environment that modules get."""
 
     folder: Path
+    collections: Path
     environment: Mapping[str, str]
-
-    @classmethod
-    def at(cls, folder: Path, environment: Mapping[str, str]) -> Playbook:
-        place = folder / "collections/ansible_collections/lxdocker"
-        place.mkdir(parents=True)
-        (place / "lxdocker").symlink_to(COLLECTION)
-        return cls(folder, environment)
 
     def run(self, *tasks: Mapping[str, Any]) -> list[Result]:
         """The result of each task; later ones run although earlier ones have failed."""
@@ -71,7 +65,7 @@ class Playbook:
         argv = [str(BIN / "ansible-playbook"), "--inventory", "localhost,", "--diff"]
         environment = {
             **self.environment,
-            "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
+            "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_LOCAL_TEMP": str(self.folder / "local"),
             "ANSIBLE_REMOTE_TEMP": str(self.folder / "remote"),
             "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
@@ -88,6 +82,14 @@ class Playbook:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "[WARNING]" not in done.stderr, done.stderr
         return [Result(told) for told in json.loads(results.read_text())]
+
+
+def install(folder: Path) -> Path:
+    """Installs the collection of this checkout, as users do."""
+    argv = [str(BIN / "ansible-galaxy"), "collection", "install", "--offline", str(COLLECTION), "-p", str(folder)]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    subprocess.run(argv, env=environment, cwd=folder, capture_output=True, check=True, timeout=SECONDS)
+    return folder
 
 
 def image(name: str, **arguments: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from tests.ansible.playbook import BIN, COLLECTION, Playbook, executable, host, image, inherited, rehearsed
+from tests.ansible.playbook import BIN, COLLECTION, Playbook, executable, host, image, inherited, install, rehearsed
 from tests.lxd.rig import World, end_of_builders, tiny
 from tests.serve.rig import Served, make_tree, serve
 
@@ -30,10 +30,16 @@ def world(tmp_path: Path, registry: str, builder_image: str) -> Iterator[World]:
         made.close()
 
 
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("collections"))
+
+
 @pytest.fixture
-def playbook(world: World, tmp_path: Path) -> Playbook:
+def playbook(world: World, collections: Path, tmp_path: Path) -> Playbook:
     environment = {**inherited(), "HOME": world.environment["HOME"], "LXD_CONF": str(tmp_path / "client")}
-    return Playbook.at(tmp_path / "ansible", environment)
+    (tmp_path / "ansible").mkdir()
+    return Playbook(tmp_path / "ansible", collections, environment)
 
 
 @pytest.fixture
@@ -124,9 +130,9 @@ def test_a_host_gets_settings_and_a_server(
     assert not certificate.exists()
 
 
-def test_the_modules_are_documented(playbook: Playbook) -> None:
-    """As Ansible reads it, which checks the arguments against the code only when a task runs."""
-    environment = {**playbook.environment, "ANSIBLE_COLLECTIONS_PATH": str(playbook.folder / "collections")}
+def test_the_modules_are_documented(collections: Path) -> None:
+    """As Ansible reads it, which compares the options with the code only when a task runs."""
+    environment = {**inherited(), "HOME": str(collections), "ANSIBLE_COLLECTIONS_PATH": str(collections)}
     names = [f"lxdocker.lxdocker.{name}" for name in MODULES]
     argv = [str(BIN / "ansible-doc"), "--json", *names]
     said = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout

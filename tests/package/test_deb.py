@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ import pytest
 from lxdocker import __version__
 from tests.lxd.rig import LXDOCKER, World, end_of_builders, tiny
 from tests.package.bare import Bare
-from tests.package.conftest import build
 
 # Every module that a command loads, so that none of the libraries is missing; and where the libraries are.
 IMPORTS = """
@@ -42,6 +43,15 @@ with tarfile.open(fileobj=io.BytesIO(bundle.make(tag))) as archive:
     print(*{"/".join(name.split("/")[:2]) for name in archive.getnames()})
 """
 
+# Whether `lxdocker init` need not write units.
+UNITS = """
+import sys
+from pathlib import Path
+sys.path[:0] = ["/usr/lib/lxdocker/python3"]
+from lxdocker.config import settings, units
+print(units.packaged(units.files(Path("/usr/bin/lxdocker"), settings.load({}, {"XDG_DATA_HOME": "/var/lib"}))))
+"""
+
 
 def field(package: Path, name: str) -> str:
     return subprocess.run(["dpkg-deb", "-f", package, name], capture_output=True, text=True, check=True).stdout.strip()
@@ -54,10 +64,21 @@ def contents(package: Path) -> dict[str, str]:
     return {path.partition(" -> ")[0].lstrip("."): f"{mode} {owner}" for mode, owner, _, _, _, path in lines}
 
 
-def test_the_same_commit_makes_the_same_package(package: Path, tmp_path: Path) -> None:
-    again = build(tmp_path)
-    assert again.name == package.name == f"lxdocker_{__version__}_{field(package, 'Architecture')}.deb"
-    assert again.read_bytes() == package.read_bytes()
+def members(package: Path) -> list[tuple[Any, ...]]:
+    """What a package installs, in the order that it has."""
+    data = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return [
+            (one.name, one.mode, one.mtime, one.uid, one.gid, one.linkname, content and content.read())
+            for one, content in ((one, archive.extractfile(one) if one.isreg() else None) for one in archive)
+        ]
+
+
+def test_the_same_commit_makes_the_same_package(package: Path, older: Path) -> None:
+    """The older one is of this commit, too; it has another version."""
+    assert package.name == f"lxdocker_{__version__}_{field(package, 'Architecture')}.deb"
+    pairs = list(zip(members(package), members(older), strict=True))
+    assert [one[0] for one, other in pairs if one != other] == ["./usr/share/doc/lxdocker/changelog.gz"]
 
 
 def test_it_has_what_a_package_has(package: Path) -> None:
@@ -122,6 +143,7 @@ def test_installed_used_upgraded_and_purged(bare: Bare, package: Path, older: Pa
     if has_systemd:
         for unit in ("lxdocker-sync.timer", "lxdocker-sync.service", "lxdocker-serve.service"):
             bare.run("systemd-analyze", "verify", "--man=no", f"/usr/lib/systemd/system/{unit}")
+        assert bare.run("python3", "-IBc", UNITS) == "True\n"
 
     # An appliance gets this installation's own libraries, and Debian's from Debian.
     taken = bare.run("python3", "-IBc", BUNDLE).split()

@@ -454,6 +454,11 @@ def test_init_enables_the_timer_if_told_to(
     assert enabled == [units.TIMER]
     assert {units.SYNC, units.TIMER} <= set(installed)
     assert units.SERVE not in installed
+    # With Debian's package, they are there already.
+    monkeypatch.setattr(units, "packaged", lambda files: True)
+    installed.clear()
+    assert f"enabled  timer {units.TIMER}" in lxdocker("init", "--yes").stdout
+    assert (enabled.pop(), installed) == (units.TIMER, [])
     (place / "etc/systemd").mkdir()
     (place / "etc/systemd" / units.TIMER).touch()
     assert f"exists   timer {place}/etc/systemd/{units.TIMER}" in lxdocker("init", "--yes").stdout

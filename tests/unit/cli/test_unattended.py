@@ -71,8 +71,8 @@ def test_units_are_installed_but_not_enabled(lxdocker: Program, program: Path, m
     assert done.stdout.splitlines() == [
         "wrote /etc/sysusers.d/lxdocker.conf",
         "to enable the hourly sync:",
-        "  systemd-sysusers /etc/sysusers.d/lxdocker.conf",
-        "  systemd-tmpfiles --create /etc/tmpfiles.d/lxdocker.conf",
+        "  systemd-sysusers lxdocker.conf",
+        "  systemd-tmpfiles --create lxdocker.conf",
         "  systemctl daemon-reload",
         "  systemctl enable --now lxdocker-sync.timer",
         "to serve the images to other hosts: systemctl enable --now lxdocker-serve.service",

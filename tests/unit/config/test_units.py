@@ -224,6 +224,16 @@ def test_a_file_of_another_origin_is_left_alone(tmp_path: Path, program: Path) -
     assert not (tmp_path / "etc/sysusers.d").exists()
 
 
+def test_the_packages_units_do_unless_a_setting_wants_others(tmp_path: Path) -> None:
+    theirs = units.files(Path("/usr/bin/lxdocker"), DEFAULTS)
+    assert not units.packaged(theirs, tmp_path)
+    for name in (SYNC, TIMER, SERVE):
+        shutil.copy(Path(__file__).parents[3] / "profiles/systemd" / name, tmp_path)
+    assert units.packaged(theirs, tmp_path)
+    assert not units.packaged(units.files(Path("/usr/bin/lxdocker"), replace(DEFAULTS, listen=":443")), tmp_path)
+    assert not units.packaged(units.files(Path("/opt/lxdocker/bin/lxdocker"), DEFAULTS), tmp_path)
+
+
 def test_the_commands_that_enable_them_report_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/ran\n')
@@ -231,8 +241,8 @@ def test_the_commands_that_enable_them_report_what_failed(tmp_path: Path, monkey
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     units.activate(TIMER)
     assert (tmp_path / "ran").read_text().splitlines() == [
-        "systemd-sysusers /etc/sysusers.d/lxdocker.conf",
-        "systemd-tmpfiles --create /etc/tmpfiles.d/lxdocker.conf",
+        "systemd-sysusers lxdocker.conf",
+        "systemd-tmpfiles --create lxdocker.conf",
         "systemctl daemon-reload",
         "systemctl enable --now lxdocker-sync.timer",
     ]
