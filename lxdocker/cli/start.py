@@ -134,11 +134,9 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
         _say(console, f"timer    for an hourly sync, add this line {where}:")
         _say(console, f"         {units.cron_line(program, user)}")
         return
-    # The package's one is elsewhere, but a link says whether it is enabled.
-    for timer in (units.UNIT_FOLDER / units.TIMER, units.UNIT_FOLDER / "timers.target.wants" / units.TIMER):
-        if timer.exists():
-            _say(console, f"exists   timer {timer}")
-            return
+    if timer := units.timer():
+        _say(console, f"exists   timer {timer}")
+        return
     try:
         units.check_program(program)
     except UsageError as error:

@@ -152,6 +152,12 @@ def packaged(found: Sequence[File], folder: Path = PACKAGED) -> bool:
     return all(is_there(file) for file in found if file.path.parent == UNIT_FOLDER)
 
 
+def timer() -> Path | None:
+    """This host's timer: what was written to /etc, or the link by which the package's is enabled."""
+    found = (UNIT_FOLDER / TIMER, UNIT_FOLDER / "timers.target.wants" / TIMER)
+    return next((path for path in found if path.exists()), None)
+
+
 def activation(*units: str) -> list[list[str]]:
     """The commands that make the users and folders, and enable and start ``units``."""
     return [

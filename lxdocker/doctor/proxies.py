@@ -52,10 +52,9 @@ def _has_one(environment: Mapping[str, object]) -> bool:
 def in_timer(subject: Subject) -> Iterator[Finding]:
     """A timer does not have the variables of a person's shell."""
     found = Proxies.of(subject.environ)
-    timer = units.UNIT_FOLDER / units.TIMER
     if not (found.http or found.https) or "INVOCATION_ID" in subject.environ:
         return  # a service's own environment is a timer's
-    if timer.exists():
+    if units.timer():
         drop_ins = sorted((units.UNIT_FOLDER / f"{units.SYNC}.d").glob("*.conf"))
         files, where = [ENVIRONMENT, units.UNIT_FOLDER / units.SYNC, *drop_ins], str(ENVIRONMENT)
     elif CRON.exists():

@@ -59,16 +59,17 @@ def _ago(seconds: float) -> str:
 
 def _since() -> float:
     """When the timer came to be there."""
-    return min(path.stat().st_mtime for path in (units.UNIT_FOLDER / units.TIMER, CRON) if path.exists())
+    return min(path.lstat().st_mtime for path in (units.timer(), CRON) if path and path.exists())
 
 
 def _interval() -> float | None:
     """Seconds between two runs of the timer there is; None for none."""
-    unit = units.UNIT_FOLDER / units.TIMER
+    unit = units.timer()
     try:
-        files = [unit, *sorted(unit.with_name(f"{unit.name}.d").glob("*.conf"))]
+        files = [unit, *sorted((units.UNIT_FOLDER / f"{units.TIMER}.d").glob("*.conf"))] if unit else []
         calendars = re.findall(r"^OnCalendar=(.+)$", "\n".join(file.read_text() for file in files), re.MULTILINE)
-        return _of_calendar(calendars[-1].strip()) if calendars else HOUR
+        if files:
+            return _of_calendar(calendars[-1].strip()) if calendars else HOUR
     except OSError:
         pass
     try:

@@ -234,6 +234,20 @@ def test_the_packages_units_do_unless_a_setting_wants_others(tmp_path: Path) -> 
     assert not units.packaged(units.files(Path("/opt/lxdocker/bin/lxdocker"), DEFAULTS), tmp_path)
 
 
+def test_the_timer_is_the_one_in_etc_or_the_packages_once_it_is_enabled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "UNIT_FOLDER", tmp_path / "etc")
+    (tmp_path / TIMER).touch()
+    link = tmp_path / "etc/timers.target.wants" / TIMER
+    link.parent.mkdir(parents=True)
+    assert units.timer() is None
+    link.symlink_to(tmp_path / TIMER)
+    assert units.timer() == link
+    (tmp_path / "etc" / TIMER).touch()
+    assert units.timer() == tmp_path / "etc" / TIMER
+
+
 def test_the_commands_that_enable_them_report_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/ran\n')

@@ -625,6 +625,21 @@ def test_a_timer_that_has_never_run(subject: Subject, cron: Path) -> None:
     assert list(found_by(timer.timer, subject)) == ["timer-late"]
 
 
+def test_the_timer_of_the_debian_package(subject: Subject, cron: Path, tmp_path: Path) -> None:
+    """Its file is as old as the package; it came to be there when it was enabled."""
+    write_spec(subject, "nginx")
+    cron.unlink()
+    unit = tmp_path / units.TIMER
+    unit.write_text("[Timer]\nOnCalendar=hourly\n")
+    os.utime(unit, (time.time() - 9000,) * 2)
+    link = units.UNIT_FOLDER / "timers.target.wants" / units.TIMER
+    link.parent.mkdir(parents=True)
+    link.symlink_to(unit)
+    assert found_by(timer.timer, subject) == {}
+    synced(subject, 3)
+    assert list(found_by(timer.timer, subject)) == ["timer-late"]
+
+
 def test_no_timer(subject: Subject, cron: Path) -> None:
     cron.unlink()
     assert found_by(timer.timer, subject) == {}  # and nothing to sync
