@@ -65,6 +65,23 @@ def wrong(found: Mapping[str, Any]) -> set[str]:
     return {name for name, finding in found.items() if finding["severity"] != "note"}
 
 
+# ---- LXD itself
+
+
+def test_an_lxd_that_was_never_set_up(world: World, tmp_path: Path) -> None:
+    place = tmp_path / "bare"
+    place.mkdir()
+    environment = {"LXD_DIR": str(place)}
+    argv = ["unshare", "-m", "lxd", "--group", "lxd", "--logfile", str(tmp_path / "lxd.log")]  # its mounts end with it
+    with subprocess.Popen(argv, env={**os.environ, **environment}) as bare:
+        try:
+            wait_until("an LXD", (place / "unix.socket").exists)
+            subprocess.run(["lxd", "waitready", "--timeout=30"], env={**os.environ, **environment}, check=True)
+            assert wrong(examined(world, environment=environment)) == {"lxd-not-initialised"}
+        finally:
+            bare.kill()
+
+
 # ---- this host: its firewall, and its ranges of IDs
 
 RULES = """
@@ -74,18 +91,26 @@ iptables -A FORWARD -j DOCKER-USER
 """
 
 
-def test_a_firewall_and_an_id_map_that_builders_suffer_from(world: World, tmp_path: Path) -> None:
+def test_a_host_that_builders_suffer_from(world: World, tmp_path: Path) -> None:
+    """A firewall, an id map and a proxy, in one run, and after following the advice."""
     world.spec("app", OUTSIDE)
+    world.settings["builder_from"] = "image"
+    proxy = {"https_proxy": "http://127.0.0.1:1"}
     for name in ("subuid", "subgid"):
         (tmp_path / name).write_text("root:100000:1000\n")
     small = "".join(f"mount --bind {shlex.quote(str(tmp_path / name))} /etc/{name}\n" for name in ("subuid", "subgid"))
-    found = examined(world, before=RULES + small)
-    assert {"bridge-blocked", "id-map-small"} <= wrong(found)
+    found = examined(world, before=RULES + small, environment=proxy)
+    causes = {"bridge-blocked", "id-map-small", "proxy-not-in-lxd"}
+    assert causes <= wrong(found)
     (nic,) = (one for one in Lxc().query("/1.0/profiles/default")["devices"].values() if one["type"] == "nic")
     advice = found["bridge-blocked"]["do"]
     assert f"iptables -I DOCKER-USER -i {nic['network']} -j ACCEPT" in advice
-    found = examined(world, before=f"{RULES}{advice}")  # the advice works
-    assert not {"bridge-blocked", "id-map-small"} & set(found)
+    Lxc()("config", "set", "core.proxy_https", proxy["https_proxy"])
+    try:
+        found = examined(world, before=f"{RULES}{advice}", environment=proxy)
+    finally:
+        Lxc()("config", "unset", "core.proxy_https")
+    assert not causes & set(found)
 
 
 # ---- pools
@@ -122,17 +147,21 @@ def test_left_builders(world: World) -> None:
     assert "builders-left" not in examined(world)
 
 
-def test_a_builder_image_for_another_processor(world: World, tmp_path: Path) -> None:
+def test_builder_images_that_do_not_fit(world: World, tmp_path: Path) -> None:
     foreign = Arch.AARCH64 if Arch.host() is not Arch.AARCH64 else Arch.X86_64
-    details = {"built_at": datetime.now(UTC).isoformat(), "base": "test", "recipe": builder_image.scripts_hash()}
-    properties = {f"{builder_image.PREFIX}{key}": value for key, value in details.items()}
-    metadata = render.image_metadata(foreign, 1, properties, templates=False)
-    made = artifact.write(tmp_path, metadata, [b"rootfs"])
-    lxd = Lxd()
-    lxd.import_image(world.project, made.fingerprint, made.metadata, made.rootfs, properties)
-    lxd.set_alias(world.project, builder_image.ALIAS, made.fingerprint)
     world.settings["builder_project"] = world.project
-    assert wrong(examined(world)) == {"builder-image-architecture"}
+    for arch, recipe, expected in (
+        (Arch.host(), "another", "builder-image-stale"),
+        (foreign, builder_image.scripts_hash(), "builder-image-architecture"),
+    ):
+        details = {"built_at": datetime.now(UTC).isoformat(), "base": "test", "recipe": recipe}
+        properties = {f"{builder_image.PREFIX}{key}": value for key, value in details.items()}
+        metadata = render.image_metadata(arch, 1, properties, templates=False)
+        made = artifact.write(tmp_path, metadata, [b"rootfs"])
+        lxd = Lxd()
+        lxd.import_image(world.project, made.fingerprint, made.metadata, made.rootfs, properties)
+        lxd.set_alias(world.project, builder_image.ALIAS, made.fingerprint)
+        assert wrong(examined(world)) == {expected}
 
 
 # ---- from inside a builder: a network of its own, and a registry on its bridge

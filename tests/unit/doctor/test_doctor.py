@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ipaddress
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -49,7 +51,7 @@ from lxdocker.tree.tree import Tree
 from tests import recorded
 from tests.examples import provenance, publish, spec
 from tests.forked import NOBODY, in_child
-from tests.registry_server import Handler, ScriptedServer
+from tests.registry_server import Certificate, Handler, ScriptedServer
 from tests.stand_ins import ImageDaemon, builder_of_a_killed_one, builder_of_another, image_daemon
 from tests.unit.lxd.test_api import sockets_left_open
 
@@ -379,6 +381,26 @@ def test_a_clock_that_is_off(subject: Subject, minutes: float, how: str) -> None
     assert how in str(found)
 
 
+def test_a_clock_that_makes_certificates_seem_invalid(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a host sees whose clock is three days behind: a certificate from tomorrow."""
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("0.0.0.0"))  # no loopback, to who looks at the name  # noqa: S104
+    cert, key = a_certificate(tmp_path, now + timedelta(1), now + timedelta(9), address)
+    date = format_datetime(now + timedelta(3), usegmt=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+
+    def answer(handler: Handler) -> None:
+        handler.date_time_string = lambda timestamp=None: date  # type: ignore[method-assign]
+        handler.reply(200)
+
+    with ScriptedServer(answer, Certificate(cert, key, ec.generate_private_key(ec.SECP256R1()))) as server:
+        found = at(subject, server.public_address)
+    assert list(found) == ["registry-unreachable", "clock-off"]
+    assert "3 days behind" in found["clock-off"].what
+
+
 def test_a_clock_like_that_of_one_registry_is_right(subject: Subject) -> None:
     late = format_datetime(datetime.now(UTC) + timedelta(days=3), usegmt=True)
     with a_registry(date=late) as wrong, a_registry() as right:
@@ -493,12 +515,16 @@ def test_a_file_that_became_a_link_is_not_mended(subject: Subject, tree: Tree, t
 # ---- the certificate
 
 
-def a_certificate(folder: Path, begins: datetime, ends: datetime, *names: str) -> tuple[Path, Path]:
+def a_certificate(folder: Path, begins: datetime, ends: datetime, *names: str | x509.GeneralName) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    alternatives = [x509.DNSName(one) if isinstance(one, str) else one for one in names]
     found = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begins, ends)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName(alternatives),
+            critical=False,
+        )
         .sign(key, hashes.SHA256())
     )
     cert, key_file = folder / "cert.pem", folder / "key.pem"
@@ -617,6 +643,15 @@ def test_a_timer_that_has_not_run(subject: Subject, cron: Path) -> None:
     (units.UNIT_FOLDER).mkdir()
     (units.UNIT_FOLDER / units.TIMER).write_text("[Timer]\nOnCalendar=hourly\n")
     assert list(found_by(timer.timer, subject)) == ["timer-late"]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="asks systemd-analyze")
+def test_a_calendar_that_only_systemd_reads(subject: Subject, cron: Path) -> None:
+    units.UNIT_FOLDER.mkdir()
+    (units.UNIT_FOLDER / units.TIMER).write_text("[Timer]\nOnCalendar=*-*-* 00/6:00:00\n")
+    for hours, expected in ((11, []), (13, ["timer-late"])):
+        synced(subject, hours)
+        assert list(found_by(timer.timer, subject)) == expected
 
 
 def test_a_timer_that_has_never_run(subject: Subject, cron: Path) -> None:
