@@ -237,7 +237,8 @@ class Workshop:
         failed, runs = True, False
         member = target if target in self._placement.members else None
         try:
-            member = self._create(body, target)
+            placed = self._create(body, target)
+            member = placed if placed in self._placement.members else member
             runs = True
             if route.local:
                 connection = self._connect(name, route)
