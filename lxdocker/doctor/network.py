@@ -119,20 +119,20 @@ def _is_about(rule: Sequence[str], bridge: str) -> bool:
 def port_80(subject: Subject) -> Iterator[Finding]:
     """Whether plain HTTP, which LXD tries first for each file, is refused at once; or dropped, and LXD hangs."""
     settings = subject.settings
-    port = int(settings.listen.rpartition(":")[2])
-    plain = 80 if port == 443 else port
-    is_served = settings.tls_cert or (settings.tls_dir and (settings.tls_dir / "server.crt").exists())
-    if is_served:
+    http, https = urls.PORTS["http"], urls.PORTS["https"]
+    is_server = settings.tls_cert or (settings.tls_dir and (settings.tls_dir / "server.crt").exists())
+    # At any other port, it is the server itself that refuses plain HTTP.
+    if is_server and int(settings.listen.rpartition(":")[2]) == https:
         address = next((one for one in hostnames.host_addresses() if not one.is_loopback), None)
-        if address and (_hangs(str(address), plain) or _is_dropped(plain)):
-            yield _dropped(f"this host ({address})", plain, f"iptables -I INPUT -p tcp --dport {plain} -j REJECT")
+        if address and (_hangs(str(address), http) or _is_dropped(http)):
+            yield _dropped(f"this host ({address})", f"iptables -I INPUT -p tcp --dport {http} -j REJECT")
     for host in _followed(subject):
-        if _hangs(host, urls.PORTS["http"]):
-            yield _dropped(host, urls.PORTS["http"], "on its firewall, reject port 80 instead of dropping it")
+        if _hangs(host, http):
+            yield _dropped(host, "on its firewall, reject port 80 instead of dropping it")
 
 
-def _dropped(where: str, port: int, do: str) -> Finding:
-    what = f"{where} drops connections to port {port}"
+def _dropped(where: str, do: str) -> Finding:
+    what = f"{where} drops connections to port 80"
     why = "LXD tries plain HTTP first for each file of an image, and waits for minutes"
     return Finding("port-80-dropped", what, why, do)
 

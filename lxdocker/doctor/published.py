@@ -19,6 +19,7 @@ from lxdocker.reasons import in_words
 from lxdocker.tree import verify
 from lxdocker.tree.tree import Tree
 from lxdocker.tree.verify import Kind
+from lxdocker.values import home_folder
 
 SERVER = "lxdocker-serve"  # the user that the unit runs as
 _MOST = 5  # that are named in a finding
@@ -71,8 +72,11 @@ def modes(subject: Subject) -> Iterator[Finding]:
     root = subject.settings.tree
     if not root.is_dir():
         return
+    root = root.resolve()
     entries = list(_entries(root, subject))
-    closed = [one for one in entries if not _is_readable(one, *_server())]
+    # A user's own tree at home is served by that user.
+    at_home = os.geteuid() != 0 and root.is_relative_to(home_folder(subject.environ))
+    closed = [one for one in entries if not _is_readable(one, *_server()) and (one.is_inside or not at_home)]
     if closed:
         inside = [one for one in closed if one.is_inside]
         commands = tuple(f"chmod {'a+rx' if one.is_folder else 'a+r'} {shlex.quote(str(one.path))}" for one in inside)
@@ -109,7 +113,7 @@ def _writable(root: Path, entries: list[_Entry]) -> Iterator[Finding]:
 
 def _entries(root: Path, subject: Subject) -> Iterator[_Entry]:
     """The folders above the tree, and all in it that a server gives out."""
-    for path in reversed(root.resolve().parents):
+    for path in reversed(root.parents):
         yield _Entry(path, path.stat(), is_inside=False)
     yield _Entry(root, root.stat(), is_inside=True)
     left = [str(root)]

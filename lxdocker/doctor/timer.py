@@ -17,7 +17,6 @@ from lxdocker.text import counted
 from lxdocker.tree import last_sync
 
 CRON = Path("/etc/cron.d/lxdocker")
-CRONTABS = Path("/var/spool/cron/crontabs")
 HOUR = 3600.0
 _WORDS = {"minutely": 60.0, "hourly": HOUR, "daily": 24 * HOUR, "weekly": 168 * HOUR, "monthly": 744 * HOUR}
 _COMMAND_SECONDS = 5
@@ -59,7 +58,8 @@ def _ago(seconds: float) -> str:
 
 def _since() -> float:
     """When the timer came to be there."""
-    return min(path.lstat().st_mtime for path in (units.timer(), CRON) if path and path.exists())
+    files = [path for path in (units.timer(), CRON) if path and path.exists()]
+    return min((path.lstat().st_mtime for path in files), default=time.time())
 
 
 def _interval() -> float | None:
@@ -72,11 +72,24 @@ def _interval() -> float | None:
             return _of_calendar(calendars[-1].strip()) if calendars else HOUR
     except OSError:
         pass
-    try:
-        jobs = [line for line in CRON.read_text().splitlines() if "lxdocker" in line and not line.startswith("#")]
-    except OSError:
-        return None
+    jobs = [line for line in (*_cron_file(), *_crontab()) if "lxdocker" in line and not line.lstrip().startswith("#")]
     return of_cron(jobs[0]) if jobs else None
+
+
+def _cron_file() -> list[str]:
+    try:
+        return CRON.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _crontab() -> list[str]:
+    """This user's own (crontab -e)."""
+    try:
+        done = subprocess.run(["crontab", "-l"], capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines()
 
 
 def _of_calendar(text: str) -> float:

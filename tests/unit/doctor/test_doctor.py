@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -496,6 +497,20 @@ def test_a_folder_above_the_tree_is_left_as_it_is(subject: Subject, tree: Tree) 
     assert (finding.id, finding.fix) == ("tree-writable", None)
 
 
+@needs_root
+def test_a_tree_at_home_is_served_by_its_user(subject: Subject, tree: Tree) -> None:
+    tree.root.parent.chmod(0o700)
+    for path in (tree.root.parent, *tree.root.parent.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    for home, expected in ((tree.root.parent, []), (Path("/nowhere"), ["tree-unreadable"])):
+        here = Subject(replace(subject.settings, tree=tree.root), {"HOME": str(home)})
+        assert in_child(partial(ids_of_modes, here), uid=NOBODY) == expected
+
+
+def ids_of_modes(subject: Subject) -> list[str]:
+    return list(found_by(published.modes, subject))
+
+
 def test_a_file_that_became_a_link_is_not_mended(subject: Subject, tree: Tree, tmp_path: Path) -> None:
     place = tree.root / "streams/v1/index.json"
     place.chmod(0o666)
@@ -619,6 +634,10 @@ def cron(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The line of an hourly job."""
     monkeypatch.setattr(units, "UNIT_FOLDER", tmp_path / "units")
     monkeypatch.setattr(timer, "CRON", tmp_path / "cron")
+    (tmp_path / "crontab").write_text("#!/bin/sh\necho '# m h dom mon dow command'\ncat \"$HOME/crontab.txt\" 2>&-\n")
+    (tmp_path / "crontab").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "cron").write_text("# lxdocker\n17 * * * * root /usr/bin/lxdocker sync -q\n")
     return tmp_path / "cron"
 
@@ -680,6 +699,15 @@ def test_no_timer(subject: Subject, cron: Path) -> None:
     assert found_by(timer.timer, subject) == {}  # and nothing to sync
     write_spec(subject, "nginx")
     assert list(found_by(timer.timer, Subject(subject.settings, subject.environ))) == ["timer-missing"]
+
+
+def test_a_job_in_a_crontab(subject: Subject, cron: Path) -> None:
+    cron.unlink()
+    write_spec(subject, "nginx")
+    (cron.parent / "crontab.txt").write_text("17 * * * * /home/ann/lxdocker/bin/lxdocker sync -q\n")
+    assert found_by(timer.timer, subject) == {}
+    synced(subject, 3)
+    assert list(found_by(timer.timer, subject)) == ["timer-late"]
 
 
 def test_a_sync_that_failed(subject: Subject, cron: Path) -> None:
