@@ -22,6 +22,8 @@ __all__ = ["lxd", "lxdocker", "place"]  # fixtures
 LOGIN = "hush-registry:wörd"
 TOKEN = "identity+token/of=ann"
 # ruff: noqa: S105 - made up
+# These lxdocker finds where they are kept; the others it knows by what they look like.
+KNOWN = ("registry", "identity", "hook", "variable", "proxy", "remote")
 # Wherever a secret may be: what it is called here -> the secret.
 SECRETS = {
     "password of a registry": LOGIN,
@@ -71,8 +73,13 @@ def secretive(place: Path, lxd: ImageDaemon, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("LXDOCKER_ON_CHANGE", f"tell --key {SECRETS['argument of a hook']}")
     key = f"-----BEGIN EC PRIVATE KEY-----\n{SECRETS['private key']}\n-----END EC PRIVATE KEY-----"
     token, logged = SECRETS["trust token"], SECRETS["password in the log"]
+    # Somebody's program may have told any of those that are kept.
+    told = [form for what, secret in SECRETS.items() if any(word in what for word in KNOWN) for form in forms(secret)]
     log = place / "lxdocker.log"
-    log.write_text(f"GET https://ann:{logged}@r.example/ 200\ntoken {token}\n{key}\nuseful line\n")
+    log.write_text(
+        f"GET https://ann:{logged}@r.example/ 200\ntoken {token}\n{key}\nuseful line\n"
+        + "\n".join(f"said {form} and" for form in told)
+    )
     monkeypatch.setenv("LXDOCKER_LOG", str(log))
     config = {
         "core.proxy_https": f"http://ann:{SECRETS['password of the proxy of LXD']}@proxy:3128",
