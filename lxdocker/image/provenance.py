@@ -23,6 +23,9 @@ from lxdocker.values import Arch, Digest, DiskRef, ImageName, ImageRef
 PREFIX = "lxdocker."
 # The path of the folder of specs: only in this host's own store, never published.
 FOLDER_PATH = f"{PREFIX}folder_path"
+# The key of its version in the published tree: there, too, so that a tree from a backup gives no key to two images.
+PUBLISHED_AS = f"{PREFIX}published_as"
+NOTES = frozenset({FOLDER_PATH, PUBLISHED_AS})  # of this host alone
 MACHINE_ID = Path("/etc/machine-id")
 _PLAIN = "/:._-"  # what the names of parts have unquoted
 # Part of the image itself (metadata.yaml) and so of its fingerprint. The other fields may change without a build.

@@ -139,6 +139,12 @@ class Store:
         properties = {**image.properties, **source.to_properties(), **notes}
         self._lxd.set_image_properties(self.project, image.fingerprint, properties)
 
+    def note(self, fingerprint: Fingerprint, notes: Mapping[str, str]) -> None:
+        """Records properties for this host alone, unless the image is gone."""
+        image = self._lxd.image(self.project, fingerprint)
+        if image is not None and any(image.properties.get(key) != value for key, value in notes.items()):
+            self._lxd.set_image_properties(self.project, fingerprint, {**image.properties, **notes})
+
     def discard(self, fingerprint: Fingerprint) -> None:
         """Deletes an image that was just added, unless an alias points to it and so it is in use."""
         image = self._lxd.image(self.project, fingerprint)

@@ -10,7 +10,8 @@ from pathlib import Path
 from lxdocker.config.spec import ImageSpec
 from lxdocker.errors import LxdockerError, TreeError
 from lxdocker.image.artifact import Artifact
-from lxdocker.image.provenance import FOLDER_PATH, Provenance
+from lxdocker.image.provenance import FOLDER_PATH, PUBLISHED_AS, Provenance
+from lxdocker.image.version_key import is_version_key
 from lxdocker.lxd.api import Cancelled
 from lxdocker.lxd.store import Stored, given_by_hand
 from lxdocker.progress import Progress, Say
@@ -81,10 +82,24 @@ class Delivery:
             self.progress.phase(spec.name, "publish")
             if same:
                 context.tree.update(same, finished.provenance, spec.aliases)
-            else:
-                context.tree.publish(
-                    made, finished.provenance, context.arch, spec.aliases, finished.properties, delta or {}
-                )
+                return
+            version = context.tree.publish(
+                made,
+                finished.provenance,
+                context.arch,
+                spec.aliases,
+                finished.properties,
+                delta or {},
+                after=self._keys(spec),
+            )
+        tidy(lambda: context.store.note(made.fingerprint, {PUBLISHED_AS: version.key}), self.say)
+
+    def _keys(self, spec: ImageSpec) -> list[str]:
+        """The keys under which the store's images of this name were published. A tree from a backup may lack them, but
+        clients, caches and mirrors do not.
+        """
+        found = (stored.image.properties.get(PUBLISHED_AS, "") for stored in self.holdings.made_for(spec.name))
+        return [key for key in found if is_version_key(key)]
 
     @property
     def _notes(self) -> Mapping[str, str]:

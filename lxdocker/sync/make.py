@@ -16,7 +16,7 @@ from lxdocker.image import artifact
 from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE, Artifact
 from lxdocker.image.overrides import overridden
 from lxdocker.image.properties import image_properties
-from lxdocker.image.provenance import Provenance
+from lxdocker.image.provenance import NOTES, Provenance
 from lxdocker.image.wanted import Wanted
 from lxdocker.progress import Progress, Say
 from lxdocker.runtime.own_init import own_init
@@ -56,10 +56,11 @@ def copied(context: Context, action: Restore, folder: Path) -> Finished:
     match action:
         case Reimport(published=version):
             files = (version.folder / METADATA_FILE, version.folder / ROOTFS_FILE)
-            provenance, properties = version.provenance, version.properties
+            provenance, properties = version.provenance, dict(version.properties)
         case Republish(stored=stored):
             files = context.lxd.export_image(context.store.project, stored.fingerprint, folder)
-            provenance, properties = stored.provenance, stored.image.properties
+            provenance = stored.provenance
+            properties = {key: value for key, value in stored.image.properties.items() if key not in NOTES}
     metadata, rootfs = files
     finished = artifact.write(folder, metadata.read_bytes(), artifact.read(rootfs))
     return Finished(finished, replace(provenance, folder=action.wanted.folder), properties)

@@ -131,13 +131,17 @@ class Tree(Workspace):
         aliases: tuple[str, ...],
         properties: Mapping[str, str] = MappingProxyType({}),
         deltas: Mapping[Delta, Path] = MappingProxyType({}),
+        *,
+        after: Collection[str] = (),
     ) -> Published:
-        """Makes the artifact the newest version of its product. It and the deltas are in this tree's staging area."""
+        """Makes the artifact the newest version of its product. It and the deltas are in this tree's staging area.
+        ``after``: keys that it once had versions under.
+        """
         with self.changing(), self.explained(f"publishing {provenance.name} in"):
             self.refuse_mirror()
             product = self.root / IMAGES / provenance.name.value / arch.value
             self.make_folder(product)
-            key = self._next_key(product)
+            key = self._next_key(product, after)
             version = Published(
                 folder=product / key,
                 provenance=provenance,
@@ -158,8 +162,9 @@ class Tree(Workspace):
             self.write_index()
             return version
 
-    def _next_key(self, product: Path) -> str:
-        taken = [entry.name for entry in product.iterdir() if version_key.is_version_key(entry.name)]
+    def _next_key(self, product: Path, after: Collection[str]) -> str:
+        taken = [*after]
+        taken += [entry.name for entry in product.iterdir() if version_key.is_version_key(entry.name)]
         # Withheld versions count even if they are deleted: the new one must not sort before them.
         taken += [version.key for version in read_withheld(product)]
         return version_key.next_version_key(taken, datetime.now(UTC))

@@ -22,7 +22,7 @@ from lxdocker.config.spec import Behaviour, BrokenSpec, ImageSpec
 from lxdocker.errors import BuildError, HostError, SpecError, TreeError, UsageError
 from lxdocker.image import provenance
 from lxdocker.image.artifact import ROOTFS_FILE
-from lxdocker.image.provenance import FOLDER_PATH, Folder, Provenance
+from lxdocker.image.provenance import FOLDER_PATH, NOTES, PUBLISHED_AS, Folder, Provenance
 from lxdocker.image.wanted import Wanted
 from lxdocker.lxd.api import Cancelled
 from lxdocker.lxd.command import Result
@@ -285,6 +285,34 @@ def flip(path: Path) -> None:
     """Damages a file in a way that its size does not show."""
     content = path.read_bytes()
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
+def test_a_tree_from_a_backup_gives_no_key_to_two_images(here: Place) -> None:
+    """Not even one that is ahead of the clock: caches have kept the files of the first for good."""
+    web = here.image("web", "1")
+    here.sync(web)
+    root = here.context.tree.root
+    shutil.copytree(root, here.root / "backup")
+    keys = []
+    for text in ("2", "3"):  # each a minute later than the one before, whatever the clock says
+        here.sync(here.image("web", text))
+        keys.append(here.versions("web")[-1].key)
+    shutil.rmtree(root)
+    shutil.copytree(here.root / "backup", root)
+    here.context = replace(here.context, tree=Tree(root))
+    assert words(here.sync(here.image("web", "3"))) == ["web restored: missing from the published tree"]
+    restored = here.versions("web")[-1]
+    assert restored.key > keys[-1]
+    assert not NOTES & restored.properties.keys()  # which nobody else is told
+    shutil.rmtree(root)
+    shutil.copytree(here.root / "backup", root)
+    again = here.versions("web")[-1].key
+    assert again < keys[0]
+    (said,) = words(here.sync(here.image("web", "4")))
+    assert said.startswith("web built: image changed")
+    assert here.versions("web")[-1].key > keys[-1]
+    properties = here.stored("web")[1].properties
+    assert properties[PUBLISHED_AS] == here.versions("web")[-1].key
 
 
 @pytest.mark.parametrize("times", [1, 2])
