@@ -353,6 +353,7 @@ def test_killed_at_every_step(host: Host, name: str, tmp_path: Path) -> None:
         assert [one["fingerprint"] for one in after["images"]] == [fingerprint]
         assert [one for one in leftovers(name) if one.endswith(("-new", "-old"))] == []
 
+        edited(host, name, tmp_path)
         failed = host.lxdocker("appliance", "upgrade", *where, bad, expect=1)
         assert "the container before is back" in failed.err
         assert state(host, name) == after
@@ -361,6 +362,29 @@ def test_killed_at_every_step(host: Host, name: str, tmp_path: Path) -> None:
         killed_at_every_step(host, launchable, "delete", "--name", name)
         launchable()
         killed_at_every_step(host, lambda: None, "delete", "--purge", "--name", name)
+
+
+def edited(host: Host, name: str, folder: Path) -> None:
+    """Only valid specs go back."""
+    editor = folder / "editor"
+
+    def edit(text: str, *files: str, expect: int = 0) -> str:
+        editor.write_text(f"#!/bin/sh\nprintf '{text}' >\"$1\"\n")
+        editor.chmod(0o755)
+        command = [*LXDOCKER, "appliance", "edit", "--name", name, *files]
+        environment = {**host.environment, "EDITOR": str(editor)}
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.returncode == expect, done.stderr
+        return done.stdout + done.stderr
+
+    specs = f"{name}/etc/lxdocker/images.d"
+    assert "changed web.yaml" in edit("image: web:1\\n", "web")
+    assert Lxc()("file", "pull", f"{specs}/web.yaml", "-") == "image: web:1\n"
+    assert "imag: unknown key" in edit("imag: web:2\\n", "web", expect=2)
+    assert Lxc()("file", "pull", f"{specs}/web.yaml", "-") == "image: web:1\n"
+    assert "nothing has changed" in edit("image: web:1\\n")
+    assert "changed db.yml" in edit("image: db:1\\n", "db.yml")
+    assert sorted(Lxc()("exec", name, "--", "ls", "/etc/lxdocker/images.d").split()) == ["db.yml", "web.yaml"]
 
 
 def keep_an_image(host: Host, name: str) -> str:

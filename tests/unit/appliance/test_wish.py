@@ -1,0 +1,118 @@
+"""What an appliance is to be like."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lxdocker.appliance import host, inside
+from lxdocker.appliance.host import Bridge, Endpoint, Place
+from lxdocker.appliance.wish import Names, Repository, Wish, listen_port, read_settings
+from lxdocker.config.settings import load
+from lxdocker.errors import HostError, UsageError
+
+WISH = Wish(Names("lxdocker"), "https://server.example", "debian/13")
+PLACE = Place("default", Bridge("lxdbr0", "10.0.0.1", "lxd"))
+ENDPOINT = Endpoint("10.0.0.1", 8443, "PEM")
+
+
+@pytest.mark.parametrize("name", ["", "a_b", "-a", "a-", "1a", "a.b", "x" * 43, "a/b", "a b", "é"])
+def test_what_no_container_can_be_called(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be an appliance's name"):
+        Names.of(name)
+
+
+def test_all_names_are_those_of_containers_and_differ() -> None:
+    names = Names.of("x" * 42)
+    found = [names.appliance, names.new, names.old, names.project, names.state, names.config]
+    assert len(set(found)) == len(found)
+    assert max(map(len, found)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("192.0.2.1:8444", 8444), (":443", 443), ("[2001:db8::1]:1", 1), ("8444", 0), ("host:1", 0), (":65536", 0)],
+)
+def test_where_the_host_can_listen(text: str, port: int) -> None:
+    assert listen_port(text) == port
+
+
+def test_what_systemd_would_take_for_something_else_is_refused() -> None:
+    changes: tuple[dict[str, Any], ...] = (
+        {"calendar": "hourly\nOnBootSec=1"},
+        {"delay": "1s\n[Service]"},
+        {"calendar": ""},
+        {"listen": "x:1"},
+    )
+    for change in changes:
+        with pytest.raises(UsageError):
+            replace(WISH, **change)
+    with pytest.raises(UsageError, match="exclude each other"):
+        replace(WISH, specs=Path("/srv"), repository=Repository("https://git.example/x"))
+
+
+def test_its_settings_are_some_that_lxdocker_takes(tmp_path: Path) -> None:
+    wishes = (
+        WISH,
+        replace(WISH, listen="192.0.2.1:8444"),
+        replace(WISH, specs=Path("/srv")),
+        replace(WISH, repository=Repository("https://git.example/x", "main", b"keys")),
+    )
+    for number, wish in enumerate(wishes):
+        for endpoint in (ENDPOINT, None):
+            file = tmp_path / f"{number}.yaml"
+            file.write_text(yaml.safe_dump(dict(inside.settings(wish, PLACE, endpoint, "10.0.0.2"))))
+            found = load({"config": file}, {"HOME": str(tmp_path)})
+            assert found.lxd == ("https://10.0.0.1:8443" if endpoint else None)
+            assert found.project == ("lxdocker-appliance" if endpoint else "default")
+            assert found.listen == ":443"
+            assert found.tls_names[:2] == ("lxdocker.lxd", "10.0.0.2")
+
+
+def test_an_upgrade_leaves_where_its_specs_are() -> None:
+    found = inside.settings(replace(WISH, goes_on=True), PLACE, ENDPOINT, "10.0.0.2")
+    assert not [key for key in found if key.startswith("specs")]
+
+
+@pytest.mark.parametrize(
+    ("address", "reached"),
+    [
+        (":8443", ("10.0.0.1", 8443)),
+        ("[::]:9443", ("10.0.0.1", 9443)),
+        ("0.0.0.0", ("10.0.0.1", 8443)),  # noqa: S104 - asked about
+        ("192.0.2.1:8443", ("192.0.2.1", 8443)),
+        ("192.0.2.1", ("192.0.2.1", 8443)),
+        ("[2001:db8::1]:8443", ("[2001:db8::1]", 8443)),
+        ("[2001:db8::1]", ("[2001:db8::1]", 8443)),
+        ("host.example:8443", ("host.example", 8443)),
+    ],
+)
+def test_where_an_lxd_is_reached_that_listens_already(address: str, reached: tuple[str, int]) -> None:
+    assert host._reached(address, PLACE.bridge) == reached
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8443", "[::1]:8443"])
+def test_an_lxd_that_listens_for_its_host_alone(address: str) -> None:
+    with pytest.raises(HostError, match="cannot reach LXD"):
+        host._reached(address, PLACE.bridge)
+
+
+def test_a_configuration_file_to_start_with(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for text, problem in (("- a\n", "it is no mapping"), ("a: [\n", "it is not YAML")):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=problem):
+            read_settings(file)
+    file.write_text("")
+    assert read_settings(file) == {}
+
+
+def test_the_packages_that_a_repository_needs() -> None:
+    assert Repository("x").packages == ("git",)
+    assert Repository("x", None, b"-----BEGIN PGP PUBLIC KEY BLOCK-----").packages == ("git", "gpg")
+    assert Repository("x", None, b"* ssh-ed25519 AAAA").packages == ("git", "openssh-client")
+    assert "secret" not in repr(Repository("https://ann:secret@git.example"))
