@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lxdocker.appliance import health, host, inside
 from lxdocker.appliance.health import Served
 from lxdocker.appliance.host import Bridge, Endpoint, Place
 from lxdocker.appliance.machine import STAGE, Machine, Stage
-from lxdocker.appliance.wish import ETC, PORT, SOCKET, SPECS_OF_HOST, STATE, Wish
+from lxdocker.appliance.wish import ETC, PORT, SOCKET, SPECS_OF_HOST, STATE, Names, Wish
 from lxdocker.builder.image import ANOTHER_BASE, USUAL_FAILURES
 from lxdocker.config.resources import resource
 from lxdocker.config.settings import Settings
@@ -69,6 +69,9 @@ def create(work: Work) -> Made:
     if machine.stage is Stage.DELETING:
         raise UsageError(f"{names.appliance} is being deleted", "", f"finish it: {_command('delete', names.appliance)}")
     existed = machine.stage is Stage.READY
+    if existed:
+        wish = known_wish(work.lxd, names, work.wish, base_named=False)
+        work = replace(work, wish=wish, place=place_of(work.place, machine))
     endpoint = prepare_host(work)
     if not existed:
         work.say("creating the container")
@@ -81,6 +84,38 @@ def create(work: Work) -> Made:
     synced = existed or first_sync(work, machine)
     machine.mark(Stage.READY)
     return Made(found, existed, synced)
+
+
+def known_wish(lxd: Lxd, names: Names, wish: Wish, *, base_named: bool) -> Wish:
+    """``wish`` with all that the appliance was made with. ``base_named``: it has another base. Raises UsageError where
+    there is no appliance.
+    """
+    document = next(filter(None, (Machine(lxd, name).look() for name in (names.appliance, names.old))), None)
+    config: dict[str, str] = (document or {}).get("config") or {}
+    if document is None or WISH not in config:
+        raise UsageError(f"no appliance {names.appliance}", "", "make one: lxdocker appliance create")
+    kept: dict[str, Any] = json.loads(config[WISH])
+    devices = document["devices"]
+    listen = str((devices.get("served") or {}).get("listen", "")).removeprefix("tcp:") or None
+    found = replace(
+        wish,
+        settings={},
+        calendar=kept["calendar"],
+        delay=kept["delay"],
+        more=tuple(kept["more"]),
+        socket="lxd" in devices,
+        listen=listen,
+        goes_on=True,
+    )
+    if not base_named:
+        found = replace(found, server=kept["server"], base=kept["base"])
+    return found
+
+
+def place_of(place: Place, machine: Machine) -> Place:
+    """``place``, but with the pool that the appliance is in already."""
+    devices = (machine.look() or {}).get("devices") or {}
+    return replace(place, pool=(devices.get("root") or {}).get("pool", place.pool))
 
 
 def _command(verb: str, name: str) -> str:

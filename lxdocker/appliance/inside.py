@@ -25,6 +25,7 @@ BASIC = ("ca-certificates", "openssl", "python3", "tar", "util-linux")
 INSTALL_SECONDS = 1800
 READY_SECONDS = 60  # for an init to get so far that services can be started
 CLIENT = f"{STATE}/client"
+SPECS_SETTINGS = ("specs", "specs_repository", "specs_branch", "specs_signers")
 CERTIFICATE = f"{STATE}/tls/server.crt"
 _DEBS = "/var/tmp/lxdocker-packages"  # noqa: S108 - in a container where nobody else is
 _ARCHIVE = "/var/tmp/lxdocker.tar.gz"  # noqa: S108 - as above
@@ -116,14 +117,14 @@ def configure(machine: Machine, wish: Wish, place: Place, endpoint: Endpoint | N
     own = settings(wish, place, endpoint, address)
     there = machine.pull(f"{ETC}/config.yaml")
     try:
-        known = yaml.safe_load(there) if there else dict(wish.settings)
+        known = yaml.safe_load(there) if there else {}
         if not isinstance(known, dict | None):
             raise ValueError("it is no mapping")
     except (ValueError, yaml.YAMLError):
         raise UsageError(
             f"cannot use {ETC}/config.yaml of {machine.name}", "it is not YAML, or no mapping", "correct it there"
         ) from None
-    wanted = {**(known or {}), **own}
+    wanted = {**without_former(known or {}, wish), **wish.settings, **own}
     if wanted != known or not there:
         text = "# lxdocker appliance sets: " + ", ".join(own) + "\n" + yaml.safe_dump(wanted, sort_keys=False)
         _write(machine, f"{ETC}/config.yaml", text.encode(), "600")
@@ -135,6 +136,13 @@ def configure(machine: Machine, wish: Wish, place: Place, endpoint: Endpoint | N
         folder = f"{CLIENT}/servercerts"
         machine.run(["mkdir", "-p", folder], "making a folder for LXD's certificate")
         _write(machine, f"{folder}/{endpoint.host}:{endpoint.port}.crt", endpoint.certificate.encode(), "644")
+
+
+def without_former(known: Mapping[str, Any], wish: Wish) -> Mapping[str, Any]:
+    """The configuration that is there, but for what an appliance with other options has set."""
+    gone = {"lxd", "client_dir", *(() if wish.goes_on else SPECS_SETTINGS)}
+    gone |= {key for key in ("project", "builder_project") if known.get(key) == wish.names.project}
+    return {key: value for key, value in known.items() if key not in gone}
 
 
 def settings(wish: Wish, place: Place, endpoint: Endpoint | None, address: str) -> Mapping[str, Any]:

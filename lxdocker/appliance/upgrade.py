@@ -17,47 +17,20 @@ failed, or none       none                ready              NAME-old comes back
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
-from lxdocker.appliance import build, health, host
-from lxdocker.appliance.build import WISH, Made, Work
+from lxdocker.appliance import build, health
+from lxdocker.appliance.build import Made, Work
 from lxdocker.appliance.machine import Machine, Stage
-from lxdocker.appliance.wish import SPECS_OF_HOST, Names, Wish
+from lxdocker.appliance.wish import SPECS_OF_HOST
 from lxdocker.errors import LxdockerError, UsageError
-from lxdocker.lxd.api import Cancelled, Lxd
+from lxdocker.lxd.api import Cancelled
 
 # Of the old container: what it had. The hardware address goes along, since dnsmasq gives no other the leased one.
 ADDRESS, HARDWARE = "user.lxdocker.address", "user.lxdocker.hwaddr"
 _VOLATILE = "volatile.eth0.hwaddr"
-
-
-def known_wish(lxd: Lxd, names: Names, wish: Wish, *, base_named: bool) -> Wish:
-    """``wish`` with all that the appliance was made with. ``base_named``: it has another base. Raises UsageError where
-    there is no appliance.
-    """
-    document = next(filter(None, (Machine(lxd, name).look() for name in (names.appliance, names.old))), None)
-    config: dict[str, str] = (document or {}).get("config") or {}
-    if document is None or WISH not in config:
-        raise UsageError(f"no appliance {names.appliance}", "", "make one: lxdocker appliance create")
-    kept: dict[str, Any] = json.loads(config[WISH])
-    devices = document["devices"]
-    listen = str((devices.get("served") or {}).get("listen", "")).removeprefix("tcp:") or None
-    found = replace(
-        wish,
-        calendar=kept["calendar"],
-        delay=kept["delay"],
-        more=tuple(kept["more"]),
-        socket="lxd" in devices,
-        listen=listen,
-        goes_on=True,
-    )
-    if not base_named:
-        found = replace(found, server=kept["server"], base=kept["base"])
-    return found
 
 
 def upgrade(work: Work) -> Made:
@@ -65,6 +38,7 @@ def upgrade(work: Work) -> Made:
     names, lxd = work.wish.names, work.lxd
     old, new = Machine(lxd, names.old), Machine(lxd, names.new)
     _check(work)
+    work = replace(work, place=build.place_of(work.place, old if old.look() else work.machine))
     if old.look() is not None and work.machine.stage in {Stage.FAILED, None} and new.stage is not Stage.NEXT:
         _go_back(work)
     if old.look() is not None and work.machine.stage is Stage.READY:
@@ -202,9 +176,3 @@ def specs_of_host(machine: Machine) -> bool:
     """Whether its specs are a folder of the host."""
     devices = (machine.look() or {}).get("devices") or {}
     return any(device.get("path") == SPECS_OF_HOST for device in devices.values())
-
-
-def place_of(work_place: host.Place, machine: Machine) -> host.Place:
-    """``work_place``, but with the pool in which the appliance's volumes are."""
-    devices = (machine.look() or {}).get("devices") or {}
-    return replace(work_place, pool=(devices.get("root") or {}).get("pool", work_place.pool))

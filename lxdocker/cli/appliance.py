@@ -173,7 +173,7 @@ def upgrade(
     names = wish.Names.of(name)
     with _working(ctx.obj.console, f"upgrading {name}") as (lxd, say):
         plain = wish.Wish(names, base_server or known.builder_server, base or known.builder_base, package, packages)
-        wanted = upgrading.known_wish(lxd, names, plain, base_named=bool(base or base_server))
+        wanted = build.known_wish(lxd, names, plain, base_named=bool(base or base_server))
         made = upgrading.upgrade(build.Work(lxd, known, wanted, host.find(lxd, known), say))
     _tell_made(ctx.obj.console, names.appliance, made, None, "is upgraded", json)
 

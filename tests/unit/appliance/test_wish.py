@@ -73,6 +73,16 @@ def test_its_settings_are_some_that_lxdocker_takes(tmp_path: Path) -> None:
             assert found.tls_names[:2] == ("lxdocker.lxd", "10.0.0.2")
 
 
+def test_other_options_take_the_place_of_the_former_ones() -> None:
+    former = inside.settings(replace(WISH, repository=Repository("https://git.example/x")), PLACE, ENDPOINT, "10.0.0.2")
+    by_hand = {"jobs": 2, "project": "mine"}
+    kept = inside.without_former({**former, "jobs": 2}, WISH)
+    assert kept.keys() & {*inside.SPECS_SETTINGS, "lxd", "client_dir", "project", "builder_project"} == set()
+    assert kept["jobs"] == 2
+    assert inside.without_former(by_hand, WISH) == by_hand
+    assert "specs_repository" in inside.without_former(former, replace(WISH, goes_on=True))
+
+
 def test_an_upgrade_leaves_where_its_specs_are() -> None:
     found = inside.settings(replace(WISH, goes_on=True), PLACE, ENDPOINT, "10.0.0.2")
     assert not [key for key in found if key.startswith("specs")]
