@@ -108,6 +108,18 @@ def what_is_new_about_an_image_leaves_the_rest_of_it(store: Store, folder: Path)
     assert (described.image.aliases, described.fingerprint) == (("web",), made.fingerprint)
 
 
+def a_note_leaves_the_rest_of_an_image(store: Store, folder: Path) -> None:
+    made = split_image(folder / "new", "new")
+    store.note(made.fingerprint, {"lxdocker.note": "x"})  # it is not there (any more)
+    assert store.view().ours == ()
+    store.add(made, NEW, None, {FOLDER_PATH: "/specs"})
+    (before,) = store.view().ours
+    for _ in range(2):
+        store.note(made.fingerprint, {"lxdocker.note": "x"})
+        (image,) = store.view().ours
+        assert image.image.properties == {**before.image.properties, "lxdocker.note": "x"}
+
+
 def a_removed_image_takes_its_aliases_along_and_may_be_gone(store: Store, folder: Path) -> None:
     old, new = (split_image(folder / content, content) for content in ("old", "new"))
     store.add(old, OLD)
@@ -151,6 +163,7 @@ STORE: tuple[Callable[[Store, Path], None], ...] = (
     an_alias_moves_in_one_step_and_only_if_it_must,
     an_alias_that_is_gone_is_dropped_once_more_without_a_word,
     what_is_new_about_an_image_leaves_the_rest_of_it,
+    a_note_leaves_the_rest_of_an_image,
     a_removed_image_takes_its_aliases_along_and_may_be_gone,
     only_an_image_without_an_alias_is_discarded,
     an_image_from_a_server_is_not_one_that_was_made_here,

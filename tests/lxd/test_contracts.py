@@ -23,7 +23,8 @@ from tests.lxd.rig import World, end_of_builders, tiny
 
 @pytest.fixture
 def context(world: World) -> Iterator[Context]:
-    settings = Settings(specs=world.specs, tree=world.tree, project=world.project)
+    client_dir = world.folder / "client"
+    settings = Settings(specs=world.specs, tree=world.tree, project=world.project, client_dir=client_dir)
     with open_context(settings, threading.Event()) as opened:
         yield opened
 
