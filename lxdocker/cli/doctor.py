@@ -94,6 +94,11 @@ def doctor(
     if bundle:
         _bundle(bundle, found, settings, {"config": config, **flags})
         console.note(f"wrote {bundle}; look through it before you send it")
+    _show(console, found, json=json, dry_run=dry_run)
+    raise typer.Exit(0 if found.is_healthy else 1)
+
+
+def _show(console: Console, found: Diagnosis, *, json: bool, dry_run: bool) -> None:
     if json:
         from lxdocker.cli import documents
 
@@ -103,7 +108,6 @@ def doctor(
             console.print(command)
     else:
         _print(console, found)
-    raise typer.Exit(0 if found.is_healthy else 1)
 
 
 def _bundle(file: Path, found: Diagnosis, settings: Settings, flags: Mapping[str, object]) -> None:
