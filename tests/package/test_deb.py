@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
 import io
 import json
 import os
@@ -79,6 +82,19 @@ def test_the_same_commit_makes_the_same_package(package: Path, older: Path) -> N
     assert package.name == f"lxdocker_{__version__}_{field(package, 'Architecture')}.deb"
     pairs = list(zip(members(package), members(older), strict=True))
     assert [one[0] for one, other in pairs if one != other] == ["./usr/share/doc/lxdocker/changelog.gz"]
+
+
+def test_the_libraries_are_as_their_authors_published_them(package: Path) -> None:
+    """Nothing of the machine that builds the package gets into it."""
+    files = {one[0]: one[-1] for one in members(package)}
+    records = {name: content for name, content in files.items() if name.endswith(".dist-info/RECORD")}
+    assert len(records) > 30
+    for record, content in records.items():
+        folder = record.rsplit("/", 2)[0]
+        for name, digest, _ in csv.reader(content.decode().splitlines()):
+            if digest:
+                found = base64.urlsafe_b64encode(hashlib.sha256(files[f"{folder}/{name}"]).digest())
+                assert digest == f"sha256={found.decode().rstrip('=')}", name
 
 
 def test_it_has_what_a_package_has(package: Path) -> None:
