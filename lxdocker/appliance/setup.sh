@@ -60,7 +60,7 @@ packages() { # DIR PACKAGE…
 }
 
 from_folder() { # FILE…
-	apt-get -qq install -y --no-download --no-install-recommends "$@" >&2
+	apt-get -qq install -y --no-install-recommends "$@" >&2
 }
 
 deb() { # FILE DIR
