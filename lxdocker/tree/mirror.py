@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lxdocker.errors import LxdockerError, MirrorError, UsageError
 from lxdocker.files import durable, rights
+from lxdocker.files.lock import NOTE
 from lxdocker.progress import Progress, Say, human_size
 from lxdocker.text import one_line
 from lxdocker.tree import retention
@@ -32,7 +33,7 @@ from lxdocker.values import ImageName, parse_alias
 
 MAX_SIDECAR = 1 << 20
 # What a run that was killed before its first step leaves, and what a new filesystem has.
-_LEFT_BY_A_FIRST_RUN = {LOCK, STAGING, MIRROR, "lost+found"}
+_LEFT_BY_A_FIRST_RUN = {LOCK, f"{LOCK}{NOTE}", STAGING, MIRROR, "lost+found"}
 
 
 @dataclass(frozen=True, slots=True)
