@@ -95,7 +95,8 @@ def prepare_project(lxd: Lxd, names: Names, place: Place, settings: Settings) ->
         "eth0": {"type": "nic", "name": "eth0", "network": place.bridge.name},
     }
     lxd.ensure_profile(project, "default", {"description": wanted["description"], "config": {}, "devices": devices})
-    lxd.ensure_volume(project, place.pool, placement.CACHE_VOLUME, "layers that lxdocker's builders share")
+    for member in placement.find(lxd, settings).members or [None]:
+        lxd.ensure_volume(project, place.pool, placement.CACHE_VOLUME, "layers that lxdocker's builders share", member)
     _share_builder_image(lxd, project, settings)
 
 
@@ -148,7 +149,7 @@ def _delete_volumes(lxd: Lxd, project: str, pool: str) -> None:
 
 
 def ensure_volume(lxd: Lxd, pool: str, name: str) -> None:
-    lxd.ensure_volume("default", pool, name, "of an lxdocker appliance")
+    lxd.ensure_volume("default", pool, name, "of an lxdocker appliance", lxd.dialect.member)
 
 
 def volumes(lxd: Lxd, names: Names) -> list[tuple[str, str]]:

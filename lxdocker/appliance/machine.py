@@ -72,9 +72,15 @@ class Machine:
 
     def make(self, body: Mapping[str, Any]) -> None:
         """Creates it, stopped."""
-        what = f"creating {self.name}"
+        what, member = f"creating {self.name}", self.lxd.dialect.member
+        where = {"target": member} if member else {}  # in a cluster, where its volumes are
         self.lxd.change(
-            "post", ("instances",), what, seconds=900, json={"name": self.name, "type": "container", **body}
+            "post",
+            ("instances",),
+            what,
+            seconds=900,
+            params=where,
+            json={"name": self.name, "type": "container", **body},
         )
 
     def change(self, edit: Callable[[dict[str, str], dict[str, dict[str, str]]], None]) -> None:
