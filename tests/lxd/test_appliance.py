@@ -329,7 +329,7 @@ def killed_at_every_step(
         if step == " " or process.poll() is not None:
             out, _ = process.communicate(timeout=90)
             assert process.returncode == 0, f"after {sorted(done)}: {file.read_text()}"
-            assert len(done) > len(apart_from) + 1
+            assert len(done) > len(apart_from)  # it may be done before it can be killed at its last ones
             return Done(process.returncode, out, file.read_text())
         process.send_signal(signal.SIGKILL)
         process.communicate()
