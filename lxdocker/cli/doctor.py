@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lxdocker import log
 from lxdocker.cli.app import (
     ConfigOption,
     InsecureOption,
@@ -131,6 +132,7 @@ def _status(flags: Mapping[str, object]) -> str:
         for one in value if isinstance(value, list) else [value]:
             options += [] if one is None else [names.get(key, f"--{key}"), str(one)]
     argv = [sys.executable, "-m", "lxdocker", "status", "--json", *options]
+    log.command(argv)
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STATUS_SECONDS, check=False

@@ -201,7 +201,9 @@ class _Git:
                 argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            why = f"it took longer than {SECONDS} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+            why = (
+                f"it took longer than {SECONDS} s" if isinstance(error, subprocess.TimeoutExpired) else in_words(error)
+            )
             raise LxdockerError(f"{what} failed", log.hidden(why), "check the setting specs_repository") from None
         if done.returncode:
             said = done.stderr.decode("utf-8", "replace").strip()[-1000:].replace(self._url, _shown(self._url))

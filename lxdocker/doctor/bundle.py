@@ -179,6 +179,7 @@ def _logs(subject: Subject) -> Iterator[tuple[str, str]]:
             if path:
                 yield f"logs/{name}", _tail(Path(path))
     argv = ["journalctl", "--no-pager", "--quiet", "--lines=500", f"--unit={SYNC}", f"--unit={SERVE}"]
+    log.command(argv)
     with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
         if done.stdout:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 
+from lxdocker import log
 from lxdocker.doctor.finding import Finding, NotExamined
 from lxdocker.doctor.subject import Subject
 from lxdocker.http import url as urls
@@ -57,8 +58,10 @@ def _rules() -> list[list[str]]:
     """This host's iptables rules, as words. Raises NotExamined."""
     if os.geteuid() != 0:
         raise NotExamined("only root sees the rules of iptables: run lxdocker doctor as root")
+    argv = ["iptables", "-S"]
+    log.command(argv)
     try:
-        done = subprocess.run(["iptables", "-S"], capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
     except FileNotFoundError:
         return []
     except (OSError, subprocess.TimeoutExpired) as error:

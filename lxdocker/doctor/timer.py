@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from lxdocker import log
 from lxdocker.config import units
 from lxdocker.doctor.finding import Finding
 from lxdocker.doctor.subject import Subject
@@ -85,8 +86,10 @@ def _cron_file() -> list[str]:
 
 def _crontab() -> list[str]:
     """This user's own (crontab -e)."""
+    argv = ["crontab", "-l"]
+    log.command(argv)
     try:
-        done = subprocess.run(["crontab", "-l"], capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.splitlines()
@@ -97,6 +100,7 @@ def _of_calendar(text: str) -> float:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     argv = ["systemd-analyze", "calendar", "--iterations=2", text]
+    log.command(argv)
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):

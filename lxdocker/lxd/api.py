@@ -82,8 +82,8 @@ class Lxd:
         server = self._client().host_info
         if server.get("auth", "trusted") != "trusted":
             raise HostError(
-                f"{self.daemon.product} at {self.daemon.address} does not know this client",
-                "its certificate is not trusted there",
+                f"{self.daemon.product} at {self.daemon.address} does not trust this client",
+                "the client's certificate has not been added there",
                 "on that host: lxc config trust add --name lxdocker; then here: lxdocker trust TOKEN",
             )
         self.dialect = Dialect.of(server)

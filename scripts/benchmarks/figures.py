@@ -435,6 +435,28 @@ def _processor_seconds(processes: list[int]) -> float:
     return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
+# ---- looking at a host
+
+
+@figure("doctor", "a look at a host with one image and a builder image", "s", 3.0)
+def doctor(place: Place) -> Measured:
+    """Whatever it finds: this machine has no timer, and perhaps more."""
+    folder = place.folder("doctor")
+    place.specs(folder, dict(zip(("usual",), place.images.usual(1), strict=True)))
+    _ = place.builder
+    _all_are(place.sync(folder).statuses, "built", 1)
+    words = ("--specs", folder / "images.d", "--tree", folder / "tree")
+
+    def once(_: int) -> float:
+        seconds, _peak = place.lxdocker(folder, "doctor", "--json", *words, statuses=(0, 1))
+        if not json.loads((folder / "out").read_text())["findings"]:
+            raise MeasurementError("it found nothing, not even that there is no timer")
+        return seconds
+
+    once(0)
+    return Measured(place.repeat(5, once))
+
+
 # ---- publishing
 
 PRODUCTS = 1000

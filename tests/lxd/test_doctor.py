@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -36,7 +35,6 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.any_lxd
 
 OUTSIDE = "registry.invalid/app"  # no host has this name: RFC 6761
-SECONDS = 3.0  # that a healthy host takes
 
 
 def examined(world: World, *options: str, before: str = "", environment: Mapping[str, str] | None = None) -> Any:
@@ -198,24 +196,16 @@ def a_registry(address: str, certificate: Certificate | None = None) -> Scripted
     return ScriptedServer(answer, certificate, host=address)
 
 
-def test_a_healthy_host_is_healthy_and_soon_found_so(filled: World, network: str) -> None:
+def test_a_healthy_host_is_healthy(filled: World, network: str) -> None:
     address = str(Lxc().query(f"/1.0/networks/{network}")["config"]["ipv4.address"]).partition("/")[0]
-    took = []
     with TemporaryDirectory(dir="/var/tmp") as folder, a_registry(address) as server:
         place = Path(folder)  # pytest's own are closed to web servers
         place.chmod(0o755)
         shutil.copytree(filled.tree, place / "tree")
         filled.settings |= {"network": network, "insecure_registries": [server.address]}
         filled.spec("other", f"{server.address}/app:1")
-        for _ in range(3):  # the machine may be busy
-            began = time.monotonic()
-            found = examined(filled, "--tree", str(place / "tree"))
-            took.append(time.monotonic() - began)
-            assert set(found) == {"timer-missing"}
-            if took[-1] <= SECONDS:
-                break
+        assert set(examined(filled, "--tree", str(place / "tree"))) == {"timer-missing"}
         assert "GET" in {seen.method for seen in server.seen}  # from the builder
-    assert min(took) <= SECONDS
 
 
 def test_what_a_builder_lacks(world: World, network: str, bridge: str) -> None:

@@ -524,6 +524,9 @@ class Scripted(Builder):
         self.result, self.said = result, said
         self.ran: list[list[str]] = []
 
+    def is_gone(self) -> bool:
+        return False
+
     @contextmanager
     def running(self, argv: Sequence[str], **_: Any) -> Iterator[Any]:
         self.ran.append(list(argv))
