@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from lxdocker import log
@@ -16,6 +19,7 @@ from lxdocker.config.spec import load_specs
 from lxdocker.errors import LxdockerError, SpecError, UsageError
 from lxdocker.files import scratch
 from lxdocker.lxd.api import Lxd
+from lxdocker.progress import Say
 from lxdocker.reasons import in_words
 
 EDITORS = ("VISUAL", "EDITOR")
@@ -28,11 +32,12 @@ def editor(environ: Mapping[str, str]) -> list[str]:
     return shlex.split(named) or ["vi"]
 
 
-def edit(lxd: Lxd, names: Names, files: list[str], again: Callable[[SpecError], bool]) -> list[str]:
+def edit(lxd: Lxd, names: Names, files: list[str], again: Callable[[SpecError], bool], say: Say) -> list[str]:
     """Lets the user edit specs. Returns the names of the files that have changed, and are now in the appliance.
 
     ``files``: names of specs; all, if none is named. ``again``: asked whether to go on after mistakes; if not, nothing
-    has changed and SpecError is raised. Raises LxdockerError.
+    has changed and SpecError is raised. Raises LxdockerError. What was typed is kept whatever happens: ``say`` is told
+    where.
     """
     machine = look.find(lxd, names)
     _check_place(machine)
@@ -40,23 +45,49 @@ def edit(lxd: Lxd, names: Names, files: list[str], again: Callable[[SpecError], 
         inside.pull_folder(machine, SPECS, copy)
         before = _contents(copy)
         chosen = _chosen(copy, files)
-        while True:
-            _run([*editor(os.environ), *map(str, chosen)])
-            for path in chosen:
-                if path.exists() and path.read_text() == EXAMPLE:
-                    path.unlink()
-            after = _contents(copy)
-            try:
-                load_specs(copy)
-            except SpecError as error:
-                if not again(error):
-                    raise
-            else:
-                break
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        if changed:
-            inside.push_folder(machine, copy, SPECS)
+        with keeping(copy, say):
+            _let_edit(copy, chosen, again)
+            changed = _changed(before, _contents(copy))
+            if changed:
+                inside.push_folder(machine, copy, SPECS)
         return changed
+
+
+def _let_edit(copy: Path, chosen: list[Path], again: Callable[[SpecError], bool]) -> None:
+    """Until all is valid. Raises SpecError where the user gives up."""
+    while True:
+        _run([*editor(os.environ), *map(str, chosen)])
+        for path in chosen:
+            if path.exists() and path.read_text() == EXAMPLE:
+                path.unlink()
+        try:
+            load_specs(copy)
+        except SpecError as error:
+            if not again(error):
+                raise
+        else:
+            return
+
+
+@contextmanager
+def keeping(copy: Path, say: Say) -> Iterator[None]:
+    """Where something fails after files were edited, they stay in a folder of their own."""
+    before = _contents(copy)
+    try:
+        yield
+    except BaseException:
+        changed = [name for name in _changed(before, _contents(copy)) if (copy / name).exists()]
+        if changed:
+            kept = Path(tempfile.mkdtemp(prefix="lxdocker-edit."))
+            for name in changed:
+                (kept / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(copy / name, kept / name)
+            say(f"what you typed is in {kept}: {', '.join(changed)}")
+        raise
+
+
+def _changed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[str]:
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def _check_place(machine: Machine) -> None:

@@ -240,7 +240,7 @@ def edit(
         console.error(error)
         return bool(console.confirm("Edit again?", default=True))
 
-    changed = editing.edit(Lxd(), wish.Names.of(name), files or [], again)
+    changed = editing.edit(Lxd(), wish.Names.of(name), files or [], again, console.note)
     for file in changed:
         console.print(f"changed {file}")
     if not changed:
