@@ -26,7 +26,7 @@ from lxdocker.doctor.subject import Subject
 from lxdocker.errors import AuthError, LxdError, LxdockerError, UsageError
 from lxdocker.files import durable
 from lxdocker.lxd.address import UnixSocket
-from lxdocker.lxd.daemon import lxc_folder
+from lxdocker.lxd.daemon import lxc_folders
 from lxdocker.reasons import in_words
 from lxdocker.source.credentials import Credentials
 
@@ -100,7 +100,7 @@ def _secrets(subject: Subject) -> Iterator[str]:
     credentials = Credentials(subject.environ)
     for path in (
         *map(Path, credentials.looked_at),
-        lxc_folder(subject.environ) / "config.yml",
+        *(folder / "config.yml" for folder in lxc_folders(subject.environ)),
         settings.config,
     ):
         with suppress(OSError):

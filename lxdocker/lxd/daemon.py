@@ -130,9 +130,14 @@ def _remote(name: str, environ: Mapping[str, str]) -> Address | None:
 
 
 def lxc_folder(environ: Mapping[str, str]) -> Path:
-    """Where ``lxc`` keeps its configuration: its package's, or its snap's."""
-    if named := environ.get("LXD_CONF"):
-        return Path(named)
+    """Where ``lxc`` keeps its configuration: where it is told to, else its snap's or its package's."""
+    *others, package = lxc_folders(environ)
+    there = [folder for folder in others if (folder / "config.yml").exists() or str(folder) == environ.get("LXD_CONF")]
+    return there[0] if there else package
+
+
+def lxc_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Wherever there may be a configuration of ``lxc``, the first one first."""
     home = Path(environ.get("HOME") or "/")
-    snap = home / "snap/lxd/common/config"
-    return snap if (snap / "config.yml").exists() else home / ".config/lxc"
+    named = [Path(environ["LXD_CONF"])] if environ.get("LXD_CONF") else []
+    return (*named, home / "snap/lxd/common/config", home / ".config/lxc")

@@ -37,8 +37,19 @@ def transport(certificate: Certificate) -> Iterator[Transport]:
     wait_until("the watchdog's end", lambda: not watchdogs())
 
 
+OF_OTHER_TESTS: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _only_our_watchdogs() -> None:
+    """What another test of this process has left goes on for a while."""
+    OF_OTHER_TESTS.clear()
+    OF_OTHER_TESTS.update(watchdogs())
+
+
 def watchdogs() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "deadlines"]
+    running = [thread for thread in threading.enumerate() if thread.name == "deadlines"]
+    return [thread for thread in running if thread not in OF_OTHER_TESTS]
 
 
 def ask(transport: Transport, url: str, head_seconds: float = 10, seconds: float = 10) -> bytes:
