@@ -109,6 +109,7 @@ def leftovers(name: str) -> list[str]:
 # ---- set up once, then forget
 
 
+@pytest.mark.any_lxd
 def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: str, tmp_path: Path) -> None:
     if "image_registries" in host.query("/1.0")["api_extensions"]:
         pytest.skip("this LXD downloads from image registries only: tests/lxd/test_registries.py")

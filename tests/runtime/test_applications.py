@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import socket
 import struct
@@ -51,11 +52,20 @@ Launch = Callable[..., Application]
 
 @pytest.fixture(scope="module")
 def applications(
-    tmp_path_factory: pytest.TempPathFactory, registry: str, layouts: Path, builder_image: str
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    registry: str,
+    layouts: Path,
+    builder_image: str,
 ) -> Iterator[World]:
+    """The images of those tests that are to run; with a second LXD these are few."""
     world = World(tmp_path_factory.mktemp("applications") / "world", registry)
+    tests = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
+    sources = "".join(inspect.getsource(test.function) for test in tests)
     try:
         for name, keys in WANTED.items():
+            if f'run("{name}"' not in sources:
+                continue
             world.spec(name, f"oci:{layouts / name}:latest", **keys)
         assert set(world.sync("--jobs", "2").statuses.values()) == {"built"}
         yield world
