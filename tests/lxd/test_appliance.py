@@ -170,10 +170,17 @@ def published(host: Host, name: str, fingerprint: str) -> dict[str, Any] | None:
 
 
 def state(host: Host, name: str) -> dict[str, Any]:
-    done = host.lxdocker("appliance", "status", "--json", "--name", name)
-    document: dict[str, Any] = schemas.check(done.document, "appliance-status")
-    assert document["healthy"], document
-    return document
+    """Once it is healthy: a server that was just started may be on its way."""
+
+    def probe() -> dict[str, Any] | None:
+        command = [*LXDOCKER, "appliance", "status", "--json", "--name", name]
+        done = subprocess.run(command, env=host.environment, capture_output=True, text=True, timeout=60, check=False)
+        document: dict[str, Any] = schemas.check(json.loads(done.stdout), "appliance-status")
+        assert done.returncode == (0 if document["healthy"] else 1), done.stderr
+        return document if document["healthy"] else None
+
+    found: dict[str, Any] = wait_until(f"a healthy {name}", probe)
+    return found
 
 
 def upgraded(host: Host, name: str) -> None:

@@ -259,19 +259,21 @@ def test_a_member_that_dies_costs_one_retry_elsewhere(
     world.settings |= {"insecure_registries": [bridged]}
     names = [f"slow-{number}" for number in range(4)]
     for name in names:
-        world.push(name, big(name, 32))
+        world.push(name, big(name, 48))
         world.spec(name, world.ref(name).replace(world.registry, bridged))
     with world.start("sync", "--json", "--jobs", "4") as running:
-        for name in names:
-            running.wait_for(f"{name}: fetch")
-        wait_until("builders on both", lambda: locations() == {"one", "two"})
+        # As soon as one of its builders is there, which then has not come far.
+        wait_until(
+            "a builder on two", running.while_at_work(lambda: "two" in locations() and ": fetch" in running.said)
+        )
         kill_daemon(members[1])
         done = running.end()
     assert done.statuses == dict.fromkeys(names, "built"), done.complaint()
     again = [
         done.err.count(f"member two of the cluster does not answer; building {name} on another one") for name in names
     ]
-    assert set(again) == {0, 1}  # as many tries more
+    assert 1 in again
+    assert max(again) == 1  # as many tries more
     for name in names:
         world.holds(name, done.fingerprint(name))
     kill_daemon(members[0])  # or LXD would wait for the other as it ends

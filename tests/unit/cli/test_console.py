@@ -281,6 +281,7 @@ def usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
 
 
+@pytest.mark.usefixtures("usual_terminal")
 def test_a_terminal_has_one_line_for_each_image_redrawn_in_place() -> None:
     with terminal() as (stream, shown):
         console = Console(io.StringIO(), stream)
