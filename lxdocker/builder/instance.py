@@ -20,6 +20,7 @@ from typing import Any
 from lxdocker import log
 from lxdocker.builder.placement import PROFILE, Placement
 from lxdocker.errors import BuildError, LxdError, LxdockerError, remedy
+from lxdocker.files.holder import host_id
 from lxdocker.http.route import Address, Route
 from lxdocker.lxd import command, websocket
 from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError
@@ -395,7 +396,7 @@ def owner() -> str:
     """Names this process for good: boot, process id, when it started (a process id comes again), where that id means
     something, and the host: several may use one LXD.
     """
-    return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())} {_pid_namespace()} {_host_id()}"
+    return f"{_boot_id()} {os.getpid()} {_start_time(os.getpid())} {_pid_namespace()} {host_id()}"
 
 
 DISK_FULL = ("no space left", "disk quota exceeded")
@@ -481,9 +482,9 @@ def is_alive(mark: str, made: datetime | None = None) -> bool:
     try:
         words = mark.split()
         # Before LXDs of other hosts could be used, marks named no host.
-        boot, pid, start, namespace, host = [*words, _host_id()] if len(words) == FORMER_WORDS else words
+        boot, pid, start, namespace, host = [*words, host_id()] if len(words) == FORMER_WORDS else words
         int(pid), int(start), int(namespace)
-        if host != _host_id():
+        if host != host_id():
             return made is None or (datetime.now(UTC) - made).total_seconds() < DAY_SECONDS
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
         if boot != _boot_id():
@@ -493,14 +494,6 @@ def is_alive(mark: str, made: datetime | None = None) -> bool:
     except (ValueError, OverflowError, OSError):
         return False
     return age < DAY_SECONDS
-
-
-def _host_id() -> str:
-    """machine-id(5), or else the host's name."""
-    with suppress(OSError):
-        if found := Path("/etc/machine-id").read_text().strip():
-            return found
-    return os.uname().nodename
 
 
 def _is_hidden(pid: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lxdocker.doctor.finding import Finding, NotExamined
 from lxdocker.doctor.subject import Subject
+from lxdocker.files.rights import may_exist
 from lxdocker.serve import hostnames
 from lxdocker.serve.certs import CERTIFICATE, WARN_BEFORE, Certificate
 
@@ -16,7 +17,7 @@ def certificate(subject: Subject) -> Iterator[Finding]:
     """Whether clients will trust it, and go on doing so."""
     settings = subject.settings
     path = settings.tls_cert or (settings.tls_dir / CERTIFICATE if settings.tls_dir else None)
-    if path is None or not _is_there(path):
+    if path is None or not may_exist(path):
         if settings.tls_cert:
             yield _unusable(settings.tls_cert, "it does not exist")
         return
@@ -35,16 +36,6 @@ def certificate(subject: Subject) -> Iterator[Finding]:
         names = [*hostnames.own_name(), *hostnames.full_name(), *map(str, hostnames.host_addresses())]
         if not any(found.is_for(name) for name in names):
             yield _names(path, names[:2], is_own=False)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _unusable(path: Path, why: str) -> Finding:

@@ -75,6 +75,17 @@ def check_below(root: Path, path: Path) -> None:
         _check_own(at, os.lstat(at))
 
 
+def may_exist(path: Path) -> bool:
+    """Whether something is there, also where this user may not look."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def make_folder(path: Path, mode: int = PUBLIC) -> None:
     """Makes a folder, and its parents with mode 0755. Raises UnsafeError where it would not be safe."""
     check(path)

@@ -21,6 +21,7 @@ import urllib3
 from urllib3.exceptions import InsecureRequestWarning
 from urllib3.util import Url
 
+from lxdocker.files.rights import may_exist
 from lxdocker.reasons import in_words
 from lxdocker.values import home_folder, is_loopback, parse_registry_host, same_registry, split_host
 
@@ -169,7 +170,7 @@ def kept_for(registry: str, roots: Sequence[Path] = CERT_ROOTS) -> Kept:
     pairs: list[tuple[Path, Path]] = []
     for path in there:
         files = [path] if path.suffix == ".crt" else [path, path.with_suffix(".key")]
-        if shut := [file for file in files if not os.access(file, os.R_OK) and _is_there(file)]:
+        if shut := [file for file in files if not os.access(file, os.R_OK) and may_exist(file)]:
             closed += shut
         elif path.suffix == ".crt":
             authorities.append(path)
@@ -201,16 +202,6 @@ def _name(folder: str) -> str:
         return parse_registry_host(folder)
     except ValueError:
         return ""
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def make_context(kept: Iterable[Kept] = (), *, verify: bool = True, client: Kept | None = None) -> ssl.SSLContext:

@@ -91,7 +91,7 @@ class Place:
     @cached_property
     def _config(self) -> Path:
         path = self.run / "config.yaml"
-        path.write_text(f"builder_from: mmdebstrap\nclient_dir: {self.run}/work/client\n")
+        path.write_text(f"builder_from: mmdebstrap\nclient_dir: {self.run / 'work' / 'client'}\n")
         return path
 
     @property

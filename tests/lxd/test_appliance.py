@@ -333,7 +333,7 @@ def killed_at_every_step(
             said = [line for line in file.read_text().splitlines() if line and not line.startswith(NO_STEP)]
             return next((line for line in said if line not in done), None)
 
-        step = wait_until("the next step", lambda: reached() or (process.poll() is not None and " "), seconds=90)  # noqa: B023
+        step = wait_until("the next step", lambda: reached() or (process.poll() is not None and " "), seconds=90)  # noqa: B023 - called at once
         if step == " " or process.poll() is not None:
             out, _ = process.communicate(timeout=90)
             assert process.returncode == 0, f"after {sorted(done)}: {file.read_text()}"

@@ -110,7 +110,7 @@ def bridged(members: tuple[Path, Path], own_bridge: tuple[str, str]) -> Iterator
     """A registry that builders on both members reach, by the bridge of the LXD beside them. Gives HOST:PORT."""
     bridge, address = own_bridge
     eth0 = {"type": "nic", "nictype": "bridged", "parent": bridge, "name": "eth0"}
-    profile = {"devices": {**PROFILE["devices"], "eth0": eth0}}  # type: ignore[dict-item]
+    profile = {"devices": {**PROFILE["devices"], "eth0": eth0}}  # type: ignore[dict-item]  # a device
     lxc(members[0], "profile", "edit", "default", stdin=json.dumps(profile))
     with forwarded(address, os.environ["LXDOCKER_TEST_REGISTRY"]) as registry:
         yield registry

@@ -82,14 +82,14 @@ remote:
   type: dict
 """
 
-import json  # noqa: E402 - after the documentation, as Ansible wants it
-import os  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-from urllib.parse import urlsplit  # noqa: E402
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.lxdocker.lxdocker.plugins.module_utils.program import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lxdocker.lxdocker.plugins.module_utils.program import (
     ARGUMENTS,
     File,
     Program,

@@ -79,11 +79,11 @@ image:
   type: dict
 """
 
-from pathlib import Path  # noqa: E402 - after the documentation, as Ansible wants it
-from typing import Any  # noqa: E402
+from pathlib import Path
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.lxdocker.lxdocker.plugins.module_utils.program import (  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lxdocker.lxdocker.plugins.module_utils.program import (
     ARGUMENTS,
     File,
     Program,

@@ -322,7 +322,7 @@ def a_registry(
 ) -> Iterator[ScriptedServer]:
     def answer(handler: Handler) -> None:
         if date:
-            handler.date_time_string = lambda timestamp=None: date  # type: ignore[method-assign]
+            handler.date_time_string = lambda timestamp=None: date  # type: ignore[method-assign]  # a clock
         digest = {"Docker-Content-Digest": f"sha256:{'1' * 64}"} if status == 200 else {}
         handler.reply(status, b"", {**digest, **(headers or {})})
 
@@ -387,13 +387,13 @@ def test_a_clock_that_makes_certificates_seem_invalid(
 ) -> None:
     """What a host sees whose clock is three days behind: a certificate from tomorrow."""
     now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("0.0.0.0"))  # no loopback, to who looks at the name  # noqa: S104
+    address = x509.IPAddress(ipaddress.ip_address("0.0.0.0"))  # noqa: S104 - no loopback by its name
     cert, key = a_certificate(tmp_path, now + timedelta(1), now + timedelta(9), address)
     date = format_datetime(now + timedelta(3), usegmt=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
 
     def answer(handler: Handler) -> None:
-        handler.date_time_string = lambda timestamp=None: date  # type: ignore[method-assign]
+        handler.date_time_string = lambda timestamp=None: date  # type: ignore[method-assign]  # a clock
         handler.reply(200)
 
     with ScriptedServer(answer, Certificate(cert, key, ec.generate_private_key(ec.SECP256R1()))) as server:
