@@ -64,10 +64,10 @@ def create(work: Work) -> Made:
         )
     if Machine(work.lxd, names.old).look() is not None:
         raise UsageError(
-            f"an upgrade of {names.appliance} was interrupted", "", f"finish it: {_command('upgrade', names.appliance)}"
+            f"an upgrade of {names.appliance} was interrupted", "", f"finish it: {names.command('upgrade')}"
         )
     if machine.stage is Stage.DELETING:
-        raise UsageError(f"{names.appliance} is being deleted", "", f"finish it: {_command('delete', names.appliance)}")
+        raise UsageError(f"{names.appliance} is being deleted", "", f"finish it: {names.command('delete')}")
     existed = machine.stage is Stage.READY
     if existed:
         wish = known_wish(work.lxd, names, work.wish, base_named=False)
@@ -93,7 +93,7 @@ def known_wish(lxd: Lxd, names: Names, wish: Wish, *, base_named: bool) -> Wish:
     document = next(filter(None, (Machine(lxd, name).look() for name in (names.appliance, names.old))), None)
     config: dict[str, str] = (document or {}).get("config") or {}
     if document is None or WISH not in config:
-        raise UsageError(f"no appliance {names.appliance}", "", "make one: lxdocker appliance create")
+        raise UsageError(f"no appliance {names.appliance}", "", f"make one: {names.command('create')}")
     kept: dict[str, Any] = json.loads(config[WISH])
     devices = document["devices"]
     listen = str((devices.get("served") or {}).get("listen", "")).removeprefix("tcp:") or None
@@ -116,10 +116,6 @@ def place_of(place: Place, machine: Machine) -> Place:
     """``place``, but with the pool that the appliance is in already."""
     devices = (machine.look() or {}).get("devices") or {}
     return replace(place, pool=(devices.get("root") or {}).get("pool", place.pool))
-
-
-def _command(verb: str, name: str) -> str:
-    return f"lxdocker appliance {verb}" + ("" if name == "lxdocker" else f" --name {name}")
 
 
 def prepare_host(work: Work) -> Endpoint | None:
@@ -250,7 +246,7 @@ def take_up(work: Work, machine: Machine, endpoint: Endpoint | None) -> None:
         pem = inside.step(machine, "making the key for LXD", "key", inside.CLIENT, wish.names.certificate)
         host.trust(work.lxd, wish.names, pem)
     work.say("starting its services")
-    inside.step(machine, "starting the services", "start", wish.calendar, wish.delay, seconds=120)
+    inside.start(machine, wish)
 
 
 def keep_address(machine: Machine) -> str:

@@ -27,12 +27,9 @@ def delete(lxd: Lxd, names: Names, say: Say, *, purge: bool) -> Deleted:
     is to ``purge``. Raises LxdockerError.
     """
     machines = [Machine(lxd, name) for name in (names.new, names.old, names.appliance)]
-    there = [machine for machine in machines if machine.look() is not None]
-    for machine in there:
-        if machine.stage is None:
-            if machine.name == names.appliance:
-                raise UsageError(f"{machine.name} is no appliance of lxdocker", "", "lxc delete removes any container")
-            there.remove(machine)
+    if machines[-1].look() is not None and machines[-1].stage is None:
+        raise UsageError(f"{names.appliance} is no appliance of lxdocker", "", "lxc delete removes any container")
+    there = [machine for machine in machines if machine.stage is not None]  # others of these names are somebody else's
     for machine in there:
         machine.mark(Stage.DELETING)
     say("revoking its certificate")

@@ -49,7 +49,7 @@ def edit(lxd: Lxd, names: Names, files: list[str], again: Callable[[SpecError], 
             _let_edit(copy, chosen, again)
             changed = _changed(before, _contents(copy))
             if changed:
-                inside.push_folder(machine, copy, SPECS)
+                inside.push_changes(machine, copy, changed, SPECS)
         return changed
 
 
@@ -58,7 +58,7 @@ def _let_edit(copy: Path, chosen: list[Path], again: Callable[[SpecError], bool]
     while True:
         _run([*editor(os.environ), *map(str, chosen)])
         for path in chosen:
-            if path.exists() and path.read_text() == EXAMPLE:
+            if path.exists() and path.read_bytes() == EXAMPLE.encode():
                 path.unlink()
         try:
             load_specs(copy)

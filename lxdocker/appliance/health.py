@@ -97,9 +97,7 @@ def wait_for(machine: Machine, names: Names, bridge: Bridge, before: Sequence[st
         except LxdockerError as error:
             hopeless = time.monotonic() > deadline - SECONDS + RESTART_SECONDS and _has_failed(machine)
             if hopeless or time.monotonic() > deadline or machine.lxd.cancelled.wait(SLICE_SECONDS):
-                raise LxdockerError(
-                    f"{machine.name} is not healthy", str(error), f"lxdocker appliance logs --name {names.appliance}"
-                ) from error
+                raise LxdockerError(f"{machine.name} is not healthy", str(error), names.command("logs")) from error
         else:
             return found
 

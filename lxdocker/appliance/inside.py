@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lxdocker.appliance import bundle
+from lxdocker.appliance import bundle, schedule
 from lxdocker.appliance.host import Endpoint, Place
 from lxdocker.appliance.machine import Machine
 from lxdocker.appliance.wish import ETC, PORT, SIGNERS, SPECS, SPECS_OF_HOST, STATE, Wish
+from lxdocker.config import yamlfile
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.log import FileText
 from lxdocker.progress import Say
@@ -109,6 +110,14 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"cannot read {path}", in_words(error), "name another file") from error
 
 
+def start(machine: Machine, wish: Wish) -> None:
+    """Starts its timer and its server."""
+    delay = int(schedule.seconds(wish.delay) or 0)
+    arguments = (wish.calendar, wish.delay, schedule.for_cron(wish.calendar) or "", str(delay))
+    otherwise = f"choose a calendar that cron keeps, too ({schedule.WHAT_CRON_KEEPS}), or a base with systemd"
+    step(machine, "starting the services", "start", *arguments, seconds=120, otherwise=otherwise)
+
+
 # ---- its configuration
 
 
@@ -116,19 +125,12 @@ def configure(machine: Machine, wish: Wish, place: Place, endpoint: Endpoint | N
     """Settings that make it what it is. What else a person has set is left as it is."""
     own = settings(wish, place, endpoint, address)
     there = machine.pull(f"{ETC}/config.yaml")
-    try:
-        known = yaml.safe_load(there) if there else {}
-        if not isinstance(known, dict | None):
-            raise ValueError("it is no mapping")
-    except (ValueError, yaml.YAMLError):
-        raise UsageError(
-            f"cannot use {ETC}/config.yaml of {machine.name}", "it is not YAML, or no mapping", "correct it there"
-        ) from None
-    wanted = {**without_former(known or {}, wish), **wish.settings, **own}
+    known = _parsed(there, machine)
+    wanted = {**without_former(known, wish), **wish.settings, **own}
     if wanted != known or not there:
         text = "# lxdocker appliance sets: " + ", ".join(own) + "\n" + yaml.safe_dump(wanted, sort_keys=False)
         _write(machine, f"{ETC}/config.yaml", text.encode(), "600")
-    script = '[ -e "$1" ] || [ ! -e "$1.old" ] || mv "$1.old" "$1"; mkdir -p "$1"'  # as push_folder() may leave it
+    script = '[ -e "$1" ] || [ ! -e "$1.old" ] || mv "$1.old" "$1"; mkdir -p "$1"'  # as push_changes() may leave it
     machine.run(["/bin/sh", "-c", script, "make", SPECS], "making the folder of specs")
     if wish.repository and wish.repository.signers:
         _write(machine, SIGNERS, wish.repository.signers, "644")
@@ -136,6 +138,15 @@ def configure(machine: Machine, wish: Wish, place: Place, endpoint: Endpoint | N
         folder = f"{CLIENT}/servercerts"
         machine.run(["mkdir", "-p", folder], "making a folder for LXD's certificate")
         _write(machine, f"{folder}/{endpoint.host}:{endpoint.port}.crt", endpoint.certificate.encode(), "644")
+
+
+def _parsed(text: bytes | None, machine: Machine) -> Mapping[str, Any]:
+    """Its configuration file, read as lxdocker itself reads it. Raises UsageError."""
+    document = yamlfile.parse((text or b"").decode("utf-8", "replace"), "config.yaml")
+    if document.mistakes or not isinstance(document.value, dict | None):
+        why = str(document.mistakes[0]) if document.mistakes else "it is no mapping"
+        raise UsageError(f"cannot use {ETC}/config.yaml of {machine.name}", why, "correct it there")
+    return document.value or {}
 
 
 def without_former(known: Mapping[str, Any], wish: Wish) -> Mapping[str, Any]:
@@ -189,7 +200,7 @@ def _write(machine: Machine, path: str, content: bytes, mode: str) -> None:
 
 def pull_folder(machine: Machine, path: str, target: Path, most: int = 64 << 20) -> None:
     """Copies a folder out, with files only. Raises LxdockerError."""
-    argv = ["tar", "-C", path, "-cf", "-", "."]
+    argv = ["tar", "-C", path, "-chf", "-", "."]  # with what links lead to
     what = f"reading {path} of {machine.name}"
     done = machine.try_run(argv, what, 120, keep=most)
     if done.status:
@@ -197,23 +208,30 @@ def pull_folder(machine: Machine, path: str, target: Path, most: int = 64 << 20)
     with tarfile.open(fileobj=io.BytesIO(done.stdout.encode("utf-8", "surrogateescape"))) as archive:
         for member in archive:
             place = target / member.name
-            if member.isfile() and ".." not in place.parts and place.is_relative_to(target):
+            if (member.isfile() or member.islnk()) and ".." not in place.parts and place.is_relative_to(target):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 content = archive.extractfile(member)
                 place.write_bytes(content.read() if content else b"")
                 place.chmod(member.mode & 0o777)
 
 
-def push_folder(machine: Machine, source: Path, path: str) -> None:
-    """Puts a folder in the place of another, in one step."""
+def push_changes(machine: Machine, source: Path, names: Sequence[str], path: str) -> None:
+    """Puts the files of these names into a folder, or removes from it those that ``source`` lacks; all in one step. The
+    rest of the folder stays as it is.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(source, arcname=".", filter=_owned_by_root)
+        for name in names:
+            if (source / name).exists():
+                archive.add(source / name, arcname=name, filter=_owned_by_root)
+    gone = [name for name in names if not (source / name).exists()]
     script = (
-        'rm -rf "$1.new" "$1.old" && mkdir "$1.new" && tar -C "$1.new" -xf - && { [ ! -e "$1" ] || mv "$1" "$1.old"; }'
-        ' && mv "$1.new" "$1" && rm -rf "$1.old"'
+        'folder=$1; shift; rm -rf "$folder.new" "$folder.old" && cp -a "$folder" "$folder.new" && cd "$folder.new" &&'
+        ' for name; do rm -f "./$name" || exit; done && tar -xf - && cd / && mv "$folder" "$folder.old" &&'
+        ' mv "$folder.new" "$folder" && rm -rf "$folder.old"'
     )
-    machine.run(["/bin/sh", "-c", script, "put", path], f"writing {path} of {machine.name}", 120, buffer.getvalue())
+    argv = ["/bin/sh", "-c", script, "put", path, *gone]
+    machine.run(argv, f"writing {path} of {machine.name}", 120, buffer.getvalue())
 
 
 def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:

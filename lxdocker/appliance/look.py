@@ -48,8 +48,8 @@ def find(lxd: Lxd, names: Names) -> Machine:
     machine = Machine(lxd, names.appliance)
     if machine.look() is None or machine.stage is None:
         if Machine(lxd, names.old).look() is not None:
-            raise UsageError("an upgrade was interrupted", "", "finish it: lxdocker appliance upgrade")
-        raise UsageError(f"no appliance {names.appliance}", "", "make one: lxdocker appliance create")
+            raise UsageError("an upgrade was interrupted", "", f"finish it: {names.command('upgrade')}")
+        raise UsageError(f"no appliance {names.appliance}", "", f"make one: {names.command('create')}")
     return machine
 
 

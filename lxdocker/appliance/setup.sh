@@ -8,7 +8,9 @@
 #   deb FILE DIR            installs lxdocker's own package
 #   key DIR NAME            makes the key and certificate for LXD in DIR, prints the certificate
 #   identity                keeps the machine-id for the appliance's next container, or prints `changed`: it has another
-#   start CALENDAR DELAY    starts the timer and the server: by systemd, or by cron where that does not run
+#   start CALENDAR DELAY CRON SECONDS
+#                           starts the timer and the server: by systemd, or where that does not run by cron, for which
+#                           CRON (empty if it can't keep CALENDAR) and SECONDS say the same
 #   stop                    the opposite
 #   facts                   prints what `lxdocker appliance status` shows, as KEY=VALUE
 #   log LINES               prints what sync and serve have said
@@ -40,6 +42,7 @@ has_debs() { # DIR
 packages() { # DIR PACKAGE…
 	dir=$1
 	shift
+	has_systemd || set -- "$@" cron
 	for package; do
 		shift
 		is_installed "$package" || set -- "$@" "$package"
@@ -129,7 +132,7 @@ let_server_read() {
 	chmod 640 /etc/lxdocker/config.yaml
 }
 
-start() { # CALENDAR DELAY
+start() { # CALENDAR DELAY CRON SECONDS
 	if has_systemd; then
 		lxdocker units --install >/dev/null
 		systemd-sysusers /etc/sysusers.d/lxdocker.conf
@@ -143,11 +146,12 @@ start() { # CALENDAR DELAY
 		systemctl restart lxdocker-serve.service
 		systemctl start lxdocker-sync.timer
 	else
-		start_by_cron
+		start_by_cron "$@"
 	fi
 }
 
-start_by_cron() {
+start_by_cron() { # CALENDAR DELAY CRON SECONDS
+	[ -n "$3" ] || { echo "this base has no systemd, and cron can't keep the calendar $1" >&2; exit 78; }
 	mkdir -p /etc/cron.d /usr/local/sbin /var/lib/lxdocker/tls
 	grep -q "^lxdocker-serve:" /etc/passwd ||
 		useradd --system --home-dir /var/lib/lxdocker/tls --shell /usr/sbin/nologin lxdocker-serve
@@ -159,7 +163,7 @@ start_by_cron() {
 		# lxdocker-timer sync|serve: what cron runs. A sync after a random delay; the server, unless it runs.
 		case \$1 in
 		sync)
-		    sleep "\$((\$(od -An -N2 -tu2 /dev/urandom) % 900))"
+		    sleep "\$((\$(od -An -N4 -tu4 /dev/urandom) % $(($4 + 1))))"
 		    date +%s >$last
 		    exec lxdocker sync -q >>$logs 2>&1
 		    ;;
@@ -177,10 +181,35 @@ start_by_cron() {
 	chmod 755 "$timed"
 	{
 		echo 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-		echo "$(($(od -An -N2 -tu2 /dev/urandom) % 60)) * * * * root $timed sync"
+		echo "$3 root $timed sync"
 		echo "* * * * * root $timed serve"
 	} >"$cron"
+	run_cron
+	stop_server
 	setsid "$timed" serve </dev/null >/dev/null 2>&1 &
+}
+
+# Without an init of Debian's, the package does not start it.
+run_cron() {
+	i=0
+	until pidof cron crond >/dev/null; do
+		i=$((i + 1))
+		[ "$i" != 1 ] || service cron start >/dev/null 2>&1 || :
+		[ "$i" -le 50 ] || { echo 'cron does not run, and nothing here starts it' >&2; exit 69; }
+		sleep 0.1
+	done
+}
+
+# The lock tells whether it runs: the file with its PID may be from before a restart.
+serves() { [ -e "$serving.lock" ] && ! flock -n "$serving.lock" true; }
+
+stop_server() {
+	i=0
+	while serves && [ "$i" -le 100 ]; do
+		kill "$(cat "$serving")" 2>/dev/null || :
+		i=$((i + 1))
+		sleep 0.1
+	done
 }
 
 stop() {
@@ -188,7 +217,7 @@ stop() {
 		systemctl --quiet disable --now lxdocker-sync.timer lxdocker-serve.service || :
 	else
 		rm -f "$cron"
-		[ ! -e "$serving" ] || kill "$(cat "$serving")" 2>/dev/null || :
+		stop_server
 	fi
 }
 
@@ -209,11 +238,7 @@ facts() {
 	echo "timer=cron"
 	if [ -e "$cron" ]; then echo timer.ActiveState=active; else echo timer.ActiveState=inactive; fi
 	if [ -e "$last" ]; then echo "timer.LastTriggerUSec=@$(cat "$last")"; fi
-	if [ -e "$serving" ] && kill -0 "$(cat "$serving")" 2>/dev/null; then
-		echo serve.ActiveState=active
-	else
-		echo serve.ActiveState=failed
-	fi
+	if serves; then echo serve.ActiveState=active; else echo serve.ActiveState=failed; fi
 }
 
 log() { # LINES

@@ -75,7 +75,7 @@ def _check(work: Work) -> None:
     names = work.wish.names
     if work.machine.stage in {Stage.MAKING, Stage.DELETING}:
         verb = "create" if work.machine.stage is Stage.MAKING else "delete"
-        raise UsageError(f"{names.appliance} is not finished", "", f"run lxdocker appliance {verb} again")
+        raise UsageError(f"{names.appliance} is not finished", "", f"run {names.command(verb)} again")
     for name in (names.new, names.old):
         machine = Machine(work.lxd, name)
         if machine.look() is not None and machine.stage is None:

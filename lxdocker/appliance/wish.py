@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lxdocker.appliance import schedule
 from lxdocker.builder.image import LOCAL_SERVER
+from lxdocker.config import yamlfile
+from lxdocker.config.settings import load
 from lxdocker.errors import UsageError
-from lxdocker.reasons import in_words
 
 NAME = "lxdocker"
 PORT = 443
@@ -43,6 +43,10 @@ class Names:
                 "use up to 42 letters, digits and '-', the first one a letter",
             )
         return cls(text)
+
+    def command(self, verb: str) -> str:
+        """What to type for it."""
+        return f"lxdocker appliance {verb}" + ("" if self.appliance == NAME else f" --name {self.appliance}")
 
     @property
     def new(self) -> str:
@@ -111,9 +115,12 @@ class Wish:
     def __post_init__(self) -> None:
         if self.specs is not None and self.repository is not None:
             raise UsageError("--specs and --specs-repository exclude each other", "", "leave one out")
-        for option, text in (("--calendar", self.calendar), ("--delay", self.delay)):
-            if not _CALENDAR.fullmatch(text):
-                raise UsageError(f"{option}: not a time for systemd: {text[:100]!r}", "", "see systemd.time(7)")
+        if not _CALENDAR.fullmatch(self.calendar):
+            raise UsageError(f"--calendar: not a time for systemd: {self.calendar[:100]!r}", "", "see systemd.time(7)")
+        if schedule.seconds(self.delay) is None:
+            raise UsageError(
+                f"--delay: not a time span: {self.delay[:100]!r}", "", "give one such as 15min or 1h 30min"
+            )
         if self.listen is not None and not listen_port(self.listen):
             raise UsageError(
                 f"--listen: not an address: {self.listen[:100]!r}", "", "give one of this host, such as 192.0.2.1:8444"
@@ -132,12 +139,7 @@ def listen_port(text: str) -> int:
 
 
 def read_settings(path: Path) -> Mapping[str, Any]:
-    """A configuration file that the appliance starts with. Raises UsageError."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        why = in_words(error) if isinstance(error, OSError) else "it is not YAML"
-        raise UsageError(f"cannot read {path}", why, "--settings takes a configuration file of lxdocker") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"cannot use {path}", "it is no mapping of settings", "docs/settings.md describes every one")
-    return document
+    """A configuration file that the appliance starts with. Raises SpecError with all of its mistakes."""
+    load({"config": path}, {})  # says what is wrong with it
+    document: Mapping[str, Any] | None = yamlfile.read(path, str(path)).value
+    return document or {}

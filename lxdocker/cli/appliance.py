@@ -28,7 +28,7 @@ from lxdocker.text import counted
 if TYPE_CHECKING:
     from lxdocker.appliance.build import Made, Work
     from lxdocker.appliance.look import Status
-    from lxdocker.appliance.wish import Repository
+    from lxdocker.appliance.wish import Names, Repository
     from lxdocker.cli.console import Console
     from lxdocker.lxd.api import Lxd
     from lxdocker.progress import Say
@@ -146,7 +146,7 @@ def create(
         work = build.Work(lxd, known, wanted, host.find(lxd, known), say)
         made = build.create(work)
         joined = _join(work, made) if join else None
-    _tell_made(ctx.obj.console, names.appliance, made, joined, "is there already" if made.existed else "is ready", json)
+    _tell_made(ctx.obj.console, names, made, joined, "is there already" if made.existed else "is ready", json)
 
 
 @appliance_app.command("upgrade")
@@ -175,7 +175,7 @@ def upgrade(
         plain = wish.Wish(names, base_server or known.builder_server, base or known.builder_base, package, packages)
         wanted = build.known_wish(lxd, names, plain, base_named=bool(base or base_server))
         made = upgrading.upgrade(build.Work(lxd, known, wanted, host.find(lxd, known), say))
-    _tell_made(ctx.obj.console, names.appliance, made, None, "is upgraded", json)
+    _tell_made(ctx.obj.console, names, made, None, "is upgraded", json)
 
 
 @appliance_app.command("status")
@@ -277,7 +277,7 @@ def delete(
     if gone.project:
         console.print(f"kept    project {gone.project} with the images")
     if gone.volumes or gone.project:
-        console.print(f"to delete these, too: lxdocker appliance delete --purge{_named(name)}")
+        console.print(f"to delete these, too: {names.command('delete --purge')}")
 
 
 # ---- in common
@@ -296,10 +296,6 @@ def _working(console: Console, what: str) -> Iterator[tuple[Lxd, Say]]:
                 tell(text)
 
         yield Lxd(cancelled), say
-
-
-def _named(name: str) -> str:
-    return "" if name == "lxdocker" else f" --name {name}"
 
 
 def _folder(path: Path | None) -> Path | None:
@@ -339,10 +335,10 @@ def _join(work: Work, made: Made) -> str:
     return name
 
 
-def _tell_made(console: Console, name: str, made: Made, joined: str | None, how: str, json: bool) -> None:
+def _tell_made(console: Console, names: Names, made: Made, joined: str | None, how: str, json: bool) -> None:
     from lxdocker.cli import documents
 
-    served = made.served
+    served, name = made.served, names.appliance
     if json:
         console.json(documents.appliance_made(name, made, joined))
     else:
@@ -353,7 +349,7 @@ def _tell_made(console: Console, name: str, made: Made, joined: str | None, how:
         if joined:
             console.print(f"on this host: lxc image copy {joined}:IMAGE local: --alias IMAGE --auto-update")
         else:
-            console.print(f"on this host: lxdocker appliance create --join{_named(name)}")
+            console.print(f"on this host: {names.command('create --join')}")
     if not made.synced:
         raise typer.Exit(1)
 

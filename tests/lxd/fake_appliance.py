@@ -13,12 +13,13 @@ from pathlib import Path
 from lxdocker import __version__
 
 APPLETS = (
-    "awk cat chgrp chmod chown cmp cp cut date echo env expr false find grep head hostname id ifconfig kill"
-    " ln ls mkdir mount mv od printf ps readlink rm sed setsid sh sleep stat tail tar test touch tr true udhcpc"
+    "awk cat chgrp chmod chown cmp cp crond cut date echo env expr false find grep head hostname id ifconfig kill"
+    " ln ls mkdir mount mv od pidof printf ps readlink rm sed setsid sh sleep stat tail tar test touch tr true udhcpc"
 )
 INIT = """\
 #!/bin/sh
 udhcpc -i eth0 -b -R -t 20 -A 1 -s /dhcp >/dev/null 2>&1 &
+mkdir -p /crons && crond -c /crons
 trap 'exit 0' PWR TERM
 [ ! -e /etc/cron.d/lxdocker ] || setsid /usr/local/sbin/lxdocker-timer serve &  # as cron would
 while :; do
@@ -63,7 +64,8 @@ def make(folder: Path, *, broken: bool = False) -> tuple[Path, Path]:
     shutil.copy(busybox, root / "bin/busybox")
     for applet in APPLETS.split():
         (root / "bin" / applet).symlink_to("busybox")
-    _copy_with_libraries(Path(shutil.which("openssl") or "/usr/bin/openssl"), root)
+    for name in ("openssl", "flock"):
+        _copy_with_libraries(Path(shutil.which(name) or f"/usr/bin/{name}"), root)
     program = LXDOCKER.replace("serve)\n", "serve)\n    exit 1\n") if broken else LXDOCKER
     for name, text in (
         *(
@@ -71,7 +73,6 @@ def make(folder: Path, *, broken: bool = False) -> tuple[Path, Path]:
             ("dhcp", DHCP),
             ("usr/bin/lxdocker", program),
             ("usr/bin/setpriv", SETPRIV),
-            ("usr/bin/flock", "#!/bin/sh\n"),
         ),
     ):
         (root / name).write_text(text)
@@ -88,7 +89,7 @@ def make(folder: Path, *, broken: bool = False) -> tuple[Path, Path]:
 
 
 def _copy_with_libraries(program: Path, root: Path) -> None:
-    shutil.copy(program, root / "usr/bin/openssl")
+    shutil.copy(program, root / "usr/bin" / program.name)
     said = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
     for path in re.findall(r"(/\S+) \(0x", said):
         target = root / path.lstrip("/")

@@ -373,8 +373,12 @@ def test_killed_at_every_step(host: Host, name: str, tmp_path: Path) -> None:
         assert state(host, name) == after
         launchable()
 
+        strangers = [f"{name}-new", f"{name}-old"]
+        for stranger in strangers:
+            Lxc()("init", "--empty", stranger, "--storage", "default")
         killed_at_every_step(host, launchable, "delete", "--name", name)
         launchable()
+        Lxc()("delete", *strangers)  # which are nobody's appliance, and so are still there
         killed_at_every_step(host, lambda: None, "delete", "--purge", "--name", name)
 
 

@@ -17,9 +17,10 @@ __all__ = ["lxdocker", "place"]  # fixtures
         (["create", "--branch", "main"], "are about a repository"),
         (["create", "--specs", "images.d", "--specs-repository", "https://git.example/x"], "exclude each other"),
         (["create", "--specs-repository", "https://git.example/x", "--signed-by", "nowhere"], "cannot read nowhere"),
-        (["create", "--settings", "nowhere"], "cannot read nowhere"),
+        (["create", "--settings", "nowhere"], "nowhere: expected a readable file"),
         (["create", "--listen", "8444"], "not an address"),
         (["create", "--calendar", "a\nb"], "not a time for systemd"),
+        (["create", "--delay", "soon"], "not a time span"),
         (["delete", "--name", "-x"], "cannot be an appliance's name"),
         *(
             ([command], "cannot connect to LXD")

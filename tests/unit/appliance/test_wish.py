@@ -13,7 +13,7 @@ from lxdocker.appliance import host, inside
 from lxdocker.appliance.host import Bridge, Endpoint, Place
 from lxdocker.appliance.wish import Names, Repository, Wish, listen_port, read_settings
 from lxdocker.config.settings import load
-from lxdocker.errors import HostError, UsageError
+from lxdocker.errors import HostError, SpecError, UsageError
 
 WISH = Wish(Names("lxdocker"), "https://server.example", "debian/13")
 PLACE = Place("default", Bridge("lxdbr0", "10.0.0.1", "lxd"))
@@ -113,10 +113,16 @@ def test_an_lxd_that_listens_for_its_host_alone(address: str) -> None:
 
 def test_a_configuration_file_to_start_with(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    for text, problem in (("- a\n", "it is no mapping"), ("a: [\n", "it is not YAML")):
+    for text, problem in (
+        ("- a\n", "expected"),
+        ("a: [\n", "YAML"),
+        ("job: 3\n", "did you mean 'jobs'"),
+        ("jobs: x\n", "jobs"),
+    ):
         file.write_text(text)
-        with pytest.raises(UsageError, match=problem):
+        with pytest.raises(SpecError) as caught:
             read_settings(file)
+        assert problem in str(caught.value)
     file.write_text("")
     assert read_settings(file) == {}
 
