@@ -18,7 +18,8 @@ from importlib import import_module
 
 from lxdocker.errors import LxdError
 from lxdocker.lxd import websocket
-from lxdocker.lxd.api import SOON, Cancelled, Lxd
+from lxdocker.lxd.api import Cancelled, Lxd
+from lxdocker.lxd.connection import SOON
 from lxdocker.lxd.operation import SLICE_SECONDS, Operation
 from lxdocker.lxd.websocket import BrokenError, Websocket
 

@@ -12,8 +12,9 @@ from lxdocker.errors import HostError
 from lxdocker.image.artifact import Artifact
 from lxdocker.image.origin import SERVER, Origin
 from lxdocker.image.provenance import Provenance
-from lxdocker.lxd.api import Count, NotFoundError, StoredImage
+from lxdocker.lxd.connection import NotFoundError
 from lxdocker.lxd.daemon import Daemon
+from lxdocker.lxd.images import Count, StoredImage
 from lxdocker.values import Fingerprint
 
 

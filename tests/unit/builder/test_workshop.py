@@ -14,7 +14,7 @@ from lxdocker.builder.instance import Workshop
 from lxdocker.builder.placement import Placement
 from lxdocker.errors import LxdError
 from lxdocker.http.route import NOWHERE
-from lxdocker.lxd import api
+from lxdocker.lxd import instances
 from tests import recorded
 from tests.examples import fingerprint
 from tests.stand_ins import client_of
@@ -31,7 +31,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     """One that creates and starts the builder `builder-1`."""
     monkeypatch.setattr("secrets.token_hex", lambda _: "1")
     monkeypatch.setattr(instance, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(api, "REMOVAL_SECONDS", 0)
+    monkeypatch.setattr(instances, "REMOVAL_SECONDS", 0)
     with Daemon(tmp_path / "unix.socket", request.param) as server, at_work(server):
         server.start("POST /1.0/instances", "create")
         server.start(STATE, "start")

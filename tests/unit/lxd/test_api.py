@@ -27,10 +27,11 @@ from lxdocker import errors
 from lxdocker.builder import image as builder_image
 from lxdocker.config.settings import Settings
 from lxdocker.errors import HostError, LxdError, LxdockerError
-from lxdocker.lxd import api as lxd
 from lxdocker.lxd import daemon as daemons
+from lxdocker.lxd import images
 from lxdocker.lxd.address import UnixSocket
-from lxdocker.lxd.api import CHUNK, Cancelled, Lxd, NotFoundError
+from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError
+from lxdocker.lxd.connection import CHUNK
 from lxdocker.lxd.operation import SLICE_SECONDS, NoAnswerError, Operation
 from lxdocker.values import Fingerprint
 from tests import recorded
@@ -743,7 +744,7 @@ def test_a_file_is_not_written_on_when_the_user_has_had_enough(daemon: Daemon) -
 
 def test_an_upload_is_handed_out_a_mebibyte_at_a_time() -> None:
     content = os.urandom(3 * CHUNK)
-    body = lxd._Blocks(MultipartEncoder([("rootfs", ("rootfs", io.BytesIO(content), "application/octet-stream"))]))
+    body = images._Blocks(MultipartEncoder([("rootfs", ("rootfs", io.BytesIO(content), "application/octet-stream"))]))
     length = len(body)
     sizes = []
     whole = b""
@@ -757,7 +758,7 @@ def test_an_upload_is_handed_out_a_mebibyte_at_a_time() -> None:
 
 
 def test_a_fingerprint_is_taken_as_lxd_gives_it() -> None:
-    assert lxd._stored_image({"fingerprint": "a" * 64}).fingerprint == Fingerprint("a" * 64)
+    assert images._stored_image({"fingerprint": "a" * 64}).fingerprint == Fingerprint("a" * 64)
 
 
 # ---- the log
