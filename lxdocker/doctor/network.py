@@ -11,13 +11,16 @@ import subprocess
 from collections.abc import Iterator, Sequence
 
 from lxdocker import log
+from lxdocker.doctor import nftables
 from lxdocker.doctor.finding import Finding, NotExamined
+from lxdocker.doctor.nftables import Packet, Ruleset
 from lxdocker.doctor.subject import Subject
 from lxdocker.http import url as urls
-from lxdocker.lxd.api import WHOLE
+from lxdocker.lxd.connection import WHOLE
 from lxdocker.serve import hostnames
 
 CONNECT_SECONDS = 1.5
+DHCP_PORT, DNS_PORT = 67, 53
 _COMMAND_SECONDS = 5
 
 
@@ -72,14 +75,38 @@ def _rules() -> list[list[str]]:
 
 
 def forwarding(subject: Subject) -> Iterator[Finding]:
-    """Whether this host's firewall forwards what comes from the bridge. Docker's does not."""
+    """Whether this host's firewall lets through what comes from the bridge. Docker's does not."""
     subject.local_lxd()
     name = _bridge_name(subject)
     if not name or not subject.needs_network():
         return
     rules = _rules()
-    if not is_blocked(rules, name):
-        return
+    if is_blocked(rules, name):
+        yield _by_iptables(rules, name)
+    else:
+        yield from by_nftables(nftables.read(), name)
+
+
+def by_nftables(ruleset: Ruleset, bridge: str) -> Iterator[Finding]:
+    """Whether a chain certainly stops what builders send to registries, or to LXD's DHCP and DNS on this host."""
+    packets = (
+        ("forward", Packet("tcp", urls.PORTS["https"], bridge), "to registries"),
+        ("input", Packet("udp", DHCP_PORT, bridge), "to LXD's DHCP"),
+        ("input", Packet("udp", DNS_PORT, bridge), "to LXD's DNS"),
+    )
+    for hook, packet, where in packets:
+        if chain := ruleset.stops(hook, packet):
+            do = f"nft insert rule {chain} iifname {bridge} accept"
+            if hook == "forward":
+                do += f" && nft insert rule {chain} oifname {bridge} ct state established,related accept"
+            if chain.table == "firewalld":
+                do = f"firewall-cmd --permanent --zone=trusted --change-interface={bridge} && firewall-cmd --reload"
+            what = f"this host's firewall drops what builders on {bridge} send {where}"
+            yield Finding("bridge-blocked", what, f"nftables' chain {chain} lets nothing from the bridge through", do)
+            return
+
+
+def _by_iptables(rules: Sequence[Sequence[str]], name: str) -> Finding:
     if ["-N", "DOCKER-USER"] in rules:
         do = (
             f"iptables -I DOCKER-USER -i {name} -j ACCEPT && iptables -I DOCKER-USER -o {name} -m conntrack"
@@ -89,7 +116,7 @@ def forwarding(subject: Subject) -> Iterator[Finding]:
     else:
         do = f"with ufw: ufw route allow in on {name} && ufw route allow out on {name}; else accept it in FORWARD"
         why = "the policy of iptables' chain FORWARD is DROP, and no rule accepts the bridge"
-    yield Finding("bridge-blocked", f"this host's firewall drops what builders on {name} send", why, do)
+    return Finding("bridge-blocked", f"this host's firewall drops what builders on {name} send", why, do)
 
 
 def is_blocked(rules: Sequence[Sequence[str]], bridge: str) -> bool:
@@ -128,7 +155,8 @@ def port_80(subject: Subject) -> Iterator[Finding]:
     if is_server and int(settings.listen.rpartition(":")[2]) == https:
         address = next((one for one in hostnames.host_addresses() if not one.is_loopback), None)
         if address and (_hangs(str(address), http) or _is_dropped(http)):
-            yield _dropped(f"this host ({address})", f"iptables -I INPUT -p tcp --dport {http} -j REJECT")
+            do = f"iptables -I INPUT -p tcp --dport {http} -j REJECT, or the same in your firewall's own words"
+            yield _dropped(f"this host ({address})", do)
     for host in _followed(subject):
         if _hangs(host, http):
             yield _dropped(host, "on its firewall, reject port 80 instead of dropping it")
@@ -162,11 +190,13 @@ def _hangs(host: str, port: int) -> bool:
 
 
 def _is_dropped(port: int) -> bool:
-    """Whether the chain INPUT drops what comes to a port from elsewhere: from here, everything is let through."""
+    """Whether the firewall drops what comes to a port from elsewhere: from here, everything is let through."""
     try:
-        rules = _rules()
+        rules, ruleset = _rules(), nftables.read()
     except NotExamined:
         return False
+    if ruleset.stops("input", Packet("tcp", port), ("drop",)):
+        return True
     if ["-P", "INPUT", "DROP"] not in rules:
         return False
     about = [rule for rule in rules if rule[0] == "-A" and str(port) in rule]
