@@ -38,7 +38,7 @@ CREATED = 1_600_000_000
 def split_image(folder: Path, content: str) -> Artifact:
     """One that a real LXD takes, too."""
     folder.mkdir(parents=True)
-    metadata = render.image_metadata(Arch.host(), CREATED, {"os": content, "lxdocker.source": "its own"})
+    metadata = render.image_metadata(Arch.host(), CREATED, {"os": content, "lxdocker.source": "its own"}, b"")
     return artifact.write(folder, metadata, [b"hsqs", content.encode()])
 
 

@@ -38,8 +38,9 @@ class Instance:
 
     def configure(self, config: OciConfig, behaviour: Behaviour | None = None) -> None:
         """Puts in what a build would."""
-        runtime = render.runtime_tar(config, behaviour or Behaviour())
+        runtime = render.runtime_tar(config.created)
         subprocess.run(["tar", "-xpC", self.root.path], input=runtime, check=True, timeout=30)
+        (self.root / "lxd-image").write_bytes(render.render_config(config, behaviour or Behaviour()))  # as LXD does
         (self.root / "sbin").mkdir(exist_ok=True)
         (self.root / "init").rename(self.root / "sbin/init")
 

@@ -102,7 +102,7 @@ def build(lxd: Lxd, settings: Settings, say: Say) -> BuilderImage:
             "description": "lxdocker builder",
             **{PREFIX + key: value for key, value in details.items()},
         }
-        metadata = render.image_metadata(lxd.arch, int(built_at.timestamp()), properties, templates=False)
+        metadata = render.image_metadata(lxd.arch, int(built_at.timestamp()), properties, config=None)
         finished = artifact.write(folder, metadata, rootfs)
         say("importing")
         before = find(lxd, placement.project)

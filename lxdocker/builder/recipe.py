@@ -452,8 +452,9 @@ def _build_argv(builder: Builder, request: BuildRequest, damaged: DamagedCache |
 
 def image_metadata(request: BuildRequest) -> bytes:
     """The other half of the image: ``lxd.tar.xz``."""
-    properties = dict(request.properties)
-    return render.image_metadata(request.arch, request.config.created, properties, own=request.changes.templates)
+    config = render.render_config(request.config, request.behaviour, supervise=request.supervise)
+    properties, own = dict(request.properties), request.changes.templates
+    return render.image_metadata(request.arch, request.config.created, properties, config, own)
 
 
 def _by_hand(request: BuildRequest) -> Callable[[str], str]:
@@ -476,7 +477,7 @@ def given(request: BuildRequest) -> bytes:
             changing.NETWORK,
         )
     files = {SCRIPTS / script.name: script.read_bytes() for script in scripts}
-    files[SCRIPTS / "runtime.tar"] = render.runtime_tar(request.config, request.behaviour, supervise=request.supervise)
+    files[SCRIPTS / "runtime.tar"] = render.runtime_tar(request.config.created)
     if request.raw_manifest:
         files[SCRIPTS / "manifest"] = request.raw_manifest
     if request.authfile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,13 @@ def write(
         rootfs_size=size,
         rootfs_sha256=alone.hexdigest(),
     )
+
+
+def hashed(pieces: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    """The pieces, each of which goes into ``digest`` on the way."""
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
 
 
 def read(path: Path) -> Iterable[bytes]:

@@ -27,6 +27,9 @@ FOLDER_PATH = f"{PREFIX}folder_path"
 PUBLISHED_AS = f"{PREFIX}published_as"
 NOTES = frozenset({FOLDER_PATH, PUBLISHED_AS})  # of this host alone
 MACHINE_ID = Path("/etc/machine-id")
+_TEMPLATE = "templates:"
+# Of the inputs: what the root filesystem is made of besides the spec's changes.
+_OF_ROOTFS = ("recipe", "runtime", "name", "source", "manifest", "config", "arch", "compression_level")
 _PLAIN = "/:._-"  # what the names of parts have unquoted
 # Part of the image itself (metadata.yaml) and so of its fingerprint. The other fields may change without a build.
 _SEALED = ("name", "source", "manifest_digest", "config_digest", "inputs")
@@ -45,6 +48,7 @@ class Provenance:
     folder: str  # the id of the folder of specs that the image belongs to
     built_at: str  # RFC 3339, UTC
     parts: str = ""  # those of inputs(); "" if an older version recorded it
+    rootfs: str = ""  # the hash of those that its root filesystem is made of; alike
 
     @property
     def resolved(self) -> ResolvedImage:
@@ -105,6 +109,7 @@ class Provenance:
                 folder=properties[PREFIX + "folder"],
                 built_at=properties[PREFIX + "built_at"],
                 parts=properties.get(PREFIX + "parts", ""),
+                rootfs=properties.get(PREFIX + "rootfs", ""),
             )
         except (KeyError, ValueError):
             return None
@@ -161,6 +166,7 @@ class Inputs:
 
     hash: str  # hex sha256 of all of it
     parts: str  # a short hash of each part, for messages
+    rootfs: str  # hex sha256 of what determines the root filesystem
 
 
 def inputs(spec: ImageSpec, source: str, resolved: ResolvedImage, arch: Arch, compression_level: int) -> Inputs:
@@ -188,9 +194,19 @@ def inputs(spec: ImageSpec, source: str, resolved: ResolvedImage, arch: Arch, co
         **{key: value for key, value in keys.items() if value != usual[key]},
         **changes,
     }
-    return Inputs(
-        _hash(document), " ".join(f"{quote(name, safe=_PLAIN)}={_hash(part)[:8]}" for name, part in parts.items())
-    )
+    told = " ".join(f"{quote(name, safe=_PLAIN)}={_hash(part)[:8]}" for name, part in parts.items())
+    of_rootfs = {key: document[key] for key in _OF_ROOTFS} | {"changes": _of_rootfs(spec.changes, changes)}
+    return Inputs(_hash(document), told, _hash(of_rootfs))
+
+
+def _of_rootfs(changes: Changes, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the described changes that the root filesystem depends on. How the image runs is in LXD's metadata, but
+    commands run as the image would, and templates of files are given its version.
+    """
+    only_metadata = {name for name in described if name.startswith(_TEMPLATE)}
+    if not changes.run and not changes.packages:
+        only_metadata |= {one.name for one in fields(changes.overrides)} - ({"labels"} if changes.files else set())
+    return {name: value for name, value in described.items() if name not in only_metadata}
 
 
 def described(changes: Changes) -> dict[str, Any]:
@@ -217,7 +233,7 @@ def described(changes: Changes) -> dict[str, Any]:
     if changes.layers:
         found["layers"] = [layer.sha256 for layer in changes.layers]
     for template in changes.templates:
-        found[f"templates:{template.path}"] = asdict(template)
+        found[f"{_TEMPLATE}{template.path}"] = asdict(template)
     if changes.variables:
         found["variables"] = changes.variables
     return found

@@ -27,6 +27,7 @@ class Wanted:
     arch: Arch
     compression_level: int
     parts: str  # what the hash is made of, for messages
+    rootfs: str  # the hash of what determines the root filesystem
 
     @classmethod
     def of(
@@ -34,7 +35,7 @@ class Wanted:
     ) -> Wanted:
         """The only place that computes what identifies an image's content."""
         found = inputs(spec, source, resolved, arch, compression_level)
-        return cls(spec, resolved, found.hash, source, folder, arch, compression_level, found.parts)
+        return cls(spec, resolved, found.hash, source, folder, arch, compression_level, found.parts, found.rootfs)
 
     @property
     def name(self) -> ImageName:
@@ -56,4 +57,5 @@ class Wanted:
             folder=self.folder,
             built_at=built_at.replace(microsecond=0).isoformat(),
             parts=self.parts,
+            rootfs=self.rootfs,
         )

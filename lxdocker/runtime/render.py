@@ -2,7 +2,8 @@
 
 Two tarballs come out of here, both the same bytes for the same inputs: the runtime, which the builder
 injects into the root filesystem, and LXD's image metadata (metadata.yaml and templates, as in LXD's
-doc/image_format.md).
+doc/image_format.md). How an image runs is in the latter alone: LXD writes it into each new instance, so
+that a change of it needs no other root filesystem.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import lzma
 import math
 import posixpath
+import re
 import shlex
 import signal
 import tarfile
@@ -30,7 +32,7 @@ from lxdocker.source.oci import OciConfig
 from lxdocker.values import Arch
 
 # Raised whenever what a build does changes in a way that images made before should be made again.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 HERE = Path(__file__).parent
 INIT = HERE / "init.sh"
@@ -43,6 +45,9 @@ CHECK = HERE / "check.sh"
 UDHCPC = HERE / "udhcpc.sh"
 UDHCPC_WRAPPER = HERE / "udhcpc-wrapper.sh"
 TEMPLATES = HERE / "templates"
+IMAGE_TEMPLATE = "image.tpl"
+# What begins something in a template (pongo2, whose language is Django's).
+_TAG = re.compile(rb"\{(?=[{%#])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,25 +215,27 @@ def _appending(name: str, words: tuple[str, ...]) -> list[str]:
     return [f"{name}() {{ " + " ".join(['"$@"', *map(shlex.quote, words)]) + "; }"]
 
 
-def runtime_tar(config: OciConfig, behaviour: Behaviour, *, supervise: bool = True) -> bytes:
-    """The tar that inject.sh unpacks; ``init`` goes to /sbin/init, the rest to /."""
+def runtime_tar(created: int) -> bytes:
+    """The tar that inject.sh unpacks; ``init`` goes to /sbin/init, the rest to /. It is the same for all images, but
+    for the time when they were ``created``, in seconds since the epoch.
+    """
     entries = [
         ("init", INIT.read_bytes(), 0o755),
         ("lxd-exec", EXEC.read_bytes(), 0o755),
         ("lxd-health", HEALTH.read_bytes(), 0o755),
         ("lxd-log", LOG.read_bytes(), 0o755),
-        ("lxd-image", render_config(config, behaviour, supervise=supervise), 0o644),
         ("lxd-udhcpc-default.script", UDHCPC_WRAPPER.read_bytes(), 0o755),
         ("lxd-udhcpc-default.script.real", UDHCPC.read_bytes(), 0o755),
         *((f"lxd-lib/{path.name}", path.read_bytes(), 0o755) for path in sorted(LIB.iterdir())),
     ]
-    return tar(entries, config.created, folders=("lxd-lib",))
+    return tar(entries, created, folders=("lxd-lib",))
 
 
 # What LXD writes into each instance of an image.
 _TEMPLATES = {
     "/etc/hostname": {"when": ["create", "copy"], "template": "hostname.tpl"},
     "/etc/hosts": {"when": ["create", "copy"], "template": "hosts.tpl"},
+    "/lxd-image": {"when": ["create"], "template": IMAGE_TEMPLATE},
     "/lxd-instance": {"when": ["start"], "template": "instance.tpl"},
     "/lxd-prelaunch": {"when": ["start"], "template": "prelaunch.tpl"},
 }
@@ -238,12 +245,12 @@ def image_metadata(
     arch: Arch,
     created: int,
     properties: Mapping[str, str],
-    *,
-    templates: bool = True,
+    config: bytes | None,
     own: Sequence[Template] = (),
 ) -> bytes:
-    """``lxd.tar.xz``, the first half of an LXD split image; ``created`` is in seconds since the epoch. ``own``: the
-    spec's templates, which may take the place of lxdocker's.
+    """``lxd.tar.xz``, the first half of an LXD split image; ``created`` is in seconds since the epoch. ``config``: what
+    render_config() gives; without it, the image has no templates. ``own``: the spec's templates, which may take the
+    place of lxdocker's.
     """
     document: dict[str, object] = {
         "architecture": arch.value,
@@ -252,9 +259,10 @@ def image_metadata(
         "properties": dict(properties),
     }
     entries = []
-    if templates:
+    if config is not None:
         written: dict[str, object] = dict(_TEMPLATES)
         entries = [(f"templates/{path.name}", path.read_bytes(), 0o644) for path in sorted(TEMPLATES.iterdir())]
+        entries.append((f"templates/{IMAGE_TEMPLATE}", _literal(config), 0o644))
         for number, template in enumerate(own):
             name = f"own{number}.tpl"
             written[template.path] = {
@@ -266,8 +274,13 @@ def image_metadata(
             entries.append((f"templates/{name}", template.content.encode("utf-8", "surrogateescape"), 0o644))
         document["templates"] = written
     text = yaml.safe_dump(document, sort_keys=True, allow_unicode=True).encode()
-    folders = ("templates",) if templates else ()
+    folders = ("templates",) if config is not None else ()
     return lzma.compress(tar([("metadata.yaml", text, 0o644), *entries], created, folders), preset=6)
+
+
+def _literal(text: bytes) -> bytes:
+    """A template that gives this text, whatever is in it."""
+    return _TAG.sub(b'{{ "{" }}', text)
 
 
 def tar(entries: list[tuple[str, bytes, int]], mtime: int, folders: tuple[str, ...] = ()) -> bytes:

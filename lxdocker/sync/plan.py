@@ -38,6 +38,7 @@ class Build(_ForWanted):
 
     reason: str
     damaged: Stored | Published | None = None  # the only copy there was, which the new image replaces
+    base: Stored | Published | None = None  # an image with the root filesystem that it is to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,8 @@ class Planner:
                 return Republish(wanted, current_stored)
             case None, Published():
                 return Reimport(wanted, current_published)
-        return Build(wanted, _build_reason(wanted, stored or published))
+        held = (one for one in (published, stored) if one and one.provenance.rootfs == wanted.rootfs)
+        return Build(wanted, _build_reason(wanted, stored or published), base=next(held, None))
 
     def _withholds(self, name: ImageName, inputs: str) -> bool:
         return self.holdings.withholds(name, self.arch, inputs)

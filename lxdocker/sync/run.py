@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lxdocker.builder import image as builder_image
 from lxdocker.builder import placement
@@ -23,7 +24,7 @@ from lxdocker.sync import plan, prune
 from lxdocker.sync.context import Context
 from lxdocker.sync.deliver import Delivery, tidy
 from lxdocker.sync.holdings import Holdings
-from lxdocker.sync.make import Builders, Making, copied
+from lxdocker.sync.make import Builders, Finished, Making, copied
 from lxdocker.sync.outcome import Outcome, Report, Status
 from lxdocker.sync.plan import Build, Fail, Keep, PerSpec, Reimport, Remove, Republish, Restore, Touch
 from lxdocker.sync.state import concluded
@@ -120,7 +121,7 @@ def sync(
                 delivery, watch, lambda: watch.outlived(lambda: opening(context, options, cleanup, progress, say))
             )
             progress.expect([action.spec.name for action in actions if not isinstance(action, Keep)])
-            if any(isinstance(action, Build) for action in actions):
+            if any(isinstance(action, Build) and action.base is None for action in actions):
                 run.need_builders()
             outcomes = run.all(actions) + [prune.left_alone(spec) for spec in broken]
             outcomes += [prune.remove(context, removal) for removal in removals]
@@ -280,17 +281,22 @@ class Run:
         return action.wanted.at(self._context.resolver.resolve(action.spec.image, None))
 
     def _build(self, action: Build) -> Outcome:
-        spec = action.spec
-        builders = self.need_builders()
-        if isinstance(builders, LxdockerError):
-            raise builders
+        spec, say = action.spec, self._delivery.say
         making = Making.of(self._context, action.wanted)
         with self._context.tree.staging(spec.name) as folder:
-            try:
-                finished = making.run(builders, folder, self._progress, self._delivery.say)
-            except NotCachedError:  # as after a prune
-                making = Making.of(self._context, action.wanted, anew=True)
-                finished = making.run(builders, folder, self._progress, self._delivery.say)
+            finished = making.upon(self._context, action.base, folder, self._progress, say) if action.base else None
+            if finished is None:
+                finished = self._in_builder(making, action.wanted, folder)
             self._progress.phase(spec.name, "import")
             self._delivery.deliver(spec, finished, action.damaged)
         return Outcome(spec.name, Status.BUILT, action.reason, finished.artifact.fingerprint)
+
+    def _in_builder(self, making: Making, wanted: Wanted, folder: Path) -> Finished:
+        builders = self.need_builders()
+        if isinstance(builders, LxdockerError):
+            raise builders
+        try:
+            return making.run(builders, folder, self._progress, self._delivery.say)
+        except NotCachedError:  # as after a prune
+            making = Making.of(self._context, wanted, anew=True)
+            return making.run(builders, folder, self._progress, self._delivery.say)

@@ -184,7 +184,9 @@ def test_every_image_can_start(root: Path) -> None:
     init = inside(root, "/sbin/init")
     assert init.read_bytes() == render.INIT.read_bytes()
     assert init.stat().st_mode & 0o7777 == 0o755
-    for name in ("busybox-lxd", "lxd-image", "lxd-udhcpc-default.script", "lxd-udhcpc-default.script.real"):
+    assert not (root / "lxd-image").is_symlink()  # which LXD writes into instances
+    assert not (root / "lxd-image").exists()
+    for name in ("busybox-lxd", "lxd-udhcpc-default.script", "lxd-udhcpc-default.script.real"):
         assert stat.S_ISREG((root / name).lstat().st_mode), name
     for name in ("busybox-lxd", "lxd-udhcpc-default.script"):
         assert (root / name).stat().st_mode & 0o7777 == 0o755, name

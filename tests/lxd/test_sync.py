@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import schemas
-from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, big, cache_folder, entry, image, layer, tiny, unsquash
+from tests.lxd.rig import BUILDER_PROJECT, Instance, Lxc, World, big, cache_folder, entry, image, layer, tiny, unsquash
 from tests.registry_server import Images, make_image, make_index, registry, write_layout
+from tests.waiting import wait_until
 
 AMD = {"os": "linux", "architecture": "amd64"}
 ARM = {"os": "linux", "architecture": "arm64"}
@@ -92,8 +95,12 @@ def test_old_versions_stay_listed_up_to_a_limit_and_on_disk_for_a_while(world: W
     assert world.published_fingerprints("app") == fingerprints[1:]
 
 
+# What the root filesystem depends on.
+CHANGE: dict[str, Any] = {"files": {"/etc/added": {"content": "x"}}}
+
+
 @pytest.mark.any_lxd
-@pytest.mark.parametrize("change", [{"disable_supervisor": True}, {"properties": {"team": "blue"}}])
+@pytest.mark.parametrize("change", [{"disable_supervisor": True}, {"properties": {"team": "blue"}}, CHANGE])
 def test_a_changed_spec_builds_again(pair: World, change: dict[str, object]) -> None:
     old = pair.lxc.aliases()["app"]
     pair.spec("app", pair.ref("app"), **change)
@@ -425,6 +432,22 @@ def test_building_without_the_layer_cache_gives_the_same_image(pair: World) -> N
     assert pair.sync("--force", "app").fingerprint("app") == before
 
 
+def test_how_an_image_runs_changes_without_a_builder(pair: World, launch: Callable[..., Instance]) -> None:
+    """Which here could not be had. What matters is that LXD gives it to instances."""
+    before = pair.rootfs("app").read_bytes()
+    command = ["/busybox-lxd", "sleep", "1000"]
+    pair.spec("app", pair.ref("app"), umask="0027", environment={"SAID": "{{ config.x }}"}, entrypoint=command)
+    pair.settings["pool"] = "nowhere"
+    done = pair.sync()
+    assert done.statuses == {"app": "built", "other": "unchanged"}
+    pair.holds("app", done.fingerprint("app"))
+    assert pair.rootfs("app").read_bytes() == before
+    instance = launch(pair, "app")
+    script = "/lxd-exec /busybox-lxd sh -c 'umask; echo \"$SAID\"'"
+    wait_until("the application", lambda: "sleep 1000" in instance.shell("ps"))
+    assert instance.shell(script) == "0027\n{{ config.x }}\n"
+
+
 @pytest.mark.any_lxd
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
 def test_a_changed_spec_of_the_same_image_fetches_nothing(world: World, tmp_path: Path, docker: bool) -> None:
@@ -435,7 +458,7 @@ def test_a_changed_spec_of_the_same_image_fetches_nothing(world: World, tmp_path
         world.spec("app", reference)
         first = world.sync().fingerprint("app")
         asked = len(server.requests())
-        world.spec("app", reference, umask="0027")
+        world.spec("app", reference, **CHANGE)
         changed = world.sync()
         assert changed.statuses == {"app": "built"}
         assert [request.method for request in server.requests(asked + 1)[asked:]] == ["HEAD"]
@@ -452,7 +475,7 @@ def test_a_damaged_blob_is_fetched_again_for_a_changed_spec(world: World, kind: 
     blob = {"manifest": made.manifest, "config": made.config, "layer": made.layers[0]}[kind]
     path = cache_folder() / "blobs/sha256" / blob.digest.removeprefix("sha256:")
     path.write_bytes(bytes(len(blob.content)))
-    world.spec("app", world.ref("app"), umask="0027")
+    world.spec("app", world.ref("app"), **CHANGE)
     changed = world.sync()
     assert changed.statuses == {"app": "built"}
     assert path.read_bytes() == blob.content

@@ -24,10 +24,6 @@ from tests.waiting import wait_until
 
 BUSYBOX = Path("/bin/busybox")
 APP_UID = 1000
-END = "end-of-file"
-# A session begins with a ping. If all that a command says, and its end, are there before `lxc exec` has answered that,
-# the answer fails, and it drops the rest unread.
-LINGER = '"$@"; status=$?; /busybox-lxd usleep 400000; exit $status'
 CAPABILITY = b"\x01\0\0\x02\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0".decode("latin-1")  # cap_net_bind_service
 SECOND = 1_000_000_000  # Docker's durations are in nanoseconds
 
@@ -69,6 +65,13 @@ class Wanted:
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
+BRACES = {
+    "EXPRESSION": "{{ config.x }}{{{ instance.name }}}",
+    "BLOCK": "{% include 'x' %}{% endautoescape %}{%%}",
+    "COMMENT": "{# unclosed",
+    "ESCAPED": '{{ "{" }} & <b> \'"\\',
+    "UNICODE": "caf\u00e9 \u2713",
+}
 QUICK = {"Interval": 0.3, "Timeout": 1, "StartPeriod": 0.1, "StartInterval": 0.3, "Retries": 2}
 IMAGES = {
     "box": Wanted(box()),
@@ -165,6 +168,13 @@ IMAGES = {
         box(**healthcheck("CMD", "/bin/cat", "/dev/shm/fine", Interval=60, StartPeriod=60, StartInterval=0.3))
     ),
     "chatty": Wanted(box(**healthcheck("CMD-SHELL", "setsid yes left behind & yes | head -c 3000000", **QUICK))),
+    # What would mean something in a template, through which LXD writes it into instances.
+    "braces": Wanted(
+        box(
+            Env=[f"{name}={value}" for name, value in BRACES.items()],
+            Cmd=["/bin/sh", "-c", ": {{ x }}; exec sleep 1000000"],
+        )
+    ),
     "user": Wanted(box(User="app", Env=["GREETING=hello world", "PATH=/opt/bin:/bin"], WorkingDir="/srv")),
     "first": Wanted(box(User="app"), {"disable_supervisor": True}),
     # Known by its entrypoint, as s6-overlay is.
@@ -287,28 +297,16 @@ class Box(Instance):
         wait_until(f"the end of {self.name}", probe)
 
     def exec(self, *command: str) -> tuple[int, str]:
-        """Exit status and output of a command in the instance, which ends a moment before the session does."""
-        return self._exec("/busybox-lxd", "sh", "-c", LINGER, "sh", *command)
-
-    def _exec(self, *command: str) -> tuple[int, str]:
-        done = subprocess.run(
-            ["lxc", "--project", self._lxc.project, "exec", self.name, "--", *command],
-            capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        """Exit status and output of a command in the instance."""
+        done = self._lxc.exec(self.name, *command)
         return done.returncode, done.stdout + done.stderr
 
     def runs(self, script: str) -> bool:
         """Whether a script with LXD's busybox in the instance succeeds."""
-        return self._exec("/busybox-lxd", "sh", "-c", script)[0] == 0
+        return self.exec("/busybox-lxd", "sh", "-c", script)[0] == 0
 
     def file(self, path: str) -> str:
-        """A file's content, whole: `lxc exec` may lose what a short command says, on a busy host."""
-
-        def probe() -> str | None:
-            said = self.shell(f"cat '{path}' && echo {END}")
-            return said if said.endswith(f"{END}\n") else None
-
-        return str(wait_until(f"the content of {path}", probe)).removesuffix(f"{END}\n")
+        return self.shell(f"cat '{path}'")
 
     def host_status(self, pid: int | None = None) -> dict[str, str]:
         """/proc/PID/status, read from outside."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.runtime.boxes import Box, lines
+from tests.runtime.boxes import BRACES, Box, lines
 
 pytestmark = pytest.mark.any_lxd  # what goes on inside an instance
 Launch = Callable[..., Box]
@@ -49,6 +49,13 @@ def prelaunch(script: str, **config: str) -> dict[str, str]:
 
 def writing(content: str) -> str:
     return f"cat >/run/env <<'END_OF_IT'\n{content}\nEND_OF_IT\nprintf %s \"$(cat /run/env)\" >/run/env\n"
+
+
+def test_the_image_s_own_is_no_template(launch: Launch) -> None:
+    one = launch("braces").ready()
+    found = one.shell("tr '\\0' '\\1' </proc/$(pgrep -f '^sleep 1000000')/environ")
+    environment = dict(item.split("=", 1) for item in found.split("\1") if item)
+    assert {name: environment.get(name) for name in BRACES} == BRACES
 
 
 def test_the_file_is_data(launch: Launch) -> None:

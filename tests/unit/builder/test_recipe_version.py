@@ -61,7 +61,7 @@ def present() -> dict[str, str]:
     parts = {script.name: code(script) for script in SCRIPTS} | {
         "render.render_config": render.render_config(CONFIG, behaviour),
         # Each liblzma packs it in its own way.
-        "render.image_metadata": lzma.decompress(render.image_metadata(Arch.X86_64, 1, {"os": "app"}, templates=False)),
+        "render.image_metadata": lzma.decompress(render.image_metadata(Arch.X86_64, 1, {"os": "app"}, None)),
         "render.tar": render.tar([("file", b"content", 0o644)], 1, folders=("folder",)),
         "skopeo.copy_argv": " ".join(copy).encode(),
     }

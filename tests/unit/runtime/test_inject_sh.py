@@ -13,15 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from lxdocker.config.spec import Behaviour
 from lxdocker.runtime import render
-from lxdocker.source.oci import OciConfig
 from tests.chroots import BUSYBOX, Root, needs_namespaces
 
 pytestmark = needs_namespaces
 
 EPOCH = 1_700_000_000
-RUNTIME = render.runtime_tar(OciConfig(cmd=("/app",), created=EPOCH), Behaviour())
+RUNTIME = render.runtime_tar(EPOCH)
 INIT = render.INIT.read_bytes()
 THEIRS = b"#!/bin/sh\nthe image's own init\n"
 
@@ -544,7 +542,7 @@ def test_nothing_carries_the_clock(builder: Builder, tmp_path: Path) -> None:
     }
     assert {name: age for name, age in ages.items() if age not in {EPOCH, 1_600_000_000}} == {}
     assert kept.stat().st_mtime == 1_600_000_000
-    for name in (".", "busybox-lxd", "lxd-image", "lxd-lib/network.sh", "usr/sbin/init", "usr/sbin", "etc"):
+    for name in (".", "busybox-lxd", "lxd-exec", "lxd-lib/network.sh", "usr/sbin/init", "usr/sbin", "etc"):
         assert ages[name] == EPOCH or name == "etc", name
     # Twice, the same: what is left of it is not what is found.
     again = Builder(tmp_path / "again")

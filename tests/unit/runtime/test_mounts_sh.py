@@ -25,9 +25,8 @@ PING = "net/ipv4/ping_group_range"
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
     made = Root.make(tmp_path / "root")
-    subprocess.run(
-        ["tar", "-xpC", made.path], input=render.runtime_tar(OciConfig(), Behaviour()), check=True, timeout=30
-    )
+    subprocess.run(["tar", "-xpC", made.path], input=render.runtime_tar(0), check=True, timeout=30)
+    (made / "lxd-image").write_bytes(render.render_config(OciConfig(), Behaviour()))
     (made / "sbin").mkdir()
     (made / "init").rename(made / "sbin/init")
     made.write("/lxd-instance")

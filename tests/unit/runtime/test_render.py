@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import re
 import shutil
 import signal
 import subprocess
@@ -356,11 +357,15 @@ def unpack(content: bytes) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in tar}
 
 
+def metadata(properties: Mapping[str, str]) -> bytes:
+    return render.image_metadata(Arch.X86_64, CONFIG.created, properties, render.render_config(CONFIG, USUAL))
+
+
 def test_the_same_inputs_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     def everything() -> tuple[bytes, bytes, str]:
         return (
-            render.runtime_tar(CONFIG, USUAL),
-            render.image_metadata(Arch.X86_64, CONFIG.created, {"os": "web", "b": "2", "a": "1"}),
+            render.runtime_tar(CONFIG.created),
+            metadata({"os": "web", "b": "2", "a": "1"}),
             render.runtime_hash.__wrapped__(),
         )
 
@@ -368,12 +373,11 @@ def test_the_same_inputs_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
     assert everything() == before
     # Nor does it depend on the order in which properties came.
-    assert render.image_metadata(Arch.X86_64, CONFIG.created, {"a": "1", "os": "web", "b": "2"}) == before[1]
+    assert metadata({"a": "1", "os": "web", "b": "2"}) == before[1]
 
 
 def test_all_members_are_root_s_and_as_old_as_the_image() -> None:
-    metadata = lzma.decompress(render.image_metadata(Arch.X86_64, CONFIG.created, {}))
-    for content in (render.runtime_tar(CONFIG, USUAL), metadata):
+    for content in (render.runtime_tar(CONFIG.created), lzma.decompress(metadata({}))):
         for member in unpack(content).values():
             assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
             assert member.mtime == CONFIG.created
@@ -381,7 +385,7 @@ def test_all_members_are_root_s_and_as_old_as_the_image() -> None:
 
 
 def test_the_runtime_has_every_file_that_its_hash_covers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    members = unpack(render.runtime_tar(CONFIG, USUAL))
+    members = unpack(render.runtime_tar(CONFIG.created))
     assert members["init"].mode == 0o755
     assert members["lxd-udhcpc-default.script"].mode == 0o755
     assert {f"lxd-lib/{path.name}" for path in render.LIB.iterdir()} <= set(members)
@@ -395,16 +399,21 @@ def test_the_runtime_has_every_file_that_its_hash_covers(tmp_path: Path, monkeyp
         assert computed() != before
 
 
-def test_another_image_or_spec_gives_another_runtime() -> None:
-    usual = render.runtime_tar(CONFIG, USUAL)
-    assert render.runtime_tar(OciConfig(cmd=("other",), created=CONFIG.created), USUAL) != usual
-    assert render.runtime_tar(CONFIG, Behaviour(stop_grace=31)) != usual
-    assert render.runtime_tar(CONFIG, USUAL, supervise=False) != usual
+def test_how_an_image_runs_is_in_its_metadata() -> None:
+    """Word by word, even if it would mean something in a template."""
+    text = b"a='{{ config.x }}' {% include 'y' %} {# z #} {{{ {%% f() { :; } \xff\n"
+    packed = render.image_metadata(Arch.X86_64, 1, {}, text)
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as tar:
+        source = tar.extractfile("templates/image.tpl")
+        assert source is not None
+        template = source.read()
+    assert template.replace(b'{{ "{" }}', b"{") == text
+    assert re.findall(rb"{[{%#]", template.replace(b'{{ "{" }}', b"<")) == []
 
 
 def test_the_metadata_as_lxd_reads_it() -> None:
     properties = {"description": "naïve: 'x' \n# y", "os": "web", "number": "1", "yes": "no"}
-    packed = render.image_metadata(Arch.AARCH64, CONFIG.created, properties)
+    packed = render.image_metadata(Arch.AARCH64, CONFIG.created, properties, b"")
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:xz") as tar:
         source = tar.extractfile("metadata.yaml")
         assert source is not None
@@ -422,5 +431,5 @@ def test_the_metadata_as_lxd_reads_it() -> None:
 
 
 def test_the_builder_needs_no_templates() -> None:
-    packed = render.image_metadata(Arch.X86_64, 0, {}, templates=False)
+    packed = render.image_metadata(Arch.X86_64, 0, {}, None)
     assert list(unpack(lzma.decompress(packed))) == ["metadata.yaml"]

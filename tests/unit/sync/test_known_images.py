@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lxdocker.builder.recipe import NOT_CACHED
+from lxdocker.config.changes import NO_CHANGES
 from lxdocker.config.spec import ImageSpec
 from lxdocker.http.route import NOWHERE, Route
 from lxdocker.lxd.command import Result
@@ -34,9 +34,10 @@ class Here:
     image: Image
     asked_before: int
 
-    def spec(self, **behaviour: Any) -> ImageSpec:
+    def spec(self, *variables: tuple[str, str]) -> ImageSpec:
+        """``variables``: a change that another root filesystem may come of."""
         made = spec("web", f"{self.registry.address}/app:1")
-        return replace(made, behaviour=replace(made.behaviour, **behaviour))
+        return replace(made, changes=replace(NO_CHANGES, variables=variables))
 
     def asked(self, count: int) -> list[str]:
         """The next requests of the registry."""
@@ -70,7 +71,7 @@ def test_a_changed_spec_of_the_same_image_asks_for_its_digest_alone(here: Here) 
     assert not is_cached(first)
     assert any("auth.json" in path for path in first.files)
     assert here.asked(4) == ["HEAD manifests", "GET manifests", "GET blobs", "GET blobs"]
-    assert words(here.place.sync(here.spec(umask="0027"))) == ["web built: changed: umask"]
+    assert words(here.place.sync(here.spec(("a", "1")))) == ["web built: changed: variables"]
     assert here.asked(1) == ["HEAD manifests"]
     (_, second) = here.place.builders.asked
     assert is_cached(second)
@@ -89,7 +90,7 @@ def test_an_image_that_is_expected_in_the_layer_cache_gets_no_way(here: Here, mo
 
     monkeypatch.setattr(here.place.builders, "builder", builder)
     here.place.sync(here.spec())
-    here.place.sync(here.spec(umask="0027"))
+    here.place.sync(here.spec(("a", "1")))
     assert routes[0] != NOWHERE
     assert routes[1:] == [NOWHERE]
 
@@ -98,7 +99,7 @@ def test_what_the_layer_cache_has_lost_is_fetched_after_all(here: Here) -> None:
     here.place.sync(here.spec())
     here.asked(4)
     here.place.builders.answers["web"] = [Result(NOT_CACHED, "", "")]
-    assert words(here.place.sync(here.spec(umask="0027"))) == ["web built: changed: umask"]
+    assert words(here.place.sync(here.spec(("a", "1")))) == ["web built: changed: variables"]
     assert [is_cached(asked) for asked in here.place.builders.asked] == [False, True, False]
     # The second time as if nothing was known, since only that shows where the blobs are.
     assert here.asked(3) == ["HEAD manifests", "GET blobs", "GET blobs"]
@@ -108,7 +109,7 @@ def test_where_nothing_is_known_all_of_it_is_asked_for(here: Here) -> None:
     here.place.sync(here.spec())
     here.asked(4)
     here.place.context = replace(here.place.context, resolver=Resolver(here.place.context.registry, Arch.X86_64))
-    assert words(here.place.sync(here.spec(umask="0027"))) == ["web built: changed: umask"]
+    assert words(here.place.sync(here.spec(("a", "1")))) == ["web built: changed: variables"]
     assert here.asked(2) == ["HEAD manifests", "GET blobs"]
     assert not any(is_cached(asked) for asked in here.place.builders.asked)
 

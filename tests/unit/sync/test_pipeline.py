@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from lxdocker.builder.recipe import DAMAGED, FAILED_STEPS
+from lxdocker.config.changes import NO_CHANGES, Overrides, Step, Template
 from lxdocker.config.spec import Behaviour, BrokenSpec, ImageSpec
 from lxdocker.errors import BuildError, HostError, SpecError, TreeError, UsageError
 from lxdocker.image import provenance
@@ -189,8 +190,56 @@ def test_a_changed_spec_builds_again_once(
     for expected in (f"web built: changed: {request.node.callspec.id}", "web unchanged: up to date"):
         assert words(here.sync(change(web))) == [expected]
     second, _ = here.stored("web")
-    assert [version.fingerprint.value for version in here.versions("web")] == [first, second]
+    before, after = here.versions("web")
+    assert [before.fingerprint.value, after.fingerprint.value] == [first, second]
     assert [fingerprint for _, fingerprint in here.daemon.images] == [second]
+    # Without a builder: how an image runs is in the metadata that LXD writes into instances.
+    assert (len(here.builders.asked), here.opened) == (1, 1)
+    assert (after.folder / ROOTFS_FILE).read_bytes() == (before.folder / ROOTFS_FILE).read_bytes()
+    assert after.rootfs_sha256 == before.rootfs_sha256
+    assert_sound(here.context.tree.root)
+
+
+def test_the_root_filesystem_of_the_store_will_do(here: Place) -> None:
+    web = here.image("web")
+    here.sync(web)
+    shutil.rmtree(here.context.tree.root)
+    changed = replace(web, behaviour=Behaviour(restart="always"))
+    assert words(here.sync(changed)) == ["web built: changed: restart"]
+    assert len(here.builders.asked) == 1
+    (version,) = here.versions("web")
+    assert version.fingerprint.value == here.stored("web")[0]
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_root_filesystem_is_built_anew(here: Place) -> None:
+    web = here.image("web")
+    here.sync(web)
+    damage(here.versions("web")[0].folder / ROOTFS_FILE)
+    assert words(here.sync(replace(web, behaviour=Behaviour(restart="always")))) == ["web built: changed: restart"]
+    assert here.said == ["web: the image that it is to be made of is damaged; building it"]
+    assert len(here.builders.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "alone"),
+    [
+        ({"overrides": Overrides(environment=(("A", "1"),))}, True),
+        ({"overrides": Overrides(labels=(("a", "1"),))}, True),
+        ({"templates": (Template("/etc/x", "x", ("create",)),)}, True),
+        ({"overrides": Overrides(environment=(("A", "1"),)), "run": (Step("true"),)}, False),
+        ({"variables": (("a", "1"),)}, False),
+    ],
+)
+def test_what_the_root_filesystem_depends_on(changes: Mapping[str, Any], alone: bool) -> None:
+    usual, changed = examples.spec(), replace(examples.spec(), changes=replace(NO_CHANGES, **changes))
+    assert (examples.wanted(usual).rootfs == examples.wanted(changed).rootfs) is alone
+    assert examples.wanted(usual).inputs != examples.wanted(changed).inputs
 
 
 def test_a_changed_image_builds_again_and_layers_without_a_user_go(here: Place) -> None:
