@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import urllib.request
 import uuid
@@ -26,6 +27,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess
 from typing import Any, TypeVar
 
 import yaml
@@ -56,6 +58,12 @@ class Socket(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+# A session begins with a ping. If all that a command says, and its end, are there before `lxc exec` has answered that,
+# as on a busy host, the answer fails, and it drops the rest unread. So a command stays until its last word was read.
+LAST_WORD = b"\x1e"
+STAYING = '"$@" </dev/null; status=$?; printf "\\036"; read -r _; exit "$status"'
+
+
 class Lxc:
     """``lxc`` in one project."""
 
@@ -73,6 +81,24 @@ class Lxc:
         )
         assert done.returncode == 0, f"lxc {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def exec(self, name: str, *command: str, timeout: float = 60) -> CompletedProcess[str]:
+        """Runs a command in an instance, which has lxdocker's busybox."""
+        argv = ["lxc", "--project", self.project, "exec", name, "--", "/busybox-lxd", "sh", "-c", STAYING, "sh"]
+        with subprocess.Popen([*argv, *command], stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+            timer = threading.Timer(timeout, process.kill)
+            timer.start()
+            try:
+                assert process.stdout
+                said = b""
+                while not said.endswith(LAST_WORD) and (piece := process.stdout.read1(1 << 16)):  # type: ignore[attr-defined]  # it is buffered
+                    said += piece
+                rest, err = process.communicate()
+            finally:
+                timer.cancel()
+        out = (said + rest).removesuffix(LAST_WORD)
+        texts = (text.decode(errors="replace") for text in (out, err))
+        return CompletedProcess(command, process.returncode, *texts)
 
     def query(self, path: str, *arguments: str) -> Any:
         """As ``lxc query``; without arguments by the socket: a process for each look would keep a core busy."""
@@ -206,17 +232,9 @@ class Instance:
 
     def shell(self, script: str) -> str:
         """Runs a script with the busybox that every image has been given."""
-        return self._lxc("exec", self.name, "--", "/busybox-lxd", "sh", "-c", script)
-
-    def look(self, script: str) -> str:
-        """What a script says that changes nothing. Asked again where lxc exec loses it, as it may on a busy host."""
-        end = "end-of-look\n"
-
-        def probe() -> str | None:
-            said = self.shell(f"{script}\nprintf %s '{end}'")
-            return said if said.endswith(end) else None
-
-        return str(wait_until(f"what {self.name} says", probe)).removesuffix(end)
+        done = self._lxc.exec(self.name, "/busybox-lxd", "sh", "-c", script)
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def stop(self) -> None:
         """As a user does it; fails where LXD has to give up waiting."""
@@ -481,14 +499,14 @@ class World:
         return done
 
     @contextmanager
-    def start(self, *command: str) -> Iterator[Running]:
+    def start(self, *command: str, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
         """Runs a command beside the test, which tells each phase of a sync."""
         command = (*command, "-v") if command[0] == "sync" else command
         err = self.folder / f"err.{uuid.uuid4().hex[:8]}"
         with err.open("w") as sink:
             process = subprocess.Popen(
                 self.arguments(command),
-                env=self.environment,
+                env={**self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=sink,

@@ -309,10 +309,10 @@ def test_an_instance_runs_as_the_spec_says(shown: World, launch: Callable[..., I
     instance = launch(shown, "shown")
     log = instance.log_with("b c|none|zero|one two")
     assert "33\n33\n/srv/new\n" in log
-    assert instance.look("cat /etc/site") == f"{instance.name} w\n"
-    assert instance.look("cat /srv/data/default") == f"shown {shown.registry}/nginx:latest 7.\n"
-    assert instance.look("stat -c '%u %a' /srv/data") == "33 700\n"
-    assert "healthy" in instance.look("sleep 3; cat /run/lxd-health/status 2>/dev/null || /lxd-health || :")
+    assert instance.shell("cat /etc/site") == f"{instance.name} w\n"
+    assert instance.shell("cat /srv/data/default") == f"shown {shown.registry}/nginx:latest 7.\n"
+    assert instance.shell("stat -c '%u %a' /srv/data") == "33 700\n"
+    assert "healthy" in instance.shell("sleep 3; cat /run/lxd-health/status 2>/dev/null || /lxd-health || :")
     properties = next(image for image in shown.lxc.images().values() if "shown" in image["aliases"])["properties"]
     assert properties["oci.ports"] == "53/udp 8080/tcp"
     assert properties["oci.stop_signal"] == "SIGKILL"

@@ -103,7 +103,7 @@ def test_redis(apps: World, launch: Launch) -> None:
     address = server.address()
     assert redis(address, "PING") == "+PONG\r\n"
     assert redis(address, "SET", "key", "kept") == "+OK\r\n"
-    owner = server.look("stat -c %U /proc/$(pidof redis-server)").strip()
+    owner = server.shell("stat -c %U /proc/$(pidof redis-server)").strip()
     assert owner == "redis"  # the image's USER
     server.stop()
     assert "bye bye" in server.log()
