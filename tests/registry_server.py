@@ -56,7 +56,7 @@ HTPASSWD = f"{USER}:$2b$04$abcdefghijklmnopqrstuuC5VMwYwbzdFgvTXUffgXF6mHCmfegLa
 
 @dataclass(frozen=True)
 class Certificate:
-    """A self-signed certificate and its key, for 127.0.0.1 and 0.0.0.0.
+    """A self-signed certificate and its key, by default for 127.0.0.1 and 0.0.0.0.
 
     Linux connects to 0.0.0.0 over loopback, but it isn't a loopback address to anyone who looks at the name:
     the way to test, without leaving this host, what registries elsewhere get.
@@ -67,12 +67,12 @@ class Certificate:
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
-    def make(cls, folder: Path) -> Certificate:
+    def make(cls, folder: Path, *addresses: str) -> Certificate:
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "lxdocker test")])
         now = datetime.now(UTC)
-        addresses = [x509.IPAddress(ip_address(text)) for text in ("127.0.0.1", "0.0.0.0")]
+        names = [x509.IPAddress(ip_address(text)) for text in addresses or ("127.0.0.1", "0.0.0.0")]
         certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -81,7 +81,7 @@ class Certificate:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .sign(key, hashes.SHA256())
         )

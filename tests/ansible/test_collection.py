@@ -6,7 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import bcrypt
 import pytest
 import yaml
 from cryptography import x509
@@ -128,6 +130,24 @@ def test_a_host_gets_settings_and_a_server(
     assert removed.changed
     assert not again.changed
     assert not certificate.exists()
+
+
+def test_a_server_with_logins(playbook: Playbook, common: dict[str, Any], tmp_path: Path) -> None:
+    password = "pa:ss wörd"  # noqa: S105 - made up
+    users = tmp_path / "users"
+    users.write_text(f"ann:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}\n")
+    with serve(tmp_path / "closed", make_tree(tmp_path), "--users", str(users)) as server:
+        remote = {"server": server.url.replace("://", "://ann@"), "fingerprint": fingerprint(server.certificate)}
+        wanted = host(**remote, password=password, client="lxc", **common)
+        wrong = host(**remote, password=password[1:], remote="other", client="lxc", **common)
+        made, again, refused = playbook.run(wanted, wanted, wrong)
+    assert made.changed, made.told
+    assert not again.changed, again.told
+    assert refused.failed
+    assert "other" not in (tmp_path / "client/config.yml").read_text()
+    for result in (made, again, refused):  # a login in the remote's address is in no output of Ansible's
+        assert password not in str(result.told)
+        assert quote(password) not in str(result.told)
 
 
 def test_the_modules_are_documented(collections: Path) -> None:

@@ -40,6 +40,13 @@ def daemon(name: str, *options: str, environment: Mapping[str, str] | None = Non
         lxd_up("--down")
 
 
+def start_lxd(folder: Path, *options: str) -> None:
+    """One that was stopped or killed. ``options``: lxd-up's."""
+    command = [str(LXD_UP), "--lxd", os.environ["LXDOCKER_TEST_LXD"], "--dir", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @contextmanager
 def incus_daemon() -> Iterator[dict[str, str]]:
     """Debian 13's Incus, on the bridge of the LXD that is tested. Gives what its client needs in its environment."""

@@ -18,7 +18,7 @@ import pytest
 
 from lxdocker.builder.instance import OWNER_KEY
 from tests.lxd.conftest import import_builder, shared_builder
-from tests.lxd.hosts import daemon
+from tests.lxd.hosts import daemon, start_lxd
 from tests.lxd.rig import (
     BUILDER_PROJECT,
     COMMAND_SECONDS,
@@ -202,17 +202,8 @@ def test_builders_are_on_both_members_each_with_its_cache(on: On, bridged: str) 
 @pytest.mark.any_lxd
 def test_the_same_over_https_with_a_restricted_certificate(on: On, bridged: str, members: tuple[Path, Path]) -> None:
     world = on(0)
-    url = "https://" + json.loads(lxc(members[0], "query", "/1.0"))["config"]["core.https_address"]
-    world.settings |= {"insecure_registries": [bridged], "lxd": url, "client_dir": str(world.folder / "client")}
-    # What such a client cannot see it is given.
-    profile = lxc(members[0], "profile", "show", "default")
-    lxc(members[0], "profile", "edit", "default", "--project", BUILDER_PROJECT, stdin=profile)
-    projects = f"{world.project},{BUILDER_PROJECT}"
-    added = lxc(members[0], "config", "trust", "add", "--name", "third", "--restricted", "--projects", projects)
-    elsewhere = {"LXD_DIR": "/nonexistent", "LXD_CONF": str(world.folder / "third")}
-    command = [*LXDOCKER, "trust", "-"]
-    environment = {**world.environment, **elsewhere}
-    subprocess.run(command, env=environment, input=added.split()[-1], text=True, check=True, timeout=60)
+    world.settings |= {"insecure_registries": [bridged]}
+    elsewhere = with_a_certificate(world, members)
     names = [f"far-{number}" for number in range(10)]
     for name in names:
         world.push(name, tiny(name))
@@ -222,6 +213,24 @@ def test_the_same_over_https_with_a_restricted_certificate(on: On, bridged: str,
     assert synced.statuses == dict.fromkeys(names, "built")
     assert seen == {"one", "two"}
     assert world.run("sync", "--json", environment=elsewhere).statuses == dict.fromkeys(names, "unchanged")
+
+
+def with_a_certificate(world: World, members: tuple[Path, Path]) -> dict[str, str]:
+    """The world gets to the cluster over HTTPS, with a certificate for its projects only. Gives the environment of one
+    who has no more than that.
+    """
+    url = "https://" + json.loads(lxc(members[0], "query", "/1.0"))["config"]["core.https_address"]
+    world.settings |= {"lxd": url, "client_dir": str(world.folder / "client")}
+    # What such a client cannot see it is given.
+    profile = lxc(members[0], "profile", "show", "default")
+    lxc(members[0], "profile", "edit", "default", "--project", BUILDER_PROJECT, stdin=profile)
+    projects = f"{world.project},{BUILDER_PROJECT}"
+    added = lxc(members[0], "config", "trust", "add", "--name", "third", "--restricted", "--projects", projects)
+    elsewhere = {"LXD_DIR": "/nonexistent", "LXD_CONF": str(world.folder / "third")}
+    command = [*LXDOCKER, "trust", "-"]
+    environment = {**world.environment, **elsewhere}
+    subprocess.run(command, env=environment, input=added.split()[-1], text=True, check=True, timeout=60)
+    return elsewhere
 
 
 def test_a_registry_on_the_loopback_is_reached_from_this_member_only(on: On) -> None:
@@ -251,23 +260,31 @@ def test_builders_of_processes_that_are_gone_are_removed_on_any_member(on: On) -
 
 
 @pytest.mark.any_lxd
+@pytest.mark.parametrize("way", ["socket", "https"])
 def test_a_member_that_dies_costs_one_retry_elsewhere(
-    members: tuple[Path, Path], bridged: str, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
+    way: str,
+    members: tuple[Path, Path],
+    bridged: str,
+    tmp_path: Path,
+    registry: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Last of all: it takes the second member with it, without which nothing can be removed."""
     monkeypatch.setenv("LXD_DIR", str(members[0]))
     monkeypatch.setenv("LXD_CONF", str(members[0] / "client"))
+    bring_back(members)
     world = World(tmp_path / "world", registry)
     world.settings |= {"insecure_registries": [bridged]}
-    names = [f"slow-{number}" for number in range(4)]
+    environment = with_a_certificate(world, members) if way == "https" else {}
+    names = [f"{way}-{number}" for number in range(4)]
     for name in names:
         world.push(name, big(name, 48))
         world.spec(name, world.ref(name).replace(world.registry, bridged))
     # LXD places what is created at the same time on one member: on the emptier one.
     options = ("--no-profiles", "--storage", "default", "--target", "one")
     for number in range(5):
-        Lxc(BUILDER_PROJECT)("init", "builder", f"filler-{number}", *options)
-    with world.start("sync", "--json", "--jobs", "4") as running:
+        Lxc(BUILDER_PROJECT)("init", "builder", f"filler-{way}-{number}", *options)
+    with world.start("sync", "--json", "--jobs", "4", environment=environment) as running:
         # As soon as one of its builders is there, which then has not come far.
         wait_until(
             "a builder on two", running.while_at_work(lambda: "two" in locations() and ": fetch" in running.said)
@@ -284,8 +301,24 @@ def test_a_member_that_dies_costs_one_retry_elsewhere(
         world.holds(name, done.fingerprint(name))
 
 
+def bring_back(members: tuple[Path, Path]) -> None:
+    """The second member, if it is down."""
+
+    def online() -> bool:
+        found = json.loads(lxc(members[0], "query", "/1.0/cluster/members?recursion=1"))
+        return [one["status"] for one in found] == ["Online", "Online"]
+
+    if not processes_of(members[1]):
+        start_lxd(members[1], "--bare")
+    wait_until("the second member", online, seconds=60)
+
+
 def kill_daemon(folder: Path) -> None:
     """As a host that goes away, but for the containers, which go on without anybody who would hear of them."""
-    daemons = [process for process, words in command_lines().items() if f"--logfile {folder}/lxd.log" in words]
-    for process in daemons:
-        os.kill(int(process.name), signal.SIGKILL)
+    for process in processes_of(folder):
+        os.kill(process, signal.SIGKILL)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Of the LXD in that folder."""
+    return [int(one.name) for one, words in command_lines().items() if f"--logfile {folder}/lxd.log" in words]

@@ -5,6 +5,7 @@ and what a test's host does not have.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from ipaddress import ip_interface
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.lxd.rig import Instance, World, fetch, redis
+from tests.lxd.rig import Instance, Lxc, World, fetch, redis
+from tests.registry_server import Certificate, ScriptedServer
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.any_lxd
@@ -38,14 +40,30 @@ def recipes() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory, registry: str, builder_image: str) -> Iterator[World]:
+def bridge(parts: None) -> str:
+    """This host's address, as instances reach it."""
+    networks = Lxc().query("/1.0/networks?recursion=1")
+    address: str = next(one["config"]["ipv4.address"] for one in networks if one["managed"])
+    return address.partition("/")[0]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory, bridge: str) -> Certificate:
+    """One that nobody trusts who was not told to; also the certificate of a server on the bridge."""
+    return Certificate.make(tmp_path_factory.mktemp("authority"), bridge)
+
+
+@pytest.fixture(scope="module")
+def kitchen(
+    tmp_path_factory: pytest.TempPathFactory, registry: str, builder_image: str, authority: Certificate
+) -> Iterator[World]:
     """A world with all images of the page, from one sync."""
     world = World(tmp_path_factory.mktemp("cookbook") / "world", registry)
     try:
         for name, text in recipes().items():
             image = re.sub(r"(?m)^image: (\w+)$", lambda found: f"image: {registry}/{IMAGES[found[1]]}", text)
             (world.specs / f"{name}.yaml").write_text(image)
-        (world.specs / "corporate-ca.crt").write_text("-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n")
+        shutil.copy(authority.cert, world.specs / "corporate-ca.crt")
         compile_module(world.specs / "example.so")
         make_repository(world.specs)
         (world.specs / "app/static").mkdir(parents=True)
@@ -113,16 +131,20 @@ def test_the_page_has_twelve_recipes() -> None:
 
 def run(instance: Instance, command: str) -> str:
     """As the application would."""
-    return instance.look(f"/lxd-exec /busybox-lxd sh -c '{command}'")
+    return instance.shell(f"/lxd-exec /busybox-lxd sh -c '{command}'")
 
 
 def test_a_time_zone(kitchen: World, launch: Callable[..., Instance]) -> None:
     assert run(launch(kitchen, "clock"), "date +%Z").strip() in {"CET", "CEST"}
 
 
-def test_an_authority(kitchen: World, launch: Callable[..., Instance]) -> None:
-    bundle = launch(kitchen, "trusting").look("cat /etc/ssl/certs/ca-certificates.crt")
-    assert bundle.endswith("-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n")
+def test_an_authority(kitchen: World, launch: Callable[..., Instance], authority: Certificate, bridge: str) -> None:
+    with ScriptedServer(lambda handler: handler.reply(200, b"trusted"), authority, host=bridge) as server:
+        program = f'import urllib.request as u; print(u.urlopen("https://{server.address}/").read().decode())'
+        for name, said in (("trusting", "trusted"), ("checkout", "CERTIFICATE_VERIFY_FAILED")):
+            instance = launch(kitchen, name)
+            instance.address()
+            assert said in instance.shell(f"/lxd-exec python3 -c '{program}' 2>&1 || :")
 
 
 def test_a_configuration_file(kitchen: World, launch: Callable[..., Instance]) -> None:
@@ -132,20 +154,20 @@ def test_a_configuration_file(kitchen: World, launch: Callable[..., Instance]) -
 
 def test_a_plugin(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "extended")
-    wait_until("the module", lambda: "example" in instance.look("redis-cli MODULE LIST 2>&1 || :"))
+    wait_until("the module", lambda: "example" in instance.shell("redis-cli MODULE LIST 2>&1 || :"))
 
 
 def test_another_user(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "unprivileged")
     assert "PONG" in redis(instance.address(), "PING") or "DENIED" in redis(instance.address(), "PING")
-    assert instance.look("stat -c %u /proc/$(pidof redis-server)") == "1234\n"
+    assert instance.shell("stat -c %u /proc/$(pidof redis-server)") == "1234\n"
     assert run(instance, "id -u; stat -c %u:%g /data") == "1234\n1234:1234\n"
 
 
 def test_a_log_in_a_file(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "logging")
     fetch(f"http://{instance.address()}/")
-    wait_until("the log", lambda: "start worker process" in instance.look("cat /var/log/app.log"))
+    wait_until("the log", lambda: "start worker process" in instance.shell("cat /var/log/app.log"))
 
 
 def test_a_static_address(kitchen: World, launch: Callable[..., Instance]) -> None:
@@ -160,7 +182,7 @@ def test_a_static_address(kitchen: World, launch: Callable[..., Instance]) -> No
 def test_several_processes(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "several")
     assert "lxdocker test page" in fetch(f"http://{instance.address()}/")
-    wait_until("the worker", lambda: instance.look("cat /run/worker 2>/dev/null || :").strip())
+    wait_until("the worker", lambda: instance.shell("cat /run/worker 2>/dev/null || :").strip())
 
 
 def test_a_device(kitchen: World, launch: Callable[..., Instance]) -> None:
@@ -168,24 +190,24 @@ def test_a_device(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "device")
     words = options.replace("/dev/ttyUSB0", "/dev/loop-control").split()
     kitchen.lxc("config", "device", "add", instance.name, "serial", *words)
-    assert instance.look("stat -c '%F %a' /dev/loop-control") == "character special file 666\n"
+    assert instance.shell("stat -c '%F %a' /dev/loop-control") == "character special file 666\n"
 
 
 def test_a_package(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "packaged")
-    assert instance.look("/usr/bin/htop") == "from the package\n"
-    assert instance.look("/busybox-lxd find /var/lib/apt/lists /var/cache/apt -type f -size +0").split() == []
+    assert instance.shell("/usr/bin/htop") == "from the package\n"
+    assert instance.shell("/busybox-lxd find /var/lib/apt/lists /var/cache/apt -type f -size +0").split() == []
 
 
 def test_an_application_from_a_checkout(kitchen: World, launch: Callable[..., Instance]) -> None:
     instance = launch(kitchen, "checkout")
     assert fetch(f"http://{instance.address()}:8000/") == "from the checkout\n"
-    assert instance.look("ls -A /srv/app").split() == ["app.py", "index.html", "static"]  # the first is the image's
+    assert instance.shell("ls -A /srv/app").split() == ["app.py", "index.html", "static"]  # the first is the image's
     (kitchen.specs / "app/index.html").write_text("pulled\n")
     planned = kitchen.run("sync", "--dry-run", "--json", "checkout").image("checkout")
     assert planned["reason"] == "changed: files:/srv/app"
 
 
 def test_a_cron_job(scheduled: Instance) -> None:
-    wait_until("the job", lambda: scheduled.look("cat /var/log/visits 2>/dev/null || :").strip(), 90)
+    wait_until("the job", lambda: scheduled.shell("cat /var/log/visits 2>/dev/null || :").strip(), 90)
     assert "lxdocker test page" in fetch(f"http://{scheduled.address()}/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -10,16 +11,12 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from lxdocker.builder import image as builder_image
 from lxdocker.image import artifact
@@ -28,7 +25,7 @@ from lxdocker.runtime import render
 from lxdocker.values import Arch
 from tests import schemas
 from tests.lxd.rig import BUILDER_PROJECT, Lxc, World, builders, end_of_builders
-from tests.registry_server import Certificate, Handler, ScriptedServer
+from tests.registry_server import Certificate, Handler, ScriptedServer, registry
 from tests.stand_ins import builder_of_a_killed_one
 from tests.waiting import wait_until
 
@@ -111,6 +108,37 @@ def test_a_host_that_builders_suffer_from(world: World, tmp_path: Path) -> None:
     assert not causes & set(found)
 
 
+NFTABLES = """
+nft add table inet own
+nft 'add chain inet own forward { type filter hook forward priority 0; policy drop; }'
+"""
+
+
+def test_a_firewall_of_nftables(world: World) -> None:
+    world.spec("app", OUTSIDE)
+    found = examined(world, before=NFTABLES)
+    assert "bridge-blocked" in found
+    advice = found["bridge-blocked"]["do"]
+    assert "bridge-blocked" not in examined(world, before=f"{NFTABLES}{advice}")
+
+
+# ---- registries, with a real one's answers
+
+
+def test_a_clock_and_a_login_that_are_wrong(world: World, tmp_path: Path) -> None:
+    with registry(tmp_path / "closed", htpasswd=True) as server:
+        world.spec("app", f"{server.address}/app:1")
+        login = base64.b64encode(b"ann:wrong").decode()
+        (world.folder / "home/.docker").mkdir()
+        (world.folder / "home/.docker/config.json").write_text(json.dumps({"auths": {server.address: {"auth": login}}}))
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+        three_days_ago = {"LD_PRELOAD": str(library), "FAKETIME": "-3d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        found = examined(world, environment=three_days_ago)
+        assert {"clock-off", "login-refused"} <= wrong(found)
+        assert "3 days behind" in found["clock-off"]["what"]
+        assert wrong(examined(world)) == {"login-refused"}
+
+
 # ---- pools
 
 
@@ -154,7 +182,7 @@ def test_builder_images_that_do_not_fit(world: World, tmp_path: Path) -> None:
     ):
         details = {"built_at": datetime.now(UTC).isoformat(), "base": "test", "recipe": recipe}
         properties = {f"{builder_image.PREFIX}{key}": value for key, value in details.items()}
-        metadata = render.image_metadata(arch, 1, properties, templates=False)
+        metadata = render.image_metadata(arch, 1, properties, config=None)
         made = artifact.write(tmp_path, metadata, [b"rootfs"])
         lxd = Lxd()
         lxd.import_image(world.project, made.fingerprint, made.metadata, made.rootfs, properties)
@@ -273,28 +301,10 @@ def test_a_name_that_builders_cannot_resolve(world: World, bridge: str, tmp_path
 
 def test_an_authority_that_only_this_host_trusts(world: World, bridge: str, tmp_path: Path) -> None:
     """A file of OpenSSL's own form: Go takes no such certificate."""
-    made = certificate_for(tmp_path, bridge)
+    made = Certificate.make(tmp_path, bridge)
     trusted = tmp_path / "trusted.pem"
     subprocess.run(["openssl", "x509", "-in", str(made.cert), "-trustout", "-out", str(trusted)], check=True)
     with a_registry(bridge, made) as server:
         world.spec("app", f"{server.address}/app:1")
         assert wrong(examined(world, environment={"SSL_CERT_FILE": str(trusted)})) == {"builder-authority"}
         assert wrong(examined(world, environment={"SSL_CERT_FILE": str(made.cert)})) == set()
-
-
-def certificate_for(folder: Path, address: str) -> Certificate:
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    found = (
-        x509.CertificateBuilder(
-            name, name, key.public_key(), x509.random_serial_number(), now - timedelta(1), now + timedelta(1)
-        )
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert, key_file = folder / "registry.crt", folder / "registry.key"
-    cert.write_bytes(found.public_bytes(serialization.Encoding.PEM))
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    key_file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return Certificate(cert, key_file, key)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lxdocker.serve.certs import Certificate
-from tests.lxd.hosts import LXD_UP
+from tests.lxd.hosts import start_lxd
 from tests.lxd.rig import (
     BUILDER_PROJECT,
     COMMAND_SECONDS,
@@ -41,18 +41,7 @@ def lxd_stopped() -> Iterator[None]:
         wait_until("the end of LXD", lxd_is_gone)
         yield
     finally:
-        start_lxd()
-
-
-def start_lxd() -> None:
-    done = subprocess.run(
-        [LXD_UP, "--lxd", os.environ["LXDOCKER_TEST_LXD"], "--dir", os.environ["LXD_DIR"]],
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+        start_lxd(Path(os.environ["LXD_DIR"]))
 
 
 def lxd_is_gone() -> bool:
