@@ -50,6 +50,7 @@ def fresh(image_server: Served) -> Iterator[None]:
         yield
 
 
+@pytest.mark.any_lxd
 def test_the_builder_made_in_a_base_image(fresh: None, image_server: Served, registry: str, tmp_path: Path) -> None:
     """The first sync of a first day: it makes the builder, and then an image that runs."""
     server = {"builder_from": "image", "builder_server": image_server.url, "builder_base": "debian/13"}

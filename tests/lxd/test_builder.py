@@ -50,6 +50,7 @@ def test_show(world: World, builder_image: str) -> None:
     assert shown["fingerprint"][:12] in words
 
 
+@pytest.mark.any_lxd
 def test_the_image_does_not_depend_on_the_builder(spare: World, world: World) -> None:
     """One made anew, in another project and another minute, gives the same bytes; sync makes it if there is none."""
     world.wants("app", tiny())

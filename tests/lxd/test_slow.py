@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.lxd.rig import Instance, Lxc, Running, World, builders, command_lines, entry
 from tests.runtime.boxes import box
 from tests.waiting import PATIENCE_SECONDS
@@ -70,6 +72,7 @@ def cgroups(process: Path) -> str:
         return ""
 
 
+@pytest.mark.any_lxd
 def test_whatever_takes_its_time_comes_to_its_end(world: World, launch: Callable[..., Instance]) -> None:
     script = "echo started; exec sleep 1000000"
     world.wants("app", box(entry("data", DATA), Cmd=["/bin/sh", "-c", script]))
