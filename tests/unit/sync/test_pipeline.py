@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from lxdocker.builder.recipe import DAMAGED, FAILED_STEPS
-from lxdocker.config.changes import NO_CHANGES, Overrides, Step, Template
+from lxdocker.config.changes import NO_CHANGES, FileChange, Overrides, Packages, Step, Template
 from lxdocker.config.spec import Behaviour, BrokenSpec, ImageSpec
 from lxdocker.errors import BuildError, HostError, SpecError, TreeError, UsageError
 from lxdocker.image import provenance
@@ -226,20 +226,27 @@ def test_a_damaged_root_filesystem_is_built_anew(here: Place) -> None:
     assert len(here.builders.asked) == 2
 
 
+ENVIRONMENT, LABELS = Overrides(environment=(("A", "1"),)), Overrides(labels=(("A", "1"),))
+
+
 @pytest.mark.parametrize(
-    ("changes", "alone"),
+    ("among", "change", "stays"),
     [
-        ({"overrides": Overrides(environment=(("A", "1"),))}, True),
-        ({"overrides": Overrides(labels=(("a", "1"),))}, True),
-        ({"templates": (Template("/etc/x", "x", ("create",)),)}, True),
-        ({"overrides": Overrides(environment=(("A", "1"),)), "run": (Step("true"),)}, False),
-        ({"variables": (("a", "1"),)}, False),
+        ({}, {"overrides": ENVIRONMENT}, True),
+        ({}, {"overrides": LABELS}, True),
+        ({}, {"templates": (Template("/x", "x", ("create",)),)}, True),
+        ({}, {"variables": (("a", "1"),)}, False),
+        ({"files": (FileChange("/x", "x"),)}, {"overrides": ENVIRONMENT}, True),
+        ({"files": (FileChange("/x", "x"),)}, {"overrides": LABELS}, False),
+        ({"run": (Step("true"),)}, {"overrides": ENVIRONMENT}, False),
+        ({"packages": Packages(("x",))}, {"overrides": ENVIRONMENT}, False),
     ],
 )
-def test_what_the_root_filesystem_depends_on(changes: Mapping[str, Any], alone: bool) -> None:
-    usual, changed = examples.spec(), replace(examples.spec(), changes=replace(NO_CHANGES, **changes))
-    assert (examples.wanted(usual).rootfs == examples.wanted(changed).rootfs) is alone
-    assert examples.wanted(usual).inputs != examples.wanted(changed).inputs
+def test_what_the_root_filesystem_depends_on(among: Mapping[str, Any], change: Mapping[str, Any], stays: bool) -> None:
+    before = examples.wanted(replace(examples.spec(), changes=replace(NO_CHANGES, **among)))
+    after = examples.wanted(replace(examples.spec(), changes=replace(NO_CHANGES, **among, **change)))
+    assert (before.rootfs == after.rootfs) is stays
+    assert before.inputs != after.inputs
 
 
 def test_a_changed_image_builds_again_and_layers_without_a_user_go(here: Place) -> None:
