@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import selectors
 import shutil
 import socket
 import stat
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import yaml
 
@@ -61,7 +62,25 @@ class Socket(HTTPConnection):
 # A session begins with a ping. If all that a command says, and its end, are there before `lxc exec` has answered that,
 # as on a busy host, the answer fails, and it drops the rest unread. So a command stays until its last word was read.
 LAST_WORD = b"\x1e"
-STAYING = '"$@" </dev/null; status=$?; printf "\\036"; read -r _; exit "$status"'
+STAYING = '"$@" </dev/null; status=$?; printf "\\036"; printf "\\036" >&2; read -r _; exit "$status"'
+
+
+def _until_last_word(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """What it has said on stdout and on stderr."""
+    assert process.stdout
+    assert process.stderr
+    said = {process.stdout: b"", process.stderr: b""}
+    with selectors.DefaultSelector() as waiting:
+        for stream in said:
+            waiting.register(stream, selectors.EVENT_READ)
+        while waiting.get_map():
+            for key, _ in waiting.select():
+                stream = cast(IO[bytes], key.fileobj)
+                piece = os.read(key.fd, 1 << 16)
+                said[stream] += piece
+                if not piece or LAST_WORD in said[stream]:
+                    waiting.unregister(stream)
+    return said[process.stdout], said[process.stderr]
 
 
 class Lxc:
@@ -89,15 +108,13 @@ class Lxc:
             timer = threading.Timer(timeout, process.kill)
             timer.start()
             try:
-                assert process.stdout
-                said = b""
-                while not said.endswith(LAST_WORD) and (piece := process.stdout.read1(1 << 16)):  # type: ignore[attr-defined]  # it is buffered
-                    said += piece
-                rest, err = process.communicate()
+                said = _until_last_word(process)
+                rest = process.communicate()
             finally:
                 timer.cancel()
-        out = (said + rest).removesuffix(LAST_WORD)
-        texts = (text.decode(errors="replace") for text in (out, err))
+        texts = (
+            (one + more).replace(LAST_WORD, b"").decode(errors="replace") for one, more in zip(said, rest, strict=True)
+        )
         return CompletedProcess(command, process.returncode, *texts)
 
     def query(self, path: str, *arguments: str) -> Any:
