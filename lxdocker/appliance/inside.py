@@ -208,7 +208,7 @@ def pull_folder(machine: Machine, path: str, target: Path, most: int = 64 << 20)
     with tarfile.open(fileobj=io.BytesIO(done.stdout.encode("utf-8", "surrogateescape"))) as archive:
         for member in archive:
             place = target / member.name
-            if (member.isfile() or member.islnk()) and ".." not in place.parts and place.is_relative_to(target):
+            if member.isfile() and ".." not in place.parts and place.is_relative_to(target):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 content = archive.extractfile(member)
                 place.write_bytes(content.read() if content else b"")

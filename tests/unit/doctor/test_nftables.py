@@ -42,6 +42,7 @@ FORWARD = {
     "policy drop; iifname lxdbr0 jump other; accept": True,
     "policy drop; jump own": False,
     "policy drop; jump back": True,
+    "policy drop; jump back; accept": False,
     "policy drop; goto back; accept": True,
     "policy drop; iifname vmap { lxdbr0 : accept }": False,
     # As firewalld has it: zones by interface, and a default one that rejects.
