@@ -133,6 +133,7 @@ def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: 
             assert line
             neighbour.lxdocker(*line[1].split())
             followed(host, neighbour, name, lambda: images.push(repository, "latest", tiny("two")))
+        diagnosed(name, tmp_path / "images.d/app.yaml")
         restricted(host, name, bridge)
         upgraded(host, name)
     fingerprint = host.aliases()[name]
@@ -161,6 +162,28 @@ def followed(host: Host, neighbour: Host, name: str, move: Callable[[], object])
         one.forget_indexes()  # an hour passes, and LXD looks by itself
         one.lxc("image", "refresh", name)
         assert one.aliases()[name] == second
+
+
+def diagnosed(name: str, spec: Path) -> None:
+    """What the doctor says of a real timer."""
+
+    def found() -> set[str]:
+        said = Lxc()("exec", name, "--", "sh", "-c", "lxdocker doctor --json || :")
+        return {one["id"] for one in schemas.check(json.loads(said), "doctor")["findings"]}
+
+    def systemctl(verb: str) -> None:
+        Lxc()("exec", name, "--", "systemctl", verb, "lxdocker-sync.timer")
+
+    about_timers = {"timer-missing", "timer-late", "last-sync-failed"}
+    wait_until("a sync that succeeds", lambda: not found() & about_timers, seconds=60)
+    good = spec.read_text()
+    spec.write_text(good.replace("/app", "/missing"))
+    wait_until("a sync that fails", lambda: "last-sync-failed" in found(), seconds=60)
+    systemctl("stop")
+    wait_until("the timer's absence", lambda: "timer-late" in found(), seconds=60)
+    spec.write_text(good)
+    systemctl("start")
+    wait_until("a sync that succeeds", lambda: not found() & about_timers, seconds=60)
 
 
 def published(host: Host, name: str, fingerprint: str) -> dict[str, Any] | None:
@@ -238,7 +261,8 @@ def restricted(host: Host, name: str, bridge: str) -> None:
     root = {"type": "disk", "path": "/", "pool": "default"}
     status, said = attacker.make(devices={"root": root})
     assert status == 202, said  # what it needs, it may
-    mine = attacker.ask("GET", f"/1.0/instances?project={attacker.project}")[1]["metadata"]
+    there = attacker.ask("GET", f"/1.0/instances?project={attacker.project}")[1]["metadata"]
+    mine = [url for url in there if "/x-" in url]  # the timer may just have made a builder
     assert len(mine) == 1
     other = f"o-{uuid.uuid4().hex[:8]}"
     Lxc()("project", "create", other)

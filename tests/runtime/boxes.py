@@ -302,8 +302,10 @@ class Box(Instance):
         return done.returncode, done.stdout + done.stderr
 
     def runs(self, script: str) -> bool:
-        """Whether a script with LXD's busybox in the instance succeeds."""
-        return self.exec("/busybox-lxd", "sh", "-c", script)[0] == 0
+        """Whether a script with LXD's busybox in the instance succeeds, which may end all processes but its own."""
+        command = ["lxc", "--project", self._lxc.project, "exec", self.name, "--", "/busybox-lxd", "sh", "-c", script]
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+        return done.returncode == 0
 
     def file(self, path: str) -> str:
         return self.shell(f"cat '{path}'")
