@@ -308,7 +308,7 @@ def builders() -> list[str]:
 
 def end_of_builders(*kept: str) -> None:
     """LXD removes builders on its own, while nobody waits for it; here somebody does."""
-    wait_until("the end of all builders", lambda: builders() == list(kept))
+    wait_until("the end of all builders", lambda: builders() == list(kept), seconds=90)
 
 
 def cache_folder() -> Path:
