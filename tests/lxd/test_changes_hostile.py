@@ -253,6 +253,7 @@ exec /busybox-real "$@"
 """
 
 
+@pytest.mark.any_lxd
 def test_a_builder_whose_proc_must_be_shared(world: World, tmp_path: Path) -> None:
     """Where LXD lets none mount a new one, the builder's is seen, and with it all of its processes."""
     counting = "kill -9 -1; /busybox-lxd ls -d /proc/[0-9]* | /busybox-lxd wc -l >/count"

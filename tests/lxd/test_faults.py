@@ -459,6 +459,7 @@ def test_settings_that_name_what_lxd_has_not(good: World) -> None:
     good.push("app", tiny("app"))
 
 
+@pytest.mark.any_lxd
 def test_a_builder_without_network(good: World) -> None:
     """A bridge where nobody hands out addresses, and a registry that is not on this host's loopback."""
     bridge = f"lxdt{uuid.uuid4().hex[:8]}"

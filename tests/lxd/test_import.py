@@ -568,6 +568,7 @@ def test_a_server_may_follow_itself(filled: World, tmp_path: Path) -> None:
     assert filled.store_state() == before
 
 
+@pytest.mark.any_lxd
 def test_sync_and_prune_leave_it_alone(filled: World, shop: Shop, pinned: Sequence[str], tmp_path: Path) -> None:
     """On one LXD, in one project."""
     web = shop.publish("web")

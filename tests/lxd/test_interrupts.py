@@ -25,8 +25,7 @@ from tests.waiting import wait_until
 # it is at the same command in its builder.
 MOMENTS = [
     "starting builder",
-    "fetch",
-    *(pytest.param(moment, marks=pytest.mark.any_lxd) for moment in ("unpack", "pack", "export")),
+    *(pytest.param(moment, marks=pytest.mark.any_lxd) for moment in ("fetch", "unpack", "pack", "export")),
     "import",
     pytest.param("publish", marks=pytest.mark.any_lxd),
 ]
