@@ -152,7 +152,7 @@ start() { # CALENDAR DELAY CRON SECONDS
 
 start_by_cron() { # CALENDAR DELAY CRON SECONDS
 	[ -n "$3" ] || { echo "this base has no systemd, and cron can't keep the calendar $1" >&2; exit 78; }
-	mkdir -p /etc/cron.d /usr/local/sbin /var/lib/lxdocker/tls
+	mkdir -p /etc/cron.d /usr/local/sbin /var/lib/lxdocker/tree /var/lib/lxdocker/tls
 	grep -q "^lxdocker-serve:" /etc/passwd ||
 		useradd --system --home-dir /var/lib/lxdocker/tls --shell /usr/sbin/nologin lxdocker-serve
 	chmod 700 /var/lib/lxdocker/tls
