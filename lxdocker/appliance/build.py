@@ -226,6 +226,7 @@ def fill(work: Work, machine: Machine) -> None:
     """Installs lxdocker and what it needs."""
     work.say("waiting for its init")
     inside.wait_for_init(machine)
+    inside.check_calendar(machine, work.wish)
     inside.install(machine, work.wish, work.say)
 
 

@@ -110,12 +110,18 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"cannot read {path}", in_words(error), "name another file") from error
 
 
+def check_calendar(machine: Machine, wish: Wish) -> None:
+    """Raises LxdockerError where its init can't keep the calendar, before anything is installed."""
+    otherwise = f"choose one that cron keeps, too ({schedule.WHAT_CRON_KEEPS}), or a base with systemd"
+    arguments = (wish.calendar, schedule.for_cron(wish.calendar) or "")
+    step(machine, "checking the calendar", "calendar", *arguments, otherwise=otherwise)
+
+
 def start(machine: Machine, wish: Wish) -> None:
     """Starts its timer and its server."""
-    delay = int(schedule.seconds(wish.delay) or 0)
-    arguments = (wish.calendar, wish.delay, schedule.for_cron(wish.calendar) or "", str(delay))
-    otherwise = f"choose a calendar that cron keeps, too ({schedule.WHAT_CRON_KEEPS}), or a base with systemd"
-    step(machine, "starting the services", "start", *arguments, seconds=120, otherwise=otherwise)
+    delay = str(int(schedule.seconds(wish.delay) or 0))
+    arguments = (wish.calendar, wish.delay, schedule.for_cron(wish.calendar) or "", delay)
+    step(machine, "starting the services", "start", *arguments, seconds=120)
 
 
 # ---- its configuration

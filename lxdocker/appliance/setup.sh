@@ -8,9 +8,10 @@
 #   deb FILE DIR            installs lxdocker's own package
 #   key DIR NAME            makes the key and certificate for LXD in DIR, prints the certificate
 #   identity                keeps the machine-id for the appliance's next container, or prints `changed`: it has another
+#   calendar CALENDAR CRON  fails where neither systemd nor cron, for which CRON says the same, keeps the calendar
 #   start CALENDAR DELAY CRON SECONDS
-#                           starts the timer and the server: by systemd, or where that does not run by cron, for which
-#                           CRON (empty if it can't keep CALENDAR) and SECONDS say the same
+#                           starts the timer and the server: by systemd, or where that does not run by cron, with
+#                           CRON in place of CALENDAR (empty if cron can't keep that), and SECONDS in place of DELAY
 #   stop                    the opposite
 #   facts                   prints what `lxdocker appliance status` shows, as KEY=VALUE
 #   log LINES               prints what sync and serve have said
@@ -132,6 +133,10 @@ let_server_read() {
 	chmod 640 /etc/lxdocker/config.yaml
 }
 
+calendar() { # CALENDAR CRON
+	[ -n "$2" ] || has_systemd || { echo "this base has no systemd, and cron can't keep the calendar $1" >&2; exit 78; }
+}
+
 start() { # CALENDAR DELAY CRON SECONDS
 	if has_systemd; then
 		lxdocker units --install >/dev/null
@@ -151,7 +156,6 @@ start() { # CALENDAR DELAY CRON SECONDS
 }
 
 start_by_cron() { # CALENDAR DELAY CRON SECONDS
-	[ -n "$3" ] || { echo "this base has no systemd, and cron can't keep the calendar $1" >&2; exit 78; }
 	mkdir -p /etc/cron.d /usr/local/sbin /var/lib/lxdocker/tree /var/lib/lxdocker/tls
 	grep -q "^lxdocker-serve:" /etc/passwd ||
 		useradd --system --home-dir /var/lib/lxdocker/tls --shell /usr/sbin/nologin lxdocker-serve
@@ -261,6 +265,7 @@ unpack) unpack "$@" ;;
 deb) deb "$@" ;;
 key) key "$@" ;;
 identity) identity ;;
+calendar) calendar "$@" ;;
 start) start "$@" ;;
 stop) stop ;;
 facts) facts ;;

@@ -20,6 +20,7 @@ from lxdocker.doctor.finding import NotExamined
 _COMMAND_SECONDS = 5
 _FAMILIES = ("ip", "inet")
 _ENDS = ("accept", "drop", "reject", "return")
+NOT_OF_IT = ""  # the value of what a packet does not have: no comparison with it is true, not even !=
 _HARMLESS = ("counter", "log", "comment", "mangle", "notrack")
 
 
@@ -107,15 +108,16 @@ class Ruleset:
                     return {"accept", "drop", "return"}, True
                 elif kind not in _HARMLESS:
                     certain = False
-                    unknown = unknown or kind == "xt"  # of iptables: a match, or a target
+                    # A verdict, perhaps: of iptables, which nft does not understand, or of a queue.
+                    unknown = unknown or kind != "limit"
         return (set(_ENDS) - {"return"} if unknown else set()), True
 
 
 def _fits(match: Mapping[str, Any], packet: Packet) -> bool | None:
     """Whether a packet fits; None if that is not known."""
     known = _value(match["left"], packet)
-    if known is None:
-        return None
+    if not known:
+        return None if known is None else False
     wanted = list(_alternatives(match["right"]))
     if None in wanted:
         return None
@@ -136,11 +138,11 @@ def _value(left: Mapping[str, Any], packet: Packet) -> str | None:
     if "payload" in left:
         payload = left["payload"]
         if payload.get("field") == "dport" and payload.get("protocol") in {"tcp", "udp", "th"}:
-            return str(packet.port) if payload["protocol"] in {packet.protocol, "th"} else ""
+            return str(packet.port) if payload["protocol"] in {packet.protocol, "th"} else NOT_OF_IT
         if payload.get("protocol") == "ip" and payload.get("field") == "protocol":
             return packet.protocol
         if payload.get("protocol") in {"icmp", "icmpv6", "ip6", "udp", "tcp"} - {packet.protocol}:
-            return ""  # of which nothing is true
+            return NOT_OF_IT
     return None
 
 

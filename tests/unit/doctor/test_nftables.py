@@ -40,6 +40,8 @@ FORWARD = {
     "policy accept; ip daddr 10.0.0.0/8 drop": False,
     "policy accept; iifname lxdbr0 jump other": True,
     "policy drop; iifname lxdbr0 jump other; accept": True,
+    "policy accept; udp dport != 53 drop": False,
+    "policy accept; tcp dport != 53 drop": True,
     "policy drop; jump own": False,
     "policy drop; jump back": True,
     "policy drop; jump back; accept": False,
@@ -130,8 +132,9 @@ def test_a_port_that_others_reach(rules: str, dropped: bool) -> None:
     assert bool(found.stops("input", Packet("tcp", 80), ("drop",))) is dropped
 
 
-def test_what_iptables_has_made_is_not_misread() -> None:
-    """Its matches are unknown to nft: nothing is certain then."""
+@pytest.mark.parametrize("statement", [{"xt": None}, {"queue": None}])
+def test_what_may_be_a_verdict_leaves_nothing_certain(statement: dict[str, None]) -> None:
+    """What iptables has made, which nft does not understand; a queue, which not every kernel has."""
     text = json.dumps(
         {
             "nftables": [
@@ -150,7 +153,7 @@ def test_what_iptables_has_made_is_not_misread() -> None:
                         "family": "ip",
                         "table": "filter",
                         "chain": "FORWARD",
-                        "expr": [{"xt": None}],
+                        "expr": [statement],
                     }
                 },
             ]
