@@ -13,7 +13,7 @@ import yaml
 from lxdocker.appliance import health, host, inside
 from lxdocker.appliance.health import Served
 from lxdocker.appliance.host import Bridge, Endpoint, Place
-from lxdocker.appliance.machine import STAGE, Machine, Stage
+from lxdocker.appliance.machine import PROJECT, STAGE, Machine, Stage
 from lxdocker.appliance.wish import ETC, PORT, SOCKET, SPECS_OF_HOST, STATE, Names, Wish
 from lxdocker.builder.image import ANOTHER_BASE, USUAL_FAILURES
 from lxdocker.config.resources import resource
@@ -159,7 +159,7 @@ def make(work: Work, machine: Machine, stage: Stage, *, volumes: bool) -> None:
     if wish.socket:
         parents = [str(path) for path in reversed(Path(SOCKET).parents[:-3])]
         for path in parents:
-            _push_folder(machine, path)
+            machine.lxd.make_folder(PROJECT, machine.name, path)
     work.say(f"starting {machine.name}")
     machine.start()
 
@@ -187,14 +187,6 @@ def own_devices(work: Work) -> Mapping[str, Mapping[str, str]]:
         listen = f"tcp:{address or '0.0.0.0'}:{port}"  # noqa: S104 - as it was asked for
         devices["served"] = {"type": "proxy", "bind": "host", "listen": listen, "connect": f"tcp:127.0.0.1:{PORT}"}
     return devices
-
-
-def _push_folder(machine: Machine, path: str) -> None:
-    """Of a container that does not run."""
-    kind = {"type": "directory", "mode": "0755", "uid": "0", "gid": "0"}
-    headers = {machine.lxd.dialect.header(key): value for key, value in kind.items()}
-    what = f"making {path} in {machine.name}"
-    machine.lxd.change("post", ("instances", machine.name, "files"), what, params={"path": path}, headers=headers)
 
 
 def _source(lxd: Lxd, wish: Wish) -> Mapping[str, str]:

@@ -11,9 +11,10 @@ from typing import Any
 from lxdocker.errors import LxdError
 from lxdocker.lxd import operation as operations
 from lxdocker.lxd.connection import SOON, TOLD, WHOLE, Cancelled, Connection, NotFoundError
-from lxdocker.lxd.operation import Operation
+from lxdocker.lxd.operation import NoAnswerError, Operation
 
 REMOVAL_SECONDS = 30  # how long removing an instance is tried
+FILE_SERVER_TRIES = 3
 
 
 class Instances(Connection):
@@ -127,15 +128,36 @@ class Instances(Connection):
         """
         if not isinstance(content, bytes):
             content = self._until_cancelled(content)
-        kind = {"mode": f"{mode:04o}", "uid": "0", "gid": "0", "type": "file"}
         by_hand = self.client_command("file", "push", "--project", project, "-", self.named(f"{name}{path}"))
-        self.change(
-            "post",
-            ("instances", name, "files"),
-            f"writing {path} to {name}",
-            project=project,
-            params={"path": path},
-            by_hand=f"{source} {by_hand}" if source.endswith("|") else f"{by_hand} {source}".rstrip(),
-            data=content,
-            headers={self.dialect.header(key): value for key, value in kind.items()},
-        )
+        by_hand = f"{source} {by_hand}" if source.endswith("|") else f"{by_hand} {source}".rstrip()
+        kind = {"type": "file", "mode": f"{mode:04o}"}
+        self._make(project, name, path, f"writing {path} to {name}", kind, by_hand=by_hand, data=content)
+
+    def make_folder(self, project: str, name: str, path: str) -> None:
+        """In an instance, whether it runs or not."""
+        self._make(project, name, path, f"making {path} in {name}", {"type": "directory", "mode": "0755"})
+
+    def _make(self, project: str, name: str, path: str, what: str, kind: Mapping[str, str], **arguments: Any) -> None:
+        self._wake_file_server(project, name, what)
+        headers = {self.dialect.header(key): value for key, value in {**kind, "uid": "0", "gid": "0"}.items()}
+        files = ("instances", name, "files")
+        self.change("post", files, what, project=project, params={"path": path}, headers=headers, **arguments)
+
+    def _wake_file_server(self, project: str, name: str, what: str) -> None:
+        """Sees to it that LXD's server for an instance's files answers.
+
+        LXD starts one with the first request and ends it after ten idle seconds. A request that comes just then fails
+        ("forkfile.sock: no such file or directory"), and what is streamed can't be sent twice. One that has answered
+        stays for the next five seconds.
+        """
+        for left in reversed(range(FILE_SERVER_TRIES)):
+            try:
+                self.get("instances", name, "files", what=what, project=project, timeout=SOON, params={"path": "/"})
+            except (Cancelled, NotFoundError, NoAnswerError):
+                raise
+            except LxdError:
+                if not left:
+                    raise
+                time.sleep(0.2)
+            else:
+                return

@@ -531,6 +531,7 @@ def test_stopping_takes_up_where_it_ended() -> None:
 
 
 PROFILE = {"description": "new", "config": {}, "devices": {}}
+FILES = "GET /1.0/instances/i/files"
 
 
 def test_a_changed_profile_is_waited_for(daemon: Daemon) -> None:
@@ -575,6 +576,7 @@ def test_everything_that_changes_something_is_waited_for(daemon: Daemon) -> None
     """Whatever the LXD, since what answers at once today may be an operation to the next."""
     x = fingerprint("x")
     client = Lxd()
+    daemon.say(FILES, [])
     changes: dict[str, Callable[[], object]] = {
         f"PATCH /1.0/images/{x.value}": lambda: client.set_image_properties("p", x, {}),
         f"DELETE /1.0/images/{x.value}": lambda: client.delete_image("p", x),
@@ -661,6 +663,32 @@ def test_an_instance_is_stopped_and_deleted(daemon: Daemon) -> None:
         ["DELETE /1.0/instances/i"] if in_one else ["PUT /1.0/instances/i/state", "DELETE /1.0/instances/i"]
     )
     assert any("force=1" in one for one in daemon.asked) is in_one
+
+
+def test_a_file_is_written_once_lxds_server_for_files_answers(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends when idle, and LXD then removes the socket of the next."""
+    daemon.refuse(FILES, "dial unix /proc/self/fd/344/forkfile.sock: connect: no such file or directory")
+    daemon.change("POST /1.0/instances/i/files", "change profile")
+    client = Lxd()
+    real = client.get
+
+    def get(*arguments: Any, **named: Any) -> Any:
+        try:
+            return real(*arguments, **named)
+        finally:
+            daemon.say(FILES, [])
+
+    monkeypatch.setattr(client, "get", get)
+    client.push("p", "i", "/x", b"once")
+    asked = [one.partition("?")[0] for one in daemon.asked[1:] if "/operations/" not in one]
+    assert asked == [FILES, FILES, "POST /1.0/instances/i/files"]
+
+
+def test_a_server_for_files_that_never_answers_is_told(daemon: Daemon) -> None:
+    daemon.refuse(FILES, "forkfile.sock: connect: no such file or directory")
+    with pytest.raises(LxdError, match="writing /x to i failed: forkfile"):
+        Lxd().push("p", "i", "/x", iter([b"never"]))
+    assert not any(one.startswith("POST") for one in daemon.asked)
 
 
 def test_one_request_has_lxd_remove_an_instance(daemon: Daemon) -> None:
