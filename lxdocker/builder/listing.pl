@@ -4,11 +4,12 @@
 #
 #   F TYPE MODE UID GID SIZE TIME DEVICE SHA256 PATH TARGET ATTRIBUTES   TYPE is as in ls(1), SIZE that of a file
 #   P MANAGER NAME VERSION ARCHITECTURE                                  a package that is installed
-#   R PATH                                                               a database of rpm, which cannot be read here
+#   R PATH                                                               a damaged or unknown database of rpm
 #   N                                                                    there may be devices that are not listed
 #   E COUNT                                                              the last line: so many lines of files
 #
 # In a field, % and all but visible ASCII are %XX; what does not apply is -. Nothing here follows a link of the image.
+# For rpm_packages, see rpm.pl.
 my ($root, $devices) = @ARGV;
 my $bb = '/bin/busybox';
 my ($most_at_once, $most_bytes) = (500, 100_000); # files and bytes of their names in the arguments of one sha256sum
@@ -230,11 +231,7 @@ sub packages {
 	for my $path ('lib/apk/db/installed', 'usr/lib/apk/db/installed') {
 		paragraphs($path, sub { my %of = @_; &package('apk', @of{qw(P V A)}) if defined $of{P} });
 	}
-	for my $folder ('var/lib/rpm', 'usr/lib/sysimage/rpm') {
-		for my $name ('Packages', 'Packages.db', 'rpmdb.sqlite') {
-			print 'R ', encoded("/$folder/$name"), "\n" if is_inside("$folder/$name") && -f "$folder/$name";
-		}
-	}
+	rpm_packages($_) for 'var/lib/rpm', 'usr/lib/sysimage/rpm', 'usr/share/rpm';
 }
 
 chdir $root or die "$root: $!\n";

@@ -21,6 +21,7 @@ from lxdocker.reasons import in_words
 HERE = Path(__file__).parent
 LISTING = HERE / "listing.sh"
 LIST = HERE / "listing.pl"
+RPM = HERE / "rpm.pl"
 BUSYBOX = "/bin/busybox"
 SQUASHFS = "/build/listing.squashfs"
 # listing.sh's exit statuses.
@@ -38,7 +39,7 @@ _FILE = re.compile(
     rb"F ([-dlbcps]) ([0-7]{1,4}) ([0-9]{1,10}) ([0-9]{1,10}) ([0-9]{1,18}|-) (-?[0-9]{1,18}|-)"
     rb" ([0-9]{1,9}:[0-9]{1,9}|-) ([0-9a-f]{64}|-) (/[!-~]*) ([!-~]+) ([!-~]+)"
 )
-_PACKAGE = re.compile(rb"P (dpkg|apk) ([!-~]{1,3000}) ([!-~]{1,3000}) ([!-~]{1,3000})")
+_PACKAGE = re.compile(rb"P (dpkg|apk|rpm) ([!-~]{1,3000}) ([!-~]{1,3000}) ([!-~]{1,3000})")
 _DATABASE = re.compile(rb"R (/[!-~]{1,3000})")
 _END = re.compile(rb"E ([0-9]{1,9})")
 
@@ -50,7 +51,7 @@ class Listing:
     file: Path
     count: int  # of files, folders and all else
     packages: tuple[Package, ...]
-    unread: tuple[str, ...]  # paths of databases of packages that could not be read
+    unread: tuple[str, ...]  # paths of databases of rpm that could not be read
     lacks_devices: bool  # whether there may be device nodes that are not listed
 
     def entries(self) -> Generator[Entry, None, None]:
@@ -80,8 +81,8 @@ def list_files(
     what = f"listing the files of {squashfs.path}"
     builder.push(SQUASHFS, _verified(squashfs))
     limit = size_limit >> 10 if size_limit else max(squashfs.size * ALLOWED >> 10, SMALL_KIB)
-    texts = (log.FileText.of(LISTING), log.FileText.of(LIST))
-    argv = [BUSYBOX, "sh", "-c", texts[0], "listing", texts[1], str(limit), str(MOST_FILES)]
+    script, *parts = map(log.FileText.of, (LISTING, LIST, RPM))
+    argv = [BUSYBOX, "sh", "-c", script, "listing", *parts, str(limit), str(MOST_FILES)]
     try:
         with builder.running(argv, what=what, seconds=seconds) as (command, end):
             listing = _Reader(what, folder).read(command.output())
@@ -106,13 +107,13 @@ def changes(old: Listing, new: Listing, *, times: bool = False) -> difference.Fi
     """What differs between the files and the packages of two images."""
     with closing(old.entries()) as before, closing(new.entries()) as after:
         found: tuple[FileChange, ...] = tuple(difference.files(before, after, times=times))
-    notes = [
-        f"packages in {path} are not compared: reading rpm's database needs rpm"
-        for path in sorted({*old.unread, *new.unread})
-    ]
+    unread = sorted({*old.unread, *new.unread})
+    notes = [f"packages in {path} are not compared: this database of rpm cannot be read" for path in unread]
     if old.lacks_devices or new.lacks_devices:
         notes.append("device nodes are not compared: a name in the image has a line break")
-    packages = tuple(difference.packages(old.packages, new.packages))
+    # All would pass for added where only the old database cannot be read.
+    read = ([one for one in side.packages if not unread or one.manager != "rpm"] for side in (old, new))
+    packages = tuple(difference.packages(*read))
     return difference.Files(found, packages, old.count, new.count, tuple(notes))
 
 

@@ -1,13 +1,13 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016,SC3040
-# listing.sh LIST LIMIT MOST: unpacks /build/listing.squashfs in this builder, and prints what is in it, as the perl
-# script LIST does. Its devices, which can't be made here, are taken from the squashfs's own table. Exit status 80 if the
+# listing.sh LIST RPM LIMIT MOST: unpacks /build/listing.squashfs in this builder, and prints what is in it, as the perl
+# script LIST does, with RPM. Its devices, which can't be made here, are taken from the squashfs's own table. Exit status 80 if the
 # image has more than MOST files, 81 if they would take more than LIMIT KiB or most of the free space; nothing has been
 # unpacked then.
 set -eu -o pipefail
 bb=/bin/busybox
 squashfs=/build/listing.squashfs root=/build/listing devices=/build/listing.devices said=/build/listing.said
-list=$1 limit=$2 most=$3
+list=$1 rpm=$2 limit=$3 most=$4
 export PERL_BADLANG=0 # no warnings about missing locales
 
 free=$("$bb" df -Pk /build | "$bb" awk 'NR == 2 { print int($4 * 0.9) }')
@@ -42,4 +42,4 @@ unsquashfs -no-progress -quiet -data-queue 64 -frag-queue 64 -no-exit-code -dest
 	END { exit failed }
 ' "$said" >&2 || exit 1
 "$bb" rm -f "$squashfs"
-exec perl -e "$list" "$root" "$devices"
+exec perl -e "$rpm" -e "$list" "$root" "$devices"

@@ -92,7 +92,7 @@ class FileChange:
 class Package:
     """A package that is installed in an image, by the database of its manager."""
 
-    manager: str  # dpkg, apk
+    manager: str  # dpkg, apk, rpm
     name: str
     version: str
     architecture: str

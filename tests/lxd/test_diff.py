@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import rpm_databases
 from tests.lxd.rig import World, cache_folder, end_of_builders, entry, image, layer, symlink
 from tests.registry_server import Image
 
@@ -31,6 +32,9 @@ def web(version: str, *more: tuple[tarfile.TarInfo, bytes], **config: Any) -> Im
             entry("var/lib"),
             entry("var/lib/dpkg"),
             entry("var/lib/dpkg/status", DPKG.format(version)),
+            entry("usr/share"),
+            entry("usr/share/rpm"),
+            entry("usr/share/rpm/Packages.db", rpm_databases.ndb([rpm_databases.header("zsh", version, "1")])),
             *more,
         ),
         **config,
@@ -57,7 +61,10 @@ def test_two_versions(world: World) -> None:
     assert values["configuration", "user"] == ("app", "root")
     assert values["environment", "A"] == ("1", "2")
     assert ("provenance", "manifest_digest") in values
-    assert [(one["name"], one["old"], one["new"]) for one in done["packages"]] == [("bash", "1", "2")]
+    assert [(one["name"], one["old"], one["new"]) for one in done["packages"]] == [
+        ("bash", "1", "2"),
+        ("zsh", "1-1", "2-1"),
+    ]
     files = {one["path"]: one for one in done["files"]}
     assert {path: one["change"] for path, one in files.items() if not path.startswith("/lxd-")} == {
         "/etc/app.conf": "changed",
@@ -67,6 +74,7 @@ def test_two_versions(world: World) -> None:
         "/usr/app": "changed",
         "/usr/current": "changed",
         "/usr/ping": "changed",
+        "/usr/share/rpm/Packages.db": "changed",
         "/var/lib/dpkg/status": "changed",
     }
     assert files["/usr/current"]["differs"] == ["target"]

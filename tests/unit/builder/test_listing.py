@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
+import sqlite3
 import stat
 import subprocess
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from lxdocker.builder import listing
 from lxdocker.builder.listing import Listing, _Reader
 from lxdocker.errors import BuildError
 from lxdocker.image.difference import Entry, FileType, Package
+from tests import rpm_databases
 from tests.chroots import SECONDS, Root, needs_namespaces
 
 TOOLS = ("unsquashfs", "mksquashfs", "perl", "getfattr", "setpriv")
@@ -63,7 +68,8 @@ def pack(builder: Root, image: Path) -> None:
 def run(
     builder: Root, *, limit: int = 1 << 20, most: int = 10_000, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    words = [listing.LISTING.read_text(), "listing", listing.LIST.read_text(), str(limit), str(most)]
+    parts = [listing.LIST.read_text(), listing.RPM.read_text()]
+    words = [listing.LISTING.read_text(), "listing", *parts, str(limit), str(most)]
     return builder.run(*CONFINED, "/bin/busybox", "sh", "-c", *words, env={"PATH": "/usr/bin:/bin"}, before=before)
 
 
@@ -200,6 +206,108 @@ def test_packages_are_listed_and_no_link_is_followed(builder: Root, image: Path,
         Package("apk", "busybox", "1.37", "x86_64"),
     )
     assert found.unread == ("/usr/lib/sysimage/rpm/rpmdb.sqlite",)
+
+
+RPM = "usr/lib/sysimage/rpm"
+DATABASES: dict[str, Callable[[], bytes]] = {
+    "rpmdb.sqlite": lambda: of_sqlite(),
+    "Packages.db": rpm_databases.ndb,
+    "Packages": lambda: rpm_databases.bdb("little"),
+}
+
+
+def of_sqlite(page_size: int = 4096, headers: Sequence[bytes] = rpm_databases.HEADERS) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rpmdb.sqlite")
+        rpm_databases.sqlite(path, headers, page_size=page_size)
+        return path.read_bytes()
+
+
+def database(image: Path, name: str, content: bytes) -> Path:
+    (image / RPM).mkdir(parents=True)
+    path = image / RPM / name
+    path.write_bytes(content)
+    return path
+
+
+@needs_namespaces
+@needs_tools
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        *DATABASES.items(),
+        ("rpmdb.sqlite", lambda: of_sqlite(512)),
+        ("rpmdb.sqlite", lambda: of_sqlite(65536)),
+        ("Packages", lambda: rpm_databases.bdb("big")),
+    ],
+    ids=["sqlite", "ndb", "bdb", "sqlite-small-pages", "sqlite-large-pages", "bdb-big-endian"],
+)
+def test_packages_of_rpm(builder: Root, image: Path, tmp_path: Path, name: str, made: Callable[[], bytes]) -> None:
+    database(image, name, made())
+    (image / RPM / "Packages").touch()  # as some leave it
+    found = listed(builder, image, tmp_path)
+    assert sorted(found.packages, key=str) == sorted(rpm_databases.PACKAGES, key=str)
+    assert found.unread == ()
+
+
+@needs_namespaces
+@needs_tools
+def test_what_rpm_has_not_yet_written_into_its_database(builder: Root, image: Path, tmp_path: Path) -> None:
+    """An image of a container that was killed. What was not committed does not count."""
+    path = database(image, "rpmdb.sqlite", b"")
+    path.unlink()
+    rpm_databases.sqlite(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size=1")
+        connection.execute("DELETE FROM Packages WHERE hnum > 3")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE Packages SET blob = zeroblob(100000)")
+        listing_of = listed(builder, image, tmp_path)
+    assert (path.parent / "rpmdb.sqlite-wal").exists() is False  # but it was
+    assert listing_of.packages == rpm_databases.PACKAGES[:3]
+
+
+@needs_namespaces
+@needs_tools
+@pytest.mark.parametrize("name", DATABASES)
+def test_a_damaged_database_of_rpm_harms_nothing(builder: Root, image: Path, tmp_path: Path, name: str) -> None:
+    """Neither a program that runs for ever nor half of the packages."""
+    whole = DATABASES[name]()
+    path = database(image, name, b"")
+    damage = random.Random(1)
+    for number in range(12):
+        content = bytearray(whole[: damage.randrange(1, len(whole))] if number % 3 == 0 else whole)
+        for _ in range(number):
+            content[damage.randrange(min(len(content), 8192))] = damage.randrange(256)
+        path.write_bytes(content)
+        found = listed(builder, image, tmp_path)
+        shutil.rmtree(builder / "build/listing")
+        assert found.unread == (f"/{RPM}/{name}",) or found.packages
+        assert not (found.unread and found.packages)
+        if number == 0:
+            assert found.unread
+
+
+@needs_namespaces
+@needs_tools
+def test_a_database_of_rpm_that_leads_in_a_circle(builder: Root, image: Path, tmp_path: Path) -> None:
+    content = bytearray(rpm_databases.bdb("little"))
+    for page in range(1, len(content) // 4096):
+        start = page * 4096
+        if content[start + 25] == 7:  # of an entry with more pages: the next is itself
+            content[start + 16 : start + 20] = page.to_bytes(4, "little")
+    database(image, "Packages", bytes(content))
+    assert listed(builder, image, tmp_path).unread == (f"/{RPM}/Packages",)
+
+
+@pytest.mark.parametrize("unread", [0, 1])
+def test_half_of_rpms_packages_are_not_compared(tmp_path: Path, unread: int) -> None:
+    lines = [b"P dpkg a 1 x\nP rpm b 1 x\n", b"R /rpm\nP dpkg a 2 x\n"]
+    sides = [read([line, b"E 0\n"], tmp_path) for line in (lines if unread else reversed(lines))]
+    old, new = (side for side in sides if side)
+    found = listing.changes(old, new)
+    assert [(one.manager, one.name) for one in found.packages] == [("dpkg", "a")]
+    assert found.notes == ("packages in /rpm are not compared: this database of rpm cannot be read",)
 
 
 @needs_namespaces

@@ -99,6 +99,7 @@ def test_all_scripts_of_a_build_are_held() -> None:
         "install.sh",
         "listing.sh",
         "listing.pl",
+        "rpm.pl",
     }
     assert {script.name for script in SCRIPTS} | others == {
         path.name for path in folder.iterdir() if PurePath(path).suffix in {".sh", ".pl"}

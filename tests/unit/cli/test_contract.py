@@ -255,7 +255,7 @@ def test_the_documents_of_what_differs(world: World) -> None:
     odd = world.run("diff", "diff", "web")
     assert (odd["files"], odd["notes"]) == (
         [],
-        ["packages in /var/lib/rpm/Packages are not compared: reading rpm's database needs rpm"],
+        ["packages in /var/lib/rpm/Packages are not compared: this database of rpm cannot be read"],
     )
     world.builders.listing = lambda content: (
         f"F l 777 0 0 - - - - /%FF {len(content)}{content[:1].hex()}{content[-4:].hex()} -\nE 1\n"
