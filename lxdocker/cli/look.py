@@ -275,7 +275,7 @@ def _make(settings: Settings, name: ImageName, ref: ImageRef, given: Service | N
     from lxdocker.docker.new_spec import new_spec
     from lxdocker.image.overrides import overridden
 
-    keys, rest = spec_keys.split(given) if given else ({}, None)
+    keys, rest = spec_keys.split(given, described.config.exposed_ports) if given else ({}, None)
     # What the instance sets itself needs no value any more.
     variables = (
         tuple((name, f"${name}" if value is None else value) for name, value in given.environment) if given else ()

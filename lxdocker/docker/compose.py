@@ -72,7 +72,7 @@ _LOST: Mapping[str, tuple[str, bool]] = {
     ),
 }
 # Nothing of theirs is missing.
-_SILENT = {"init", "expose", "attach", "oom_kill_disable", "container_name", "image"}
+_SILENT = {"init", "attach", "oom_kill_disable", "container_name", "image"}
 _LOST_TOP: Mapping[str, tuple[str, bool]] = {
     "secrets": ("lxc file push --mode 0600 puts a file into an instance", True),
     "configs": ("lxc file push puts a file into an instance", True),
@@ -487,6 +487,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "environment": _Reader.environment,
     "env_file": _Reader.env_file,
     "ports": _Reader.ports,
+    "expose": _scalars(Draft.expose),
     "volumes": _Reader.volumes,
     "tmpfs": _Reader.tmpfs,
     "networks": _Reader.networks,

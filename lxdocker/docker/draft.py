@@ -50,6 +50,7 @@ class Draft:
         self.root_size = ""
         self._user = self._working_dir = self._stop_signal = ""
         self._labels: dict[str, str] = {}
+        self._exposed: list[str] = []
         self._health: dict[str, HealthValue] = {}
         self._has_health = True
         self.config: dict[str, str] = {}
@@ -87,6 +88,7 @@ class Draft:
             working_dir=self._working_dir,
             stop_signal=self._stop_signal,
             labels=tuple(self._labels.items()),
+            exposed=tuple(self._exposed),
             healthcheck=tuple(self._health.items()) if self._has_health else "none",
             config=tuple(self.config.items()),
             raw_lxc=tuple(self._raw_lxc),
@@ -208,6 +210,13 @@ class Draft:
         self.lose(what, why, essential=False, key="healthcheck")
 
     # ---- what it can be reached by
+
+    def expose(self, what: str, text: str) -> None:
+        """A port at which the application listens. Between instances all are open anyway."""
+        try:
+            self._exposed += quantities.exposed(text)
+        except ValueError as error:
+            self.lose(what, str(error), essential=False)
 
     def port(self, what: str, text: str) -> None:
         """A port to publish, in its short form."""

@@ -63,6 +63,16 @@ def duration(text: str) -> float:
     return min(round(sum(float(number) * _UNITS[unit] for number, unit in parts), 3), 86400.0)
 
 
+def exposed(text: str) -> list[str]:
+    """``80``, ``53/udp``, ``3000-3005`` -> each port with its protocol, as images have them. Raises ValueError."""
+    numbers, _, protocol = text.lower().partition("/")
+    found = _PORTS.fullmatch(numbers)
+    ports = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+    if not ports or ports[0] < 1 or ports[-1] > 65535 or protocol not in {"", "tcp", "udp", "sctp"}:
+        raise ValueError(f"not a port: {text[:40]!r}")
+    return [f"{number}/{protocol or 'tcp'}" for number in ports]
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """A published port, or a range of them."""

@@ -342,6 +342,6 @@ _VALUES: Mapping[str, Callable[[Draft, str, str], None]] = {
     "--sysctl": Draft.sysctl,
     "--shm-size": lambda draft, flag, value: draft.tmpfs(flag, "/dev/shm", value),  # noqa: S108 - in the instance
     "--storage-opt": _storage,
-    "--expose": lambda draft, flag, value: None,  # ports between instances are open anyway
+    "--expose": Draft.expose,
 }
 _SWITCHES = {"--rm", "--privileged", "--no-healthcheck", *_SILENT, *_LOST_SWITCHES}

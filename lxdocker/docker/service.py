@@ -59,6 +59,7 @@ class Service:
     working_dir: str = ""
     stop_signal: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    exposed: tuple[str, ...] = ()  # ports, such as 80/tcp, besides the image's
     healthcheck: tuple[tuple[str, HealthValue], ...] | Literal["none"] = ()
     config: tuple[tuple[str, str], ...] = ()  # more configuration of the instance
     raw_lxc: tuple[str, ...] = ()  # lines of its raw.lxc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +22,8 @@ _LOGIN = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # in a URL
 Keys = dict[str, Any]
 
 
-def split(service: Service) -> tuple[Keys, Service]:
-    """The keys that a spec has for the service, and the service without what they do.
+def split(service: Service, ports: Sequence[str] = ()) -> tuple[Keys, Service]:
+    """The keys that a spec has for the service, and the service without what they do. ``ports``: the image's own.
 
     Restart policy, time to stop, tmpfs and fill_volumes stay in the service: see translate.spec_text().
     """
@@ -35,6 +35,8 @@ def split(service: Service) -> tuple[Keys, Service]:
         "cmd": None if service.command is None else list(service.command),
         "user": service.user,
         "working_dir": service.working_dir,
+        # In place of the image's, but Docker's flag adds to them.
+        "ports": list(dict.fromkeys([*ports, *service.exposed])) if service.exposed else None,
         "labels": dict(service.labels),
         "stop_signal": service.stop_signal,
         "healthcheck": _health(service),

@@ -39,8 +39,8 @@ def of_compose(keys: dict[str, Any]) -> Service:
 def made(service: Service | None, **config: Any) -> NewSpec:
     """With a text that fits the schema."""
     ref = parse_image_ref("nginx", ANN)
-    keys, rest = spec_keys.split(service) if service else ({}, None)
     own = OciConfig(**config)
+    keys, rest = spec_keys.split(service, own.exposed_ports) if service else ({}, None)
     described = Description(ResolvedImage(digest("i"), digest("m"), digest("c"), None), own, ())
     new = new_spec(ImageName("web"), inspection.inspect(ref, described, own), "default", "SCHEMA", keys, rest)
     assert yamlfile.check(yamlfile.parse(new.spec.text, "x"), SCHEMA) == []
@@ -67,6 +67,7 @@ def values(service: Service) -> dict[str, Any]:
         ("--stop-signal SIGQUIT nginx", {"stop_signal": "SIGQUIT"}),
         ("--stop-signal 3 nginx", {"stop_signal": "3"}),
         ("-l a.b=c -l 'x y=1' nginx", {"labels": {"a.b": "c", "x y": "1"}}),
+        ("--expose 80 --expose 53/udp --expose 7-8 nginx", {"ports": ["80/tcp", "53/udp", "7/tcp", "8/tcp"]}),
         (
             "--health-cmd 'curl -f x' --health-interval 1m30s --health-timeout 500ms --health-retries 5"
             " --health-start-period 0s --health-start-interval 1.5s nginx",
@@ -93,6 +94,7 @@ def test_what_a_spec_holds_of_a_command(text: str, expected: dict[str, Any]) -> 
         ({"environment": {"A": 1, "B": None}}, {"environment": {"A": "1"}}),
         ({"command": "a 'b c'", "entrypoint": ["x"]}, {"cmd": ["a", "b c"], "entrypoint": ["x"]}),
         ({"user": "33:33", "working_dir": "/w"}, {"user": "33:33", "working_dir": "/w"}),
+        ({"expose": ["3000", 8000]}, {"ports": ["3000/tcp", "8000/tcp"]}),
         ({"stop_signal": "INT", "labels": ["a=b"]}, {"stop_signal": "INT", "labels": {"a": "b"}}),
         (
             {"healthcheck": {"test": ["CMD", "x", "y"], "interval": "10s", "retries": 3, "x-note": "z"}},
@@ -108,6 +110,12 @@ def test_what_a_spec_holds_of_a_service(keys: dict[str, Any], expected: dict[str
     service = of_compose(keys)
     assert values(service) == expected
     assert made(service).lost == ()
+
+
+def test_exposed_ports_are_added_to_the_images() -> None:
+    new = made(of_run("--expose 80 --expose 443 nginx"), exposed_ports=("80/tcp", "8080/tcp"))
+    assert yaml.safe_load(new.spec.text)["ports"] == ["80/tcp", "8080/tcp", "443/tcp"]
+    assert "ports" not in yaml.safe_load(made(of_run("nginx"), exposed_ports=("80/tcp",)).spec.text)
 
 
 def test_the_rest_is_done_by_commands_or_named() -> None:
@@ -141,6 +149,7 @@ def test_secrets_stay_with_the_instance(variable: str) -> None:
         ("--stop-signal '?' nginx", "stop_signal"),
         (f"-e {'A' * 1001}=1 nginx", "environment: AAA"),
         ("-l 'a\x7f=b' nginx", "labels: a"),
+        ("--expose 1-200 nginx", "ports"),
     ],
 )
 def test_what_no_spec_takes_is_lost_by_itself(text: str, what: str) -> None:
@@ -157,6 +166,8 @@ def test_what_no_spec_takes_is_lost_by_itself(text: str, what: str) -> None:
         ("-w relative nginx", "not an absolute path"),
         ("--health-interval soon nginx", "not a duration"),
         ("--health-retries many nginx", "not a number up to 999"),
+        ("--expose http nginx", "not a port: 'http'"),
+        ("--expose 70000 nginx", "not a port: '70000'"),
     ],
 )
 def test_what_docker_would_refuse_is_lost(text: str, why: str) -> None:
