@@ -26,7 +26,7 @@ from lxdocker.lxd.address import Https, UnixSocket
 from lxdocker.lxd.daemon import Daemon
 from lxdocker.lxd.dialect import Dialect
 from lxdocker.lxd.operation import CONNECT_SECONDS, Ended, NoAnswerError, Operation
-from lxdocker.reasons import in_words
+from lxdocker.reasons import LATE, in_words
 
 if TYPE_CHECKING:
     import pylxd
@@ -326,9 +326,12 @@ def _connect(daemon: Daemon, timeout: tuple[float, float]) -> pylxd.Client:
             raise HostError(f"{product} is not running", why, f"start it: {daemon.start}") from None
         raise _why_not(product, address) from None
     except (exceptions.LXDAPIException, RequestException, ValueError, KeyError, TypeError) as error:
+        if (why := in_words(error)) == LATE:
+            within = f"{address}: none in {max(timeout):g} s"
+            raise HostError(f"no answer from {product}", within, "check its log; if it hangs, restart it") from error
         where = f"whether {daemon.folder} names {product}'s folder" if isinstance(address, UnixSocket) else "its URL"
         raise HostError(
-            f"unexpected answer from {product}", f"{address}: {in_words(error)}", f"check its log, and {where}"
+            f"unexpected answer from {product}", f"{address}: {why}", f"check its log, and {where}"
         ) from error
 
 

@@ -237,6 +237,7 @@ def test_it_says_how_to_join_with_this_servers_own_address(browser: webdriver.Ch
     origin = address.rstrip("/")
     text = browser.find_element(By.TAG_NAME, "details").text
     assert f"lxc remote add lxdocker {origin} --protocol simplestreams" in text
+    assert f"lxc image registry create lxdocker --protocol simplestreams url={origin}" in text
     assert f"openssl s_client -connect {origin.removeprefix('http://')} " in text
 
 

@@ -27,8 +27,8 @@ from lxdocker import errors
 from lxdocker.builder import image as builder_image
 from lxdocker.config.settings import Settings
 from lxdocker.errors import HostError, LxdError, LxdockerError
+from lxdocker.lxd import connection, images
 from lxdocker.lxd import daemon as daemons
-from lxdocker.lxd import images
 from lxdocker.lxd.address import UnixSocket
 from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError
 from lxdocker.lxd.connection import CHUNK
@@ -85,6 +85,16 @@ def test_a_socket_that_nobody_listens_on_means_not_running(folder: Path) -> None
     assert brief == "LXD is not running"
     assert details == f"no answer on {folder}/unix.socket"
     assert "systemctl start lxd" in resolution
+
+
+def test_a_socket_that_nobody_answers_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SOON", (0.3, 0.3))
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as hung:
+        hung.bind(str(folder / "unix.socket"))
+        hung.listen()
+        brief, details, resolution = refusal()
+    assert (brief, details) == ("no answer from LXD", f"{folder}/unix.socket: none in 0.3 s")
+    assert "restart it" in resolution
 
 
 def test_something_that_is_no_socket_means_not_running_either(folder: Path) -> None:
