@@ -14,7 +14,7 @@ from lxdocker.appliance import health, host, inside
 from lxdocker.appliance.health import Served
 from lxdocker.appliance.host import Bridge, Endpoint, Place
 from lxdocker.appliance.machine import PROJECT, STAGE, Machine, Stage
-from lxdocker.appliance.wish import ETC, PORT, SOCKET, SPECS_OF_HOST, STATE, Names, Wish
+from lxdocker.appliance.wish import ETC, PORT, SERVED, SOCKET, SPECS_OF_HOST, STATE, Names, Wish, listens
 from lxdocker.builder.image import ANOTHER_BASE, USUAL_FAILURES
 from lxdocker.config.resources import resource
 from lxdocker.config.settings import Settings
@@ -95,16 +95,14 @@ def known_wish(lxd: Lxd, names: Names, wish: Wish, *, base_named: bool) -> Wish:
     if document is None or WISH not in config:
         raise UsageError(f"no appliance {names.appliance}", "", f"make one: {names.command('create')}")
     kept: dict[str, Any] = json.loads(config[WISH])
-    devices = document["devices"]
-    listen = str((devices.get("served") or {}).get("listen", "")).removeprefix("tcp:") or None
     found = replace(
         wish,
         settings={},
         calendar=kept["calendar"],
         delay=kept["delay"],
         more=tuple(kept["more"]),
-        socket="lxd" in devices,
-        listen=listen,
+        socket="lxd" in document["devices"],
+        listen=listens(document),
         goes_on=True,
     )
     if not base_named:
@@ -185,7 +183,7 @@ def own_devices(work: Work) -> Mapping[str, Mapping[str, str]]:
     if wish.listen:
         address, _, port = wish.listen.rpartition(":")
         listen = f"tcp:{address or '0.0.0.0'}:{port}"  # noqa: S104 - as it was asked for
-        devices["served"] = {"type": "proxy", "bind": "host", "listen": listen, "connect": f"tcp:127.0.0.1:{PORT}"}
+        devices[SERVED] = {"type": "proxy", "bind": "host", "listen": listen, "connect": f"tcp:127.0.0.1:{PORT}"}
     return devices
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from lxdocker.appliance import inside
 from lxdocker.appliance.host import Bridge
 from lxdocker.appliance.machine import Machine
-from lxdocker.appliance.wish import ETC, PORT, SPECS_OF_HOST, Names
+from lxdocker.appliance.wish import ETC, PORT, SPECS_OF_HOST, Names, listens, names_of_host
 from lxdocker.errors import LxdockerError
 from lxdocker.follow import remote
 from lxdocker.follow.remote import Address
@@ -30,6 +31,7 @@ class Served:
     name: str  # in LXD's DNS
     address: str
     certificate: Certificate
+    elsewhere: str | None = None  # the URL for hosts that do not reach LXD's bridge, if it has one
 
     @property
     def url(self) -> str:
@@ -49,14 +51,24 @@ class Served:
         return self.address in {one[4][0] for one in found}
 
 
+def elsewhere(document: Mapping[str, Any]) -> str | None:
+    """The URL for hosts that do not reach LXD's bridge, by what LXD says of the container; None if there is none."""
+    listen = listens(document)
+    if listen is None or not (known := names_of_host(listen)):
+        return None
+    name, port = known[-1], listen.rpartition(":")[2]
+    return f"https://{f'[{name}]' if ':' in name else name}:{port}"
+
+
 def served(machine: Machine, names: Names, bridge: Bridge) -> Served | None:
     """None as long as it has no certificate or no address."""
     pem = machine.pull(inside.CERTIFICATE)
     address = machine.address()
     if not pem or not address:
         return None
+    afar = elsewhere(machine.look() or {})
     try:
-        return Served(f"{names.appliance}.{bridge.domain}", address, Certificate.parse(pem))
+        return Served(f"{names.appliance}.{bridge.domain}", address, Certificate.parse(pem), afar)
     except ValueError:  # it is being written
         return None
 

@@ -14,7 +14,7 @@ import yaml
 from lxdocker.appliance import bundle, schedule
 from lxdocker.appliance.host import Endpoint, Place
 from lxdocker.appliance.machine import Machine
-from lxdocker.appliance.wish import ETC, PORT, SIGNERS, SPECS, SPECS_OF_HOST, STATE, Wish
+from lxdocker.appliance.wish import ETC, PORT, SIGNERS, SPECS, SPECS_OF_HOST, STATE, Wish, names_of_host
 from lxdocker.config import yamlfile
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.log import FileText
@@ -169,7 +169,8 @@ def settings(wish: Wish, place: Place, endpoint: Endpoint | None, address: str) 
     if endpoint:
         found |= {"lxd": endpoint.url, "client_dir": CLIENT}
         found |= {"project": names.project, "builder_project": names.project}
-    found |= {"listen": f":{PORT}", "tls_names": [f"{names.appliance}.{bridge.domain}", address, *_names_of_host(wish)]}
+    of_host = names_of_host(wish.listen) if wish.listen else []
+    found |= {"listen": f":{PORT}", "tls_names": [f"{names.appliance}.{bridge.domain}", address, *of_host]}
     if wish.goes_on:
         return found
     if wish.repository is None:
@@ -181,18 +182,6 @@ def settings(wish: Wish, place: Place, endpoint: Endpoint | None, address: str) 
         if wish.repository.signers:
             found["specs_signers"] = SIGNERS
     return found
-
-
-def _names_of_host(wish: Wish) -> list[str]:
-    """By which clients call the host, where that listens for the appliance."""
-    from lxdocker.serve.hostnames import as_address, full_name, own_name
-
-    if wish.listen is None:
-        return []
-    address = wish.listen.rpartition(":")[0].strip("[]")
-    given = as_address(address)
-    known = [str(given)] if given is not None and not given.is_unspecified else []
-    return [*own_name(), *full_name(), *known]
 
 
 def _write(machine: Machine, path: str, content: bytes, mode: str) -> None:

@@ -20,6 +20,7 @@ PORT = 443
 ETC, STATE = "/etc/lxdocker", "/var/lib/lxdocker"
 SPECS, SPECS_OF_HOST = f"{ETC}/images.d", "/srv/specs"
 SIGNERS = f"{ETC}/signers"
+SERVED = "served"  # the proxy device for --listen
 SOCKET = "/var/lib/lxd/unix.socket"
 
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,40}[A-Za-z0-9])?")
@@ -136,6 +137,21 @@ def listen_port(text: str) -> int:
     found = _LISTEN.fullmatch(text)
     port = int(found[1]) if found else 0
     return port if port < 1 << 16 else 0
+
+
+def listens(document: Mapping[str, Any]) -> str | None:
+    """Where a container listens for other hosts, as ``--listen`` has it, by its proxy device."""
+    device = (document.get("devices") or {}).get(SERVED) or {}
+    return str(device.get("listen", "")).removeprefix("tcp:") or None
+
+
+def names_of_host(listen: str) -> list[str]:
+    """By which clients call this host, where it listens for an appliance; the best is the last one."""
+    from lxdocker.serve.hostnames import as_address, full_name, own_name
+
+    given = as_address(listen.rpartition(":")[0].strip("[]"))
+    known = [str(given)] if given is not None and not given.is_unspecified else []
+    return [*own_name(), *full_name(), *known]
 
 
 def read_settings(path: Path) -> Mapping[str, Any]:

@@ -345,7 +345,11 @@ def _tell_made(console: Console, names: Names, made: Made, joined: str | None, h
         console.print(f"{name} {how}: it serves at {served.url} ({served.address})")
         console.print(f"certificate SHA-256 {served.certificate.shown_fingerprint}")
         pinned = f"{name} --fingerprint {served.certificate.fingerprint}"
-        console.print(f"on other hosts: lxdocker remote add {served.reachable} {pinned}")
+        if served.elsewhere:
+            console.print(f"on other hosts: lxdocker remote add {served.elsewhere} {pinned}")
+        else:
+            console.print(f"on hosts that reach LXD's bridge: lxdocker remote add {served.reachable} {pinned}")
+            console.print("other hosts need an appliance that was created with --listen ADDRESS:PORT")
         if joined:
             console.print(f"on this host: lxc image copy {joined}:IMAGE local: --alias IMAGE --auto-update")
         else:

@@ -547,6 +547,7 @@ def _served(served: Served | None) -> Document:
     return {
         "url": served.url if served else None,
         "address": served.address if served else None,
+        "elsewhere": served.elsewhere if served else None,
         "certificate": served.certificate.fingerprint if served else None,
     }
 

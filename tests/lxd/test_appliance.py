@@ -24,7 +24,7 @@ import yaml
 
 from tests import schemas
 from tests.lxd import fake_appliance
-from tests.lxd.hosts import Host, daemon
+from tests.lxd.hosts import Host, daemon, start_lxd
 from tests.lxd.rig import LXDOCKER, Done, Lxc, tiny
 from tests.registry_server import Images
 from tests.waiting import wait_until
@@ -119,19 +119,20 @@ def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: 
     (tmp_path / "images.d").mkdir()
     (tmp_path / "images.d/app.yaml").write_text(f"image: {reachable}/{repository}\n")
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"insecure_registries": [reachable]}))
-    base = Path(os.environ["LXDOCKER_TEST_APPLIANCE"])
+    base, listen = Path(os.environ["LXDOCKER_TEST_APPLIANCE"]), f"127.0.0.1:{free_port()}"
     before = host.query("/1.0")["config"].get("core.https_address", "")
     with base_image(base / "lxd.tar.xz", base / "rootfs.squashfs") as alias:
         made = host.lxdocker(
             *("appliance", "create", "--name", name, "--join", "--specs", str(tmp_path / "images.d")),
             *("--settings", str(tmp_path / "settings.yaml"), "--base-server", "local", "--base", alias),
-            *("--calendar", "*:*:0/3", "--delay", "1s"),
+            *("--calendar", "*:*:0/3", "--delay", "1s", "--listen", listen),
         )
         with daemon("neighbour") as folder:
             neighbour = Host(tmp_path / "neighbour", folder)
             line = re.search(r"on other hosts: lxdocker (remote add .*)", made.out)
             assert line
             neighbour.lxdocker(*line[1].split())
+            assert f"https://{listen}" in neighbour.lxc("remote", "list", "--format", "csv")
             followed(host, neighbour, name, lambda: images.push(repository, "latest", tiny("two")))
         diagnosed(name, tmp_path / "images.d/app.yaml")
         restricted(host, name, bridge)
@@ -159,9 +160,21 @@ def followed(host: Host, neighbour: Host, name: str, move: Callable[[], object])
     status = wait_until("the end of that sync", lambda: published(host, name, str(second)), seconds=60)
     assert status["timer"]["last"] is not None
     for one in (host, neighbour):
-        one.forget_indexes()  # an hour passes, and LXD looks by itself
-        one.lxc("image", "refresh", name)
-        assert one.aliases()[name] == second
+        one.forget_indexes()  # as after an hour
+    host.lxc("image", "refresh", name)
+    assert host.aliases()[name] == second
+    # LXD looks by itself, each hour and at its start.
+    os.kill(neighbour.query("/1.0")["environment"]["server_pid"], signal.SIGTERM)
+    wait_until("the neighbour's end", lambda: not (neighbour.lxd / "unix.socket").exists())
+    start_lxd(neighbour.lxd)
+    wait_until("LXD's own update", lambda: neighbour.aliases()[name] == second, seconds=60)
+
+
+def free_port() -> int:
+    with socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
 def diagnosed(name: str, spec: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from lxdocker.appliance import host, inside
+from lxdocker.appliance import health, host, inside
 from lxdocker.appliance.host import Bridge, Endpoint, Place
-from lxdocker.appliance.wish import Names, Repository, Wish, listen_port, read_settings
+from lxdocker.appliance.wish import SERVED, Names, Repository, Wish, listen_port, read_settings
 from lxdocker.config.settings import load
 from lxdocker.errors import HostError, SpecError, UsageError
+from lxdocker.serve import hostnames
 
 WISH = Wish(Names("lxdocker"), "https://server.example", "debian/13")
 PLACE = Place("default", Bridge("lxdbr0", "10.0.0.1", "lxd"))
@@ -39,6 +40,23 @@ def test_all_names_are_those_of_containers_and_differ() -> None:
 )
 def test_where_the_host_can_listen(text: str, port: int) -> None:
     assert listen_port(text) == port
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        (None, None),
+        ("tcp:192.0.2.1:8444", "https://192.0.2.1:8444"),
+        ("tcp:[2001:db8::1]:443", "https://[2001:db8::1]:443"),
+        ("tcp:0.0.0.0:8444", "https://web.example:8444"),
+    ],
+)
+def test_what_other_hosts_call_it(monkeypatch: pytest.MonkeyPatch, listen: str | None, url: str | None) -> None:
+    """Not by its address on LXD's bridge, which they do not reach."""
+    monkeypatch.setattr(hostnames, "own_name", lambda: ["web"])
+    monkeypatch.setattr(hostnames, "full_name", lambda: ["web.example"])
+    devices = {SERVED: {"type": "proxy", "listen": listen}} if listen else {"root": {"type": "disk"}}
+    assert health.elsewhere({"devices": devices}) == url
 
 
 def test_what_systemd_would_take_for_something_else_is_refused() -> None:
