@@ -37,7 +37,7 @@ import sys
 
 sys.path.insert(0, "/opt/lxdocker/lib")
 
-from lxdocker.cli.main import main  # noqa: E402 - after the path
+from lxdocker.__main__ import main  # noqa: E402 - after the path
 
 main()
 """

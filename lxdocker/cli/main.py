@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 from lxdocker import __version__
 from lxdocker.cli import completion
@@ -31,6 +33,7 @@ PROGRAMS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin
 
 def main() -> NoReturn:
     """The ``lxdocker`` program. Exit status: 0 success, 1 an image failed, 2 usage, configuration or host."""
+    _have_interrupts(signal.SIG_DFL, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
     complete(os.environ)
@@ -73,10 +76,17 @@ def main() -> NoReturn:
             console.note("interrupted; finished images are kept, the next run continues")
         raise
     finally:
+        _have_interrupts(signal.default_int_handler, signal.SIG_DFL)
         _forget_unread_errors()
         # Or Python would search all objects for cycles once more before it ends, for a tenth of a second.
         gc.freeze()
     raise SystemExit(0)
+
+
+def _have_interrupts(before: object, now: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    """How Ctrl-C is taken, unless whoever has started the program chose it. Only in between is there work to stop."""
+    if signal.getsignal(signal.SIGINT) is before:
+        signal.signal(signal.SIGINT, now)
 
 
 def _forget_unread_errors() -> None:
@@ -125,7 +135,3 @@ def _run(run: Run) -> None:
     except BaseException:
         RUN.exception("ended")
         raise
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import selectors
 import shutil
 import socket
@@ -572,12 +573,18 @@ class World:
         return self.tree / path
 
     def tree_state(self) -> dict[str, tuple[int, str]]:
-        """Every file of the tree, with its time and content, but for the record of the last sync."""
-        return {
-            str(path.relative_to(self.tree)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
-            for path in sorted(self.tree.rglob("*"))
-            if path.is_file() and path.name != ".lock" and not path.name.startswith(".sync.")
-        }
+        """Every file of the tree, with its time and content, but for the record of the last sync. The page has its
+        minute, which may have changed.
+        """
+        found = {}
+        for path in sorted(self.tree.rglob("*")):
+            if not path.is_file() or path.name == ".lock" or path.name.startswith(".sync."):
+                continue
+            content, time_ns = path.read_bytes(), path.stat().st_mtime_ns
+            if path.name == "index.html":
+                content, time_ns = re.sub(b"<time .*?</time>", b"", content), 0
+            found[str(path.relative_to(self.tree))] = (time_ns, hashlib.sha256(content).hexdigest())
+        return found
 
     def store_state(self) -> dict[str, Any]:
         """Every image of the project, with its aliases and properties."""

@@ -9,8 +9,9 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,27 +50,29 @@ def of_lxd(*words: str) -> Callable[[], int | None]:
 
 
 def of_instances(names: Sequence[str], program: str) -> Callable[[], int | None]:
-    """A program that runs in one of these instances."""
+    """A program that runs in one of these instances. Looks at their processes alone, since it may be gone soon."""
 
     def find() -> int | None:
-        for path, line in command_lines().items():
-            if line.startswith(f"{program} ") and any(name in cgroups(path) for name in names):
-                return int(path.name)
+        for pid in (pid for name in names for pid in processes(name)):
+            with suppress(OSError):  # it has ended
+                if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] == program.encode():
+                    return pid
         return None
 
     return find
 
 
+def processes(instance: str) -> Iterator[int]:
+    """Its process ids, by its cgroup: of version 1 or 2."""
+    for folder in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
+        for group in folder.glob(f"lxc.payload*{instance}"):
+            for file in group.rglob("cgroup.procs"):
+                yield from map(int, file.read_text().split())
+
+
 def in_phase(run: Running, phase: str, find: Callable[[], int | None]) -> Callable[[], int | None]:
     """Finds a process only once the run has said that it is in this phase."""
     return lambda: find() if f"app: {phase}" in run.said else None
-
-
-def cgroups(process: Path) -> str:
-    try:
-        return (process / "cgroup").read_text()
-    except OSError:  # it has ended
-        return ""
 
 
 @pytest.mark.any_lxd

@@ -500,6 +500,40 @@ def test_an_interrupted_run_ends_at_once_and_says_what_it_leaves(place: Path, nu
     assert err.splitlines() == [STOPPED]
 
 
+# Sends the program Ctrl-C as it begins to load a module.
+WHILE_LOADING = """
+import os, signal, sys
+from lxdocker.__main__ import main
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["list"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "status"),
+    [("lxdocker.cli.main", -signal.SIGINT), ("lxdocker.cli.lists", -signal.SIGINT), ("lxdocker.lxd.api", 130)],
+)
+def test_ctrl_c_while_the_program_is_loaded(place: Path, module: str, status: int) -> None:
+    """A shell takes both for 130, and neither is a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", WHILE_LOADING.format(module=module)],
+        cwd=place,
+        env=environment(place),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr in {"", STOPPED + "\n"}
+
+
 def test_nohup_is_respected(place: Path) -> None:
     ignoring = ("/bin/sh", "-c", 'trap "" HUP; exec "$0" "$@"')
     with silent_lxd(place) as lxd, running(place, "sync", "--tree", "tree", wrapper=ignoring) as process:
