@@ -35,7 +35,8 @@ def read(words: Sequence[str], pool: str, name: str = "") -> tuple[tuple[Service
     if len(words) > 1:  # split by the shell already
         return (run.read(words, here, home, pool, name),), here
     (word,) = words
-    if word != "-" and (" " in word.strip() or "\n" in word):
+    looks_like_words = " " in word.strip() or "\n" in word
+    if word != "-" and looks_like_words and not os.path.isfile(word):  # noqa: PTH113 - false for any text
         text, label, folder = word, "the command", here
     elif word == "-":
         text, label, folder = _text(sys.stdin.buffer.read(_MAX_INPUT + 1) if sys.stdin else b"", "stdin"), "stdin", here

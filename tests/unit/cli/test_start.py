@@ -223,20 +223,20 @@ def test_convert_fails_if_something_essential_is_lost(lxdocker: Program) -> None
 def test_convert_a_compose_file_with_its_variables(
     place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (place / "app").mkdir()
-    (place / "app/.env").write_text("TAG=1\nPORT=81\n")
+    (place / "my app").mkdir()
+    (place / "my app/.env").write_text("TAG=1\nPORT=81\n")
     monkeypatch.setenv("PORT", "82")
     text = "services: {web: {image: 'nginx:${TAG}', ports: ['${PORT}:80'], volumes: ['./x:/x']}}\n"
-    (place / "app/compose.yaml").write_text(text)
-    done = lxdocker("convert", "app/compose.yaml")
+    (place / "my app/compose.yaml").write_text(text)
+    done = lxdocker("convert", "my app/compose.yaml")
     assert done.returncode == 0
     assert "image: docker.io/library/nginx:1\n" in done.stdout
     assert "listen=tcp:0.0.0.0:82 " in done.stdout
-    assert f"source={place}/app/x " in done.stdout
-    (place / "app/compose.yaml").write_text("services: &a {}\nx: *a\n")
-    done = lxdocker("convert", "app/compose.yaml")
+    assert f"'source={place}/my app/x' " in done.stdout
+    (place / "my app/compose.yaml").write_text("services: &a {}\nx: *a\n")
+    done = lxdocker("convert", "my app/compose.yaml")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[0] == "error: 2 mistakes in app/compose.yaml"
+    assert done.stderr.splitlines()[0] == "error: 2 mistakes in my app/compose.yaml"
 
 
 def test_convert_writes_specs_only_if_asked_and_none_twice(place: Path, lxdocker: Program) -> None:
