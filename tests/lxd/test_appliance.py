@@ -161,13 +161,16 @@ def followed(host: Host, neighbour: Host, name: str, move: Callable[[], object])
     assert status["timer"]["last"] is not None
     for one in (host, neighbour):
         one.forget_indexes()  # as after an hour
-    host.lxc("image", "refresh", name)
-    assert host.aliases()[name] == second
-    # LXD looks by itself, each hour and at its start.
-    os.kill(neighbour.query("/1.0")["environment"]["server_pid"], signal.SIGTERM)
-    wait_until("the neighbour's end", lambda: not (neighbour.lxd / "unix.socket").exists())
-    start_lxd(neighbour.lxd)
-    wait_until("LXD's own update", lambda: neighbour.aliases()[name] == second, seconds=60)
+        restart(one)  # LXD looks by itself, each hour and at its start
+        wait_until(f"the update of {one.lxd}", lambda: one.aliases().get(name) == second, seconds=60)  # noqa: B023
+
+
+def restart(host: Host) -> None:
+    """As for an update of LXD: the instances go on."""
+    daemon: int = host.query("/1.0")["environment"]["server_pid"]
+    os.kill(daemon, signal.SIGTERM)
+    wait_until("the end of LXD", lambda: not Path(f"/proc/{daemon}").exists())
+    start_lxd(host.lxd)
 
 
 def free_port() -> int:
