@@ -23,8 +23,8 @@ BLOCK = 16  # bytes
 def header(
     name: str, version: str, release: str, epoch: int | None = None, architecture: str | None = "x86_64", more: int = 0
 ) -> bytes:
-    """As rpm stores it: an index and its data. ``more``: bytes of another tag in front."""
-    strings = {5: "x" * more, 1000: name, 1001: version, 1002: release, 1022: architecture}
+    """As rpm stores it: an index and its data. ``more``: bytes of a description, between version and architecture."""
+    strings = {1000: name, 1001: version, 1002: release, 1005: "x" * more, 1022: architecture}
     index, data = b"", b""
     for tag, text in sorted({**strings, 1003: None}.items()):
         if tag == 1003 and epoch is not None:
@@ -32,7 +32,7 @@ def header(
             index += struct.pack(">4I", tag, 4, len(data), 1)
             data += struct.pack(">I", epoch)
         elif text is not None:
-            index += struct.pack(">4I", tag, 6, len(data), 1)
+            index += struct.pack(">4I", tag, 9 if tag == 1005 else 6, len(data), 1)
             data += text.encode() + b"\0"
     return struct.pack(">2I", len(index) // 16, len(data)) + index + data
 
