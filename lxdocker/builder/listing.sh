@@ -1,9 +1,9 @@
 #!/bin/busybox sh
 # shellcheck shell=dash disable=SC2016,SC3040
 # listing.sh LIST RPM LIMIT MOST: unpacks /build/listing.squashfs in this builder, and prints what is in it, as the perl
-# script LIST does, with RPM. Its devices, which can't be made here, are taken from the squashfs's own table. Exit status 80 if the
-# image has more than MOST files, 81 if they would take more than LIMIT KiB or most of the free space; nothing has been
-# unpacked then.
+# script LIST does, with RPM. Its devices, which can't be made here, are taken from the squashfs's own table. Exit
+# status 80 if the image has more than MOST files, 81 if they would take more than LIMIT KiB or most of the free space;
+# nothing has been unpacked then.
 set -eu -o pipefail
 bb=/bin/busybox
 squashfs=/build/listing.squashfs root=/build/listing devices=/build/listing.devices said=/build/listing.said

@@ -2,14 +2,17 @@
 # the packages' headers: SQLite (https://sqlite.org/fileformat2.html), ndb (rpm's lib/backend/ndb/rpmpkg.c) and Berkeley
 # DB's hash (lib/backend/bdb_ro.cc). A header is as in rpm's docs/manual/hregions.md. Every function here dies of a
 # database that is damaged or made to take for ever.
-my ($most_packages, $most_in_header) = (100_000, 1 << 28);
-my ($database, $database_size, $budget);
+my ($most_packages, $most_in_header, $most_in_version) = (100_000, 1 << 28, 900);
+my ($database, $database_size, $budget, $packages);
 
-# Bytes of the database, each about once.
+sub spend { # BYTES: each byte of a database is needed about three times
+	$budget -= $_[0];
+	$budget >= 0 or die "it is read again and again\n";
+}
+
 sub bytes { # OFFSET LENGTH [FILE]
 	my ($offset, $length, $file) = @_;
-	$budget -= $length;
-	$budget >= 0 or die "it is read again and again\n";
+	spend($length);
 	sysseek $file // $database, $offset, 0 or die "$!\n";
 	my $bytes;
 	my $read = sysread $file // $database, $bytes, $length;
@@ -20,6 +23,7 @@ sub bytes { # OFFSET LENGTH [FILE]
 # Returns [NAME, VERSION, ARCHITECTURE].
 sub package_of {
 	my ($header) = @_;
+	spend(length $header);
 	my ($entries, $size) = unpack 'NN', $header;
 	my $start = 8 + 16 * ($entries // die "no header\n");
 	$start + $size <= length $header or die "a header is cut off\n";
@@ -32,7 +36,9 @@ sub package_of {
 	}
 	my ($name, $version, $release, $epoch, $architecture) = @of{1000, 1001, 1002, 1003, 1022};
 	defined $name && defined $version && defined $release or die "a header has no name or version\n";
-	return [$name, (defined $epoch ? "$epoch:" : '') . "$version-$release", $architecture];
+	$version = (defined $epoch ? "$epoch:" : '') . "$version-$release";
+	length $version <= $most_in_version or die "a version is too long\n";
+	return [$name, $version, $architecture];
 }
 
 # ---- SQLite
@@ -55,7 +61,7 @@ sub sqlite_pages {
 			my ($number, $commit, $own) = unpack 'NNa8', bytes($at, 24, $wal);
 			last if $own ne $salts;
 			$pending{$number} = $at + 24;
-			if ($commit) { %newer = (%newer, %pending); %pending = () }
+			if ($commit) { @newer{keys %pending} = values %pending; %pending = () }
 		}
 	}
 	my %seen;
@@ -120,9 +126,11 @@ sub columns {
 	my ($row) = @_;
 	my ($end, $at) = varint($row, 0);
 	my ($from, @columns) = ($end);
+	$end <= length $row or die "a row is cut off\n";
 	while ($at < $end) {
 		(my $type, $at) = varint($row, $at);
 		my $length = $type >= 12 ? ($type - 12) >> 1 : (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)[$type];
+		$from + $length <= length $row or die "a row is cut off\n";
 		my $value = substr $row, $from, $length;
 		if ($type >= 1 && $type <= 6) {
 			my $number = 0;
@@ -167,7 +175,8 @@ sub bdb_packages {
 	# As the machine had it that wrote it.
 	my ($long, $short) = unpack('x12 V', $head) == 0x61561 ? ('V', 'v') : ('N', 'n');
 	my ($magic, $version, $page_size, $last) = unpack "x12 $long$long$long x8 $long", $head;
-	$magic == 0x61561 && $version >= 8 && $version <= 10 && $page_size >= 512 or die "an unknown version\n";
+	$magic == 0x61561 && $version >= 8 && $version <= 10 && $page_size >= 512 && $page_size <= 65536
+		or die "an unknown version\n";
 	my %seen;
 	for my $number (1 .. $last) {
 		my $page = bytes($number * $page_size, $page_size);
@@ -178,7 +187,7 @@ sub bdb_packages {
 			my ($start, $value) = @at[$key, $key + 1];
 			next if substr($page, $start, 5) eq "\1\0\0\0\0"; # the number of the next package
 			my ($kind, $next, $length) = unpack "C x3 $long$long", substr $page, $value, 12;
-			if ($kind == 1) { $use->(substr $page, $value + 1, $start - $value - 1); next }
+			if ($kind == 1 && $value < $start) { $use->(substr $page, $value + 1, $start - $value - 1); next }
 			$kind == 3 && $length <= $most_in_header or die "a damaged entry\n";
 			my $header = '';
 			while (length $header < $length) {
@@ -206,7 +215,8 @@ sub rpm_packages { # FOLDER: prints the packages in the database of a folder, or
 	my ($name) = grep { is_inside("$folder/$_") && -f "$folder/$_" && -s _ } sort { $b cmp $a } keys %formats;
 	defined $name or return;
 	my ($path, $magic, $read) = ("$folder/$name", @{$formats{$name}});
-	my @packages;
+	my @found;
+	local $^W = 1;
 	local $SIG{__WARN__} = sub { die "it makes no sense\n" };
 	my $done = eval {
 		open $database, '<', $path or die "$!\n";
@@ -214,11 +224,11 @@ sub rpm_packages { # FOLDER: prints the packages in the database of a folder, or
 		$budget = 4 * $database_size + (1 << 20);
 		bytes(0, length $magic) eq $magic or die "an unknown form\n";
 		$read->($path, sub {
-			push @packages, package_of($_[0]);
-			@packages <= $most_packages or die "too many packages\n";
+			push @found, package_of($_[0]);
+			++$packages <= $most_packages or die "too many packages\n";
 		});
 		1;
 	};
-	if ($done) { &package('rpm', @$_) for @packages }
+	if ($done) { &package('rpm', @$_) for @found }
 	else { print 'R ', encoded("/$path"), "\n" }
 }

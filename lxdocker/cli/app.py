@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from lxdocker import __version__
+from lxdocker.cli.again import repeating
 from lxdocker.cli.console import Console
 from lxdocker.config.settings import Settings, closed_files, load, spec_folders
 from lxdocker.errors import LxdockerError
@@ -78,6 +79,12 @@ class Group(TyperGroup):
 
 class Command(TyperCommand):
     """A command, whose required arguments stand in its usage line as they are in the documentation: URL, not {URL}."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        ctx = super().make_context(info_name, args, parent, **extra)
+        if isinstance(ctx.obj, Run):
+            ctx.obj.console.repeat(repeating(ctx))
+        return ctx
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [re.sub(r"^\{(.*)\}$", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +36,9 @@ def read(words: Sequence[str], pool: str, name: str = "") -> tuple[tuple[Service
     if len(words) > 1:  # split by the shell already
         return (run.read(words, here, home, pool, name),), here
     (word,) = words
-    looks_like_words = " " in word.strip() or "\n" in word
-    if word != "-" and looks_like_words and not os.path.isfile(word):  # noqa: PTH113 - false for any text
+    words_of_a_command = " " in word.strip() or "\n" in word
+    is_command = words_of_a_command and word != "-" and (run.is_command(word) or not _is_file(word))
+    if is_command:
         text, label, folder = word, "the command", here
     elif word == "-":
         text, label, folder = _text(sys.stdin.buffer.read(_MAX_INPUT + 1) if sys.stdin else b"", "stdin"), "stdin", here
@@ -56,13 +58,18 @@ def read(words: Sequence[str], pool: str, name: str = "") -> tuple[tuple[Service
         missing: list[str] = []
         service = run.read(split(text, str(here), str(home), os.environ.get, missing.append), here, home, pool, name)
         return (run.without_variables(service, missing),), here
-    if label == "the command":
+    if is_command:
         raise UsageError("not a docker run command", one_line(text, 60), "give 'docker run ...', or a compose file")
     variables = dict(os.environ)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         # The environment comes first, as with docker compose.
         variables = {**dotenv((folder / ".env").read_text()[:_MAX_INPUT]), **variables}
     return compose.read(text, label, folder, home, pool, variables.get), folder
+
+
+def _is_file(word: str) -> bool:
+    """Or is meant to be one."""
+    return os.path.isfile(word) or bool(re.fullmatch(r"[^\n]+\.ya?ml", word))  # noqa: PTH113 - false for any text
 
 
 def _text(data: bytes, what: str) -> str:

@@ -11,10 +11,11 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from lxdocker.cli.again import in_document
 from lxdocker.cli.live import Lines, Live
 from lxdocker.cli.table import RED, YELLOW, Column, coloured, lay_out
 from lxdocker.errors import LxdockerError, UsageError
@@ -68,6 +69,7 @@ class Console:
         self.live: Live | None = None
         self._is_quiet = False
         self._is_verbose = False
+        self._again: Callable[[str], str] | None = None
         self._held: list[str] = []
 
     @property
@@ -83,12 +85,21 @@ class Console:
         """Each phase of an image, also where there is no terminal."""
         self._is_verbose = True
 
+    def repeat(self, again: Callable[[str], str] | None) -> None:
+        """Commands that are printed get options by ``again``, from now on."""
+        self._again = again
+
     def print(self, text: str = "", colour: int = 0) -> None:
         """A line of the result. ``colour``: of its first word, on a terminal."""
-        self._write(_marked(printable(text), colour if has_colours(self._out) else 0))
+        self._write(_marked(printable(self._with_options(text)), colour if has_colours(self._out) else 0))
+
+    def _with_options(self, text: str) -> str:
+        return self._again(text) if self._again else text
 
     def json(self, document: Any) -> None:
         """The result as JSON."""
+        if self._again:
+            document = in_document(document, self._again)
         text = json.dumps(document, indent=2, ensure_ascii=False)
         # JSON itself leaves DEL and the upper control characters as they are.
         self._write(re.sub(r"[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
@@ -115,7 +126,7 @@ class Console:
 
     def log(self, text: str, colour: int = 0) -> None:
         """A line on how it goes that was asked for, or is about a failure: also when quiet."""
-        shown = _marked(printable(text), colour if has_colours(self._err) else 0)
+        shown = _marked(printable(self._with_options(text)), colour if has_colours(self._err) else 0)
         with self._lock:
             if self.live is not None:
                 self.live.above(shown)

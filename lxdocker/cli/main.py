@@ -9,8 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lxdocker import __version__
 from lxdocker.cli import completion
@@ -33,7 +32,6 @@ PROGRAMS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin
 
 def main() -> NoReturn:
     """The ``lxdocker`` program. Exit status: 0 success, 1 an image failed, 2 usage, configuration or host."""
-    _have_interrupts(signal.SIG_DFL, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has every character
     complete(os.environ)
@@ -42,7 +40,10 @@ def main() -> NoReturn:
     console = Console()
     told: list[Callable[[LxdockerError], None]] = []
     misuse: list[str] = []
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
     try:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is work to stop
         try:
             with Log(console.log, os.environ) as log:
                 _run(Run(console, log, told, misuse))
@@ -76,17 +77,11 @@ def main() -> NoReturn:
             console.note("interrupted; finished images are kept, the next run continues")
         raise
     finally:
-        _have_interrupts(signal.default_int_handler, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, before)  # in the middle of ending, a traceback would be all that it does
         _forget_unread_errors()
         # Or Python would search all objects for cycles once more before it ends, for a tenth of a second.
         gc.freeze()
     raise SystemExit(0)
-
-
-def _have_interrupts(before: object, now: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-    """How Ctrl-C is taken, unless whoever has started the program chose it. Only in between is there work to stop."""
-    if signal.getsignal(signal.SIGINT) is before:
-        signal.signal(signal.SIGINT, now)
 
 
 def _forget_unread_errors() -> None:

@@ -50,7 +50,7 @@ class Draft:
         self.root_size = ""
         self._user = self._working_dir = self._stop_signal = ""
         self._labels: dict[str, str] = {}
-        self._exposed: list[str] = []
+        self._exposed: dict[str, None] = {}
         self._health: dict[str, HealthValue] = {}
         self._has_health = True
         self.config: dict[str, str] = {}
@@ -214,7 +214,7 @@ class Draft:
     def expose(self, what: str, text: str) -> None:
         """A port at which the application listens. Between instances all are open anyway."""
         try:
-            self._exposed += quantities.exposed(text)
+            self._exposed |= dict.fromkeys(quantities.exposed(text))
         except ValueError as error:
             self.lose(what, str(error), essential=False)
 

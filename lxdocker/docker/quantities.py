@@ -11,6 +11,8 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgtKMGT]?)(?:[iI]?[bB])
 _DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})(?:\.[0-9]+)?s)?(?:[0-9]+ms)?")
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
+_MOST_PORTS = 100  # that are exposed
+
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 
@@ -68,6 +70,8 @@ def exposed(text: str) -> list[str]:
     numbers, _, protocol = text.lower().partition("/")
     found = _PORTS.fullmatch(numbers)
     ports = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+    if len(ports) > _MOST_PORTS:
+        raise ValueError(f"a spec has no more than {_MOST_PORTS} ports")
     if not ports or ports[0] < 1 or ports[-1] > 65535 or protocol not in {"", "tcp", "udp", "sctp"}:
         raise ValueError(f"not a port: {text[:40]!r}")
     return [f"{number}/{protocol or 'tcp'}" for number in ports]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from lxdocker.config import yamlfile
 from lxdocker.config.spec import SCHEMA
+from lxdocker.docker import quantities
 from lxdocker.docker.service import Lost, Service
 from lxdocker.docker.translate import scalar
 from lxdocker.text import one_line
@@ -35,8 +37,7 @@ def split(service: Service, ports: Sequence[str] = ()) -> tuple[Keys, Service]:
         "cmd": None if service.command is None else list(service.command),
         "user": service.user,
         "working_dir": service.working_dir,
-        # In place of the image's, but Docker's flag adds to them.
-        "ports": list(dict.fromkeys([*ports, *service.exposed])) if service.exposed else None,
+        "ports": _ports(service, ports),
         "labels": dict(service.labels),
         "stop_signal": service.stop_signal,
         "healthcheck": _health(service),
@@ -72,6 +73,17 @@ def _lines(key: str, value: Any, indent: str = "") -> Iterator[str]:
             yield f"{indent}{scalar(key)}: {value:.10g}"
 
 
+def _ports(service: Service, own: Sequence[str]) -> list[str] | None:
+    """In place of the image's ``own``, but Docker's flag adds to them. An image may have names that are none."""
+    if not service.exposed:
+        return None
+    found: dict[str, None] = {}
+    for text in own:
+        with suppress(ValueError):
+            found.update(dict.fromkeys(quantities.exposed(text)))
+    return list({**found, **dict.fromkeys(service.exposed)})
+
+
 def _health(service: Service) -> Any:
     found = service.healthcheck
     return found if isinstance(found, str) else dict(found)
@@ -96,7 +108,7 @@ def _fitting(service: Service, keys: Keys, lost: list[Lost]) -> Iterator[tuple[s
             if fitting:
                 yield key, fitting
         elif wrong := _mistakes({key: value}):
-            lost.append(Lost(service.name, key, one_line(wrong[0], 300), True))
+            lost.append(Lost(service.name, key, one_line(wrong[0], 300), key != "ports"))
         else:
             yield key, value
 

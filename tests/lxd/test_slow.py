@@ -65,9 +65,10 @@ def of_instances(names: Sequence[str], program: str) -> Callable[[], int | None]
 def processes(instance: str) -> Iterator[int]:
     """Its process ids, by its cgroup: of version 1 or 2."""
     for folder in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
-        for group in folder.glob(f"lxc.payload*{instance}"):
-            for file in group.rglob("cgroup.procs"):
-                yield from map(int, file.read_text().split())
+        with suppress(OSError):  # it has ended
+            for group in folder.glob(f"lxc.payload*{instance}"):
+                for file in group.rglob("cgroup.procs"):
+                    yield from map(int, file.read_text().split())
 
 
 def in_phase(run: Running, phase: str, find: Callable[[], int | None]) -> Callable[[], int | None]:

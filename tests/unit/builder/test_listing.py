@@ -8,6 +8,7 @@ import random
 import shutil
 import sqlite3
 import stat
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -298,6 +299,45 @@ def test_a_database_of_rpm_that_leads_in_a_circle(builder: Root, image: Path, tm
             content[start + 16 : start + 20] = page.to_bytes(4, "little")
     database(image, "Packages", bytes(content))
     assert listed(builder, image, tmp_path).unread == (f"/{RPM}/Packages",)
+
+
+def endless_row() -> bytes:
+    """One says that its columns are described in 2**56 bytes."""
+    content, row = bytearray(of_sqlite()), rpm_databases.HEADERS[1]
+    at = content.index(row) - 4
+    content[at : at + 8] = b"\xff" * 7 + b"\x7f"
+    return bytes(content)
+
+
+def many_times_one() -> bytes:
+    """All entries of a page are the same large one, and so is their key, which follows it."""
+    size, entry = 32768, b"\1" + rpm_databases.header("a", "1", "1", more=6000)
+    key = size - 5
+    page = bytearray((entry + b"\1\0\0\0\1").rjust(size, b"\0"))
+    page[20:22], page[25] = struct.pack("<H", 4000), 13
+    page[26 : 26 + 8000] = struct.pack("<HH", key, key - len(entry)) * 2000
+    head = bytearray(rpm_databases.bdb("little")[:512].ljust(size, b"\0"))
+    head[20:24], head[32:36] = struct.pack("<I", size), struct.pack("<I", 1)
+    return bytes(head + page)
+
+
+@needs_namespaces
+@needs_tools
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("rpmdb.sqlite", endless_row),
+        ("Packages", many_times_one),
+        ("rpmdb.sqlite", lambda: of_sqlite(headers=[rpm_databases.header("a", "1" * 950, "1")])),
+    ],
+    ids=["endless", "again and again", "a long version"],
+)
+def test_a_database_of_rpm_that_would_take_for_ever(
+    builder: Root, image: Path, tmp_path: Path, name: str, made: Callable[[], bytes]
+) -> None:
+    database(image, name, made())
+    found = listed(builder, image, tmp_path)
+    assert (found.unread, found.packages) == ((f"/{RPM}/{name}",), ())
 
 
 @pytest.mark.parametrize("unread", [0, 1])

@@ -218,6 +218,7 @@ def test_convert_fails_if_something_essential_is_lost(lxdocker: Program) -> None
     (lost,) = schemas.check(document, "convert")["lost"]
     assert (lost["service"], lost["what"], lost["essential"]) == ("nginx", "--privileged", True)
     assert lxdocker("convert", "docker run --log-driver x nginx").returncode == 0
+    assert lxdocker("convert", "docker run nginx -c my.yaml").returncode == 0
 
 
 def test_convert_a_compose_file_with_its_variables(
@@ -273,6 +274,7 @@ def test_convert_reads_stdin(lxdocker: Program, monkeypatch: pytest.MonkeyPatch,
         ("big", "too much to convert: big"),
         ("binary", "not text: binary"),
         ("kubectl run x", "not a docker run command"),
+        ("my app/compos.yaml", "cannot read my app/compos.yaml"),
         ("docker run a; rm -rf /", "cannot read the command"),
         ("docker run $(touch evil) a", "cannot read the command"),
         ("images.d/web.yaml", "no services in images.d/web.yaml"),

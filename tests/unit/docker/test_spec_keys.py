@@ -115,6 +115,10 @@ def test_what_a_spec_holds_of_a_service(keys: dict[str, Any], expected: dict[str
 def test_exposed_ports_are_added_to_the_images() -> None:
     new = made(of_run("--expose 80 --expose 443 nginx"), exposed_ports=("80/tcp", "8080/tcp"))
     assert yaml.safe_load(new.spec.text)["ports"] == ["80/tcp", "8080/tcp", "443/tcp"]
+    odd = made(of_run("--expose 80 nginx"), exposed_ports=("", "80", "53/UDP", "evil"))
+    assert yaml.safe_load(odd.spec.text)["ports"] == ["80/tcp", "53/udp"]
+    many = made(of_run(" ".join(f"--expose {port}" for port in range(1, 200)) + " nginx"))
+    assert [(lost.what, lost.essential) for lost in many.lost] == [("ports", False)]
     assert "ports" not in yaml.safe_load(made(of_run("nginx"), exposed_ports=("80/tcp",)).spec.text)
 
 
@@ -149,7 +153,6 @@ def test_secrets_stay_with_the_instance(variable: str) -> None:
         ("--stop-signal '?' nginx", "stop_signal"),
         (f"-e {'A' * 1001}=1 nginx", "environment: AAA"),
         ("-l 'a\x7f=b' nginx", "labels: a"),
-        ("--expose 1-200 nginx", "ports"),
     ],
 )
 def test_what_no_spec_takes_is_lost_by_itself(text: str, what: str) -> None:
@@ -168,6 +171,7 @@ def test_what_no_spec_takes_is_lost_by_itself(text: str, what: str) -> None:
         ("--health-retries many nginx", "not a number up to 999"),
         ("--expose http nginx", "not a port: 'http'"),
         ("--expose 70000 nginx", "not a port: '70000'"),
+        ("--expose 1-65535 nginx", "no more than 100 ports"),
     ],
 )
 def test_what_docker_would_refuse_is_lost(text: str, why: str) -> None:
