@@ -13,7 +13,7 @@ from typing import Any
 from lxdocker.appliance import inside
 from lxdocker.appliance.host import Bridge
 from lxdocker.appliance.machine import Machine
-from lxdocker.appliance.wish import ETC, PORT, SPECS_OF_HOST, Names, listens, names_of_host
+from lxdocker.appliance.wish import ETC, PORT, SPECS_OF_HOST, Names, address_of_host, listens
 from lxdocker.errors import LxdockerError
 from lxdocker.follow import remote
 from lxdocker.follow.remote import Address
@@ -54,10 +54,9 @@ class Served:
 def elsewhere(document: Mapping[str, Any]) -> str | None:
     """The URL for hosts that do not reach LXD's bridge, by what LXD says of the container; None if there is none."""
     listen = listens(document)
-    if listen is None or not (known := names_of_host(listen)):
+    if listen is None or (address := address_of_host(listen)).is_loopback:
         return None
-    name, port = known[-1], listen.rpartition(":")[2]
-    return f"https://{f'[{name}]' if ':' in name else name}:{port}"
+    return f"https://{f'[{address}]' if address.version == 6 else address}:{listen.rpartition(':')[2]}"
 
 
 def served(machine: Machine, names: Names, bridge: Bridge) -> Served | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from lxdocker.builder.image import LOCAL_SERVER
 from lxdocker.config import yamlfile
 from lxdocker.config.settings import load
 from lxdocker.errors import UsageError
+from lxdocker.serve import hostnames
+from lxdocker.serve.hostnames import Address
+from lxdocker.serve.joining import main_address
 
 NAME = "lxdocker"
 PORT = 443
@@ -145,13 +149,15 @@ def listens(document: Mapping[str, Any]) -> str | None:
     return str(device.get("listen", "")).removeprefix("tcp:") or None
 
 
-def names_of_host(listen: str) -> list[str]:
-    """By which clients call this host, where it listens for an appliance; the best is the last one."""
-    from lxdocker.serve.hostnames import as_address, full_name, own_name
+def address_of_host(listen: str) -> Address:
+    """The address at which other hosts reach this one, where it listens for an appliance, as well as it can know."""
+    given = hostnames.as_address(listen.rpartition(":")[0].strip("[]"))
+    return given if given is not None and not given.is_unspecified else ip_address(main_address())
 
-    given = as_address(listen.rpartition(":")[0].strip("[]"))
-    known = [str(given)] if given is not None and not given.is_unspecified else []
-    return [*own_name(), *full_name(), *known]
+
+def names_of_host(listen: str) -> list[str]:
+    """By which clients may call this host."""
+    return [*hostnames.own_name(), *hostnames.full_name(), str(address_of_host(listen))]
 
 
 def read_settings(path: Path) -> Mapping[str, Any]:

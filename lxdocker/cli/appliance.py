@@ -348,12 +348,17 @@ def _tell_made(console: Console, names: Names, made: Made, joined: str | None, h
         if served.elsewhere:
             console.print(f"on other hosts: lxdocker remote add {served.elsewhere} {pinned}")
         else:
-            console.print(f"on hosts that reach LXD's bridge: lxdocker remote add {served.reachable} {pinned}")
-            console.print("other hosts need an appliance that was created with --listen ADDRESS:PORT")
+            console.print(
+                f"on hosts that reach {served.address}: lxdocker remote add https://{served.address} {pinned}"
+            )
+            console.print(
+                f"for others: {names.command('delete')}, then create it with --listen ADDRESS:PORT; its volumes and"
+                " images stay"
+            )
         if joined:
             console.print(f"on this host: lxc image copy {joined}:IMAGE local: --alias IMAGE --auto-update")
         else:
-            console.print(f"on this host: {names.command('create --join')}")
+            console.print(f"to join on this host: {names.command('create --join')}")
     if not made.synced:
         raise typer.Exit(1)
 

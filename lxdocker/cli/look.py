@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lxdocker.config.settings import Settings
     from lxdocker.docker.new_spec import NewSpec
     from lxdocker.docker.service import Service
+    from lxdocker.docker.translate import Where
     from lxdocker.source.resolve import Description
     from lxdocker.values import ImageName, ImageRef
 
@@ -173,8 +174,9 @@ def convert(
     console = ctx.obj.console
     pool = settings.pool or "default"
     services, folder = brought.read(words, pool)
-    found = translate.convert(services, folder, pool, str(specfile.schema_path()))
+    found = translate.convert(services, folder, _where(settings), str(specfile.schema_path()))
     if write:
+        _refuse_repository(settings)
         instead = "leave out --write, and copy the keys that you need from what is printed"
         paths = [(specfile.path_for(settings.specs, spec.name, instead), spec.text) for spec in found.specs]
         specfile.make_folder(settings.specs)
@@ -185,6 +187,23 @@ def convert(
     else:
         describe.print_converted(console, found, settings.specs, written=write)
     raise typer.Exit(0 if found.is_whole else 1)
+
+
+def _where(settings: Settings) -> Where:
+    """Where the printed commands make instances."""
+    from lxdocker.docker.translate import Where
+
+    remote = (settings.lxd or "").removesuffix(":")
+    is_name = remote not in {"", "local"} and "/" not in remote and not remote.startswith("unix:")
+    return Where(settings.pool or "default", settings.project, remote if is_name else "")
+
+
+def _refuse_repository(settings: Settings) -> None:
+    """What is written beside the specs of a repository is gone with its next commit."""
+    if settings.specs_repository:
+        why = "its specs come from a repository (setting specs_repository)"
+        instead = "commit the spec there; lxdocker new --dry-run and lxdocker convert print it"
+        raise UsageError(f"cannot write to {settings.specs}", why, instead)
 
 
 def _reference(text: str) -> ImageRef:
@@ -253,6 +272,8 @@ def _write(
     from lxdocker.cli import describe, documents
     from lxdocker.config import specfile
 
+    if not dry_run:
+        _refuse_repository(settings)
     path = specfile.path_for(settings.specs, name)
     made = _make(settings, name, ref, given, _ask(console, settings, ref))
     if not dry_run:
@@ -282,4 +303,4 @@ def _make(settings: Settings, name: ImageName, ref: ImageRef, given: Service | N
     )
     config = overridden(described.config, replace(overrides(keys), environment=variables))
     found = inspection.inspect(ref, described, config)
-    return new_spec(name, found, settings.pool or "default", str(specfile.schema_path()), keys, rest)
+    return new_spec(name, found, _where(settings), str(specfile.schema_path()), keys, rest)

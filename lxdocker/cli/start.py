@@ -80,10 +80,14 @@ def init(
         console.print(f"made     folder of specs {folder}")
     if not named_specs and (here := Path.cwd() / SYSTEM_SPECS.name).is_dir() and here != folder:
         console.note(f"in this folder, {here} comes first: it is used where lxdocker is run here")
-    _offer_timer(console, settings, wants)
+    if remote:
+        console.note(f"no timer: it would use this host's LXD -> add the line 'lxd: {remote}' to {file}, then run init")
+    else:
+        _offer_timer(console, settings, wants, file if named else None)
     if problem:
         raise problem
-    _say(console, "next     lxdocker add nginx && lxdocker sync && lxc launch nginx web")
+    at = f"{remote}:" if remote and "/" not in remote else ""
+    _say(console, f"next     lxdocker add nginx && lxdocker sync && lxc launch {at}nginx {at}web")
 
 
 def _say(console: Console, text: str) -> None:
@@ -120,7 +124,7 @@ def _check_lxd(console: Console, settings: Settings) -> HostError | None:
     return None
 
 
-def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
+def _offer_timer(console: Console, settings: Settings, wants: Wants, config: Path | None) -> None:
     from lxdocker.config import units
 
     try:
@@ -132,7 +136,7 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants) -> None:
         user = "root" if os.geteuid() == 0 else None
         where = "in /etc/cron.d/lxdocker" if user else "by 'crontab -e'"
         _say(console, f"timer    for an hourly sync, add this line {where}:")
-        _say(console, f"         {units.cron_line(program, user)}")
+        _say(console, f"         {units.cron_line(program, user, config)}")
         return
     if timer := units.timer():
         _say(console, f"exists   timer {timer}")

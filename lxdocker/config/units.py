@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -188,13 +189,14 @@ def has_systemd() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def cron_line(path: Path, user: str | None = None) -> str:
+def cron_line(path: Path, user: str | None = None, config: Path | None = None) -> str:
     """The line that syncs hourly, in a minute that depends on the host: for ``user`` in a file of /etc/cron.d, or
-    without a user for `crontab -e`.
+    without a user for `crontab -e`. ``config``: the configuration file, if it is not at its usual place.
     """
     minute = zlib.crc32(os.uname().nodename.encode()) % 60
     # cron turns a % into a newline.
-    command = f"{path} sync -q".replace("%", r"\%")
+    named = f"LXDOCKER_CONFIG={shlex.quote(str(config))} " if config else ""
+    command = f"{named}{path} sync -q".replace("%", r"\%")
     return " ".join(filter(None, (f"{minute} * * * *", user, command)))
 
 

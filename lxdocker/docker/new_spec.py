@@ -10,7 +10,7 @@ from lxdocker.docker.inspection import Inspection
 from lxdocker.docker.quantities import instance_name
 from lxdocker.docker.service import Lost, Service
 from lxdocker.docker.spec_keys import Keys
-from lxdocker.docker.translate import SpecText
+from lxdocker.docker.translate import SpecText, Where
 from lxdocker.errors import UsageError
 from lxdocker.text import one_line
 from lxdocker.values import ImageName
@@ -33,14 +33,19 @@ class NewSpec:
 
 
 def new_spec(
-    name: ImageName, found: Inspection, pool: str, schema: str, keys: Keys | None = None, given: Service | None = None
+    name: ImageName,
+    found: Inspection,
+    where: Where,
+    schema: str,
+    keys: Keys | None = None,
+    given: Service | None = None,
 ) -> NewSpec:
     """``found``: the image, ``keys`` in place of its own configuration. ``given``: the rest of the container; None:
     whatever the image expects.
     """
     keys = keys or {}
     service = given or expects.service(
-        instance_name(name.value) or "instance", found.ref, found.expects, found.config, pool
+        instance_name(name.value) or "instance", found.ref, found.expects, found.config, where.pool
     )
     behaviour = {"restart"} if service.restart != "no" else set()
     text = translate.spec_text(
@@ -50,7 +55,7 @@ def new_spec(
         expects.comments(name, found.expects),
         expects.keys(found.expects, spec_keys.lines(keys), {*keys, *behaviour}),
     )
-    commands = (f"lxdocker sync {name}", *translate.launch(service, name.value, pool))
+    commands = (f"lxdocker sync {name}", *translate.launch(service, name.value, where))
     variables = tuple(variable for variable, value in service.environment if value is None)
     return NewSpec(SpecText(name, found.ref, text), found, variables, commands, given.lost if given else ())
 

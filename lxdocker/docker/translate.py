@@ -42,11 +42,28 @@ class Converted:
         return not any(lost.essential for lost in self.lost)
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where instances are made: what commands of ``lxc`` need besides."""
+
+    pool: str
+    project: str = "default"
+    remote: str = ""  # of lxc's
+
+    @property
+    def lxc(self) -> list[str]:
+        return ["lxc"] if self.project == "default" else ["lxc", "--project", self.project]
+
+    def at(self, name: str) -> str:
+        """``name`` as lxc takes it."""
+        return f"{self.remote}:{name}" if self.remote else name
+
+
 class _Raw(str):
     """A word that is quoted already."""
 
 
-def convert(services: Sequence[Service], folder: Path, pool: str, schema: str) -> Converted:
+def convert(services: Sequence[Service], folder: Path, where: Where, schema: str) -> Converted:
     """One spec for each image that is to run in one way, and the commands, each service after those that it needs.
 
     ``folder``: what images on disk are relative to; ``schema``: where editors find the schema of specs.
@@ -71,10 +88,11 @@ def convert(services: Sequence[Service], folder: Path, pool: str, schema: str) -
     made = [service for service in _in_order(services) if service.name in names]
     lines = [line(["lxdocker", "sync", *(spec.name.value for spec in specs.values())])] if specs else []
     done: set[str] = set()
+    shared = tuple(line([*where.lxc, *words]) for words in (("network", "create"), ("storage", "volume", "create")))
     for service in made:
-        for command in launch(service, names[service.name].value, pool):
+        for command in launch(service, names[service.name].value, where):
             # Networks and volumes may be shared.
-            if command not in done or not command.startswith(("lxc network create", "lxc storage volume create")):
+            if command not in done or not command.startswith(shared):
                 lines.append(command)
             done.add(command)
     return Converted(tuple(specs.values()), tuple(lines), tuple(dict.fromkeys(lost)))
@@ -113,36 +131,36 @@ def spec_text(
     return "\n".join(lines) + "\n"
 
 
-def launch(service: Service, image: str, pool: str) -> list[str]:
+def launch(service: Service, image: str, where: Where) -> list[str]:
     """The commands that make the instance of an image, and start it."""
-    name = service.name
-    lines = [line(["lxc", "network", "create", network]) for network in service.networks]
+    lxc, name, pool = where.lxc, where.at(service.name), where.at(where.pool)
+    lines = [line([*lxc, "network", "create", where.at(network)]) for network in service.networks]
     lines += [
-        line(["lxc", "storage", "volume", "create", pool, volume.name])
+        line([*lxc, "storage", "volume", "create", pool, volume.name])
         for volume in service.volumes
         if not volume.exists
     ]
-    lines.append(line(["lxc", "init", image, name, *_options(service)]))
+    lines.append(line([*lxc, "init", where.at(image), name, *_options(service)]))
     if service.root_size:
-        lines.append(line(["lxc", "config", "device", "override", name, "root", f"size={service.root_size}"]))
+        lines.append(line([*lxc, "config", "device", "override", name, "root", f"size={service.root_size}"]))
     if service.overrides:
         options = [f"{key}={value}" for key, value in service.overrides]
-        lines.append(line(["lxc", "config", "device", "override", name, "eth0", *options]))
+        lines.append(line([*lxc, "config", "device", "override", name, "eth0", *options]))
     for volume in service.volumes:
         if volume.read_only:
-            options = [f"pool={pool}", f"source={volume.name}", f"path={volume.path}", "readonly=true"]
-            lines.append(line(["lxc", "config", "device", "add", name, volume.device, "disk", *options]))
+            options = [f"pool={where.pool}", f"source={volume.name}", f"path={volume.path}", "readonly=true"]
+            lines.append(line([*lxc, "config", "device", "add", name, volume.device, "disk", *options]))
         else:
-            where = [pool, volume.name, name, volume.device, volume.path]
-            lines.append(line(["lxc", "storage", "volume", "attach", *where]))
-    lines += [line(["lxc", "config", "device", "add", name, *_device(device)]) for device in service.devices]
+            words = [pool, volume.name, service.name, volume.device, volume.path]
+            lines.append(line([*lxc, "storage", "volume", "attach", *words]))
+    lines += [line([*lxc, "config", "device", "add", name, *_device(device)]) for device in service.devices]
     if service.env_files:
-        push = ["lxc", "file", "push", "--create-dirs", "--mode", "0600", "--uid", "0", "--gid", "0"]
+        push = [*lxc, "file", "push", "--create-dirs", "--mode", "0600", "--uid", "0", "--gid", "0"]
         if len(service.env_files) == 1:
             lines.append(line([*push, service.env_files[0], f"{name}{ENV_FILE}"]))
         else:
             lines.append(f"{line(['cat', *service.env_files])} | {line([*push, '-', f'{name}{ENV_FILE}'])}")
-    return [*lines, line(["lxc", "start", name])]
+    return [*lines, line([*lxc, "start", name])]
 
 
 def _device(device: Device) -> list[str]:

@@ -28,7 +28,7 @@ def in_lxd(subject: Subject) -> Iterator[Finding]:
     proxy = Proxies.of(subject.environ).choose(url.scheme or "https", url.host or "", url.port) if url else None
     if not proxy:
         return
-    server = subject.lxd().get(what="reading LXD's configuration")
+    server = subject.local_lxd().get(what="reading LXD's configuration")
     config = server.get("config") or {}
     if any(config.get(key) for key in ("core.proxy_https", "core.proxy_http")) or _has_one(server["environment"]):
         return

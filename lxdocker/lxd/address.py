@@ -77,6 +77,13 @@ class Https:
         return f"https://[{self.host}]:{self.port}" if ":" in self.host else f"https://{self.host}:{self.port}"
 
     @property
+    def trusting(self) -> str:
+        """The commands that make it trusted: a remote of lxc has certificates of lxc's own."""
+        if self.name:
+            return f"lxc remote remove {self.name} && lxc remote add {self.name} {self}"
+        return f"lxdocker trust {self}"
+
+    @property
     def is_elsewhere(self) -> bool:
         """Whether "this host" may be another than the daemon's."""
         return not is_loopback(self.host)
@@ -131,9 +138,8 @@ class Https:
         try:
             return _tls(self, self._pinned())
         except trust.UnusableCertificatesError as error:
-            raise HostError(
-                f"cannot connect to LXD at {self}", str(error), f"trust it, which makes one: lxdocker trust {self}"
-            ) from None
+            how = f"trust it, which makes one: {self.trusting}"
+            raise HostError(f"cannot connect to LXD at {self}", str(error), how) from None
 
     def _pinned(self) -> str:
         """The fingerprint of the server's certificate; "" for none."""
@@ -143,11 +149,11 @@ class Https:
             return ""
         except (OSError, ValueError) as error:
             what = f"cannot read LXD's certificate {self.pinned}"
-            raise HostError(what, in_words(error), f"make it again: lxdocker trust {self}") from None
+            raise HostError(what, in_words(error), f"make it again: {self.trusting}") from None
         try:
             return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text.strip())).hexdigest()
         except ValueError:
-            raise HostError(f"no certificate in {self.pinned}", "", f"make it again: lxdocker trust {self}") from None
+            raise HostError(f"no certificate in {self.pinned}", "", f"make it again: {self.trusting}") from None
 
     def changed(self, found: str, known: str) -> HostError:
         """The server is not, or no longer, the one that is trusted."""
@@ -155,7 +161,7 @@ class Https:
             f"LXD at {self} is not the one that is trusted",
             f"its certificate's SHA-256 fingerprint is {found}, not {known} as in {self.pinned}",
             "if it was renewed (compare with 'lxc info' on that host), trust it again:"
-            f" lxdocker trust {self} --fingerprint {found}",
+            f" {self.trusting if self.name else f'{self.trusting} --fingerprint {found}'}",
         )
 
 

@@ -70,10 +70,12 @@ class Connection:
         self._local = threading.local()
         server = self._client().host_info
         if server.get("auth", "trusted") != "trusted":
+            name = self.daemon.address.name
+            here = f"lxc remote remove {name} && lxc remote add {name} TOKEN" if name else "lxdocker trust TOKEN"
             raise HostError(
                 f"{self.daemon.product} at {self.daemon.address} does not trust this client",
                 "the client's certificate has not been added there",
-                "on that host: lxc config trust add --name lxdocker; then here: lxdocker trust TOKEN",
+                f"on that host: lxc config trust add --name lxdocker; then here: {here}",
             )
         self.dialect = Dialect.of(server)
 
@@ -345,7 +347,7 @@ def _why_not(product: str, address: Https) -> HostError:
         return error
     except ssl.SSLCertVerificationError as error:
         why = f"nobody vouches for its certificate: {error.verify_message}"
-        return HostError(what, why, f"trust it: lxdocker trust {address}")
+        return HostError(what, why, f"trust it: {address.trusting}")
     except OSError as error:
         return HostError(what, in_words(error), listening)
     return HostError(what, "it hung up", listening)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from lxdocker import log
 from lxdocker.errors import HostError
 from lxdocker.image.artifact import Artifact
 from lxdocker.image.origin import SERVER, Origin
@@ -68,6 +69,7 @@ class StoreView:
     ours: tuple[Stored, ...]  # made by lxdocker; by name, the newest last
     aliases: Mapping[str, Fingerprint]  # of all images, whoever made them
     imported: tuple[StoredImage, ...] = ()  # from another server; see Origin
+    deleting: str = "lxc image alias delete "  # the beginning of the command that deletes an alias
 
 
 class Store:
@@ -90,7 +92,11 @@ class Store:
             elif provenance:
                 ours.append(Stored(image, provenance))
         ours.sort(key=lambda stored: (stored.provenance.name, stored.image.uploaded_at))
-        return StoreView(tuple(ours), aliases, tuple(imported))
+        daemon = self._lxd.daemon
+        where = [] if self.project == "default" else ["--project", self.project]
+        remote = f"{daemon.address.name}:" if daemon.address.name else ""
+        deleting = f"{log.shell([daemon.client, 'image', 'alias', 'delete', *where])} {remote}"
+        return StoreView(tuple(ours), aliases, tuple(imported), deleting)
 
     def images(self) -> list[StoredImage]:
         """All images of the project, whoever made them. Raises HostError if the project does not exist."""

@@ -12,7 +12,7 @@ from lxdocker.lxd.dialect import register_command
 from lxdocker.serve import authority as authorities
 from lxdocker.serve.authority import Authority
 from lxdocker.serve.certs import Certificate
-from lxdocker.serve.hostnames import host_addresses
+from lxdocker.serve.hostnames import as_address, host_addresses
 from lxdocker.tree.page import REMOTE
 
 # Restart LXD's daemon and nothing else. A plain restart of the snap stops all instances, `systemctl restart` too.
@@ -63,11 +63,13 @@ def summary(tree: Path, images: int, url: str, certificate: Certificate, *, pass
     amount = f"{images} {'image' if images == 1 else 'images'}" if images else "no images yet: run lxdocker sync"
     # An authority's certificate is not pinned, since its renewals bring new keys.
     pinned = f" --fingerprint {certificate.fingerprint}" if certificate.self_signed else ""
+    host = as_address(urlsplit(url).hostname or "")
+    where = "on this host only" if host is not None and host.is_loopback else "on other hosts"
     return "\n".join(
         [
             f"serving {tree} ({amount}) at {url}",
             f"certificate SHA-256 {certificate.shown_fingerprint}, valid until {certificate.ends:%Y-%m-%d}",
-            f"on other hosts: lxdocker remote add {_asking(url, password)} {REMOTE}{pinned}",
+            f"{where}: lxdocker remote add {_asking(url, password)} {REMOTE}{pinned}",
         ]
     )
 
@@ -105,7 +107,9 @@ def _registry(url: str, certificate: Certificate, authority: Authority | None) -
     if not certificate.is_for(host):
         return [
             f"LXD 6.10 or later cannot use this address, since the certificate is not valid for {host}:",
-            f"  lxdocker serve --name {host}",
+            f"  on this server: lxdocker serve --name {host}"
+            if certificate.has_authority
+            else f"  on this server: lxdocker serve --name NAME, one of {', '.join(certificate.names[:10]) or 'none'}",
         ]
     if not certificate.self_signed:
         return ["LXD 6.10 or later:", create]

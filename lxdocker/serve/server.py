@@ -275,7 +275,9 @@ def serve(settings: Settings, ready: Callable[[str], None], say: Say, *, verbose
     metrics = Metrics(settings.tree, lambda: watch.certificate.ends.timestamp())
     site = Site(settings.tree, lambda: watch.authority, users, metrics, log_to_stderr)
     sockets = endpoint.listen()
-    url = server_url(endpoint.host, sockets[0].getsockname()[1], settings.tls_names)
+    # A certificate of one's own is good for its names alone.
+    names = settings.tls_names or (watch.certificate.names if settings.tls_cert else ())
+    url = server_url(endpoint.host, sockets[0].getsockname()[1], names)
 
     def announce() -> None:
         images = len(indexed_names(settings.tree))

@@ -320,7 +320,7 @@ class Planner:
             return UsageError(
                 f"{spec.name}: the alias {alias} is taken",
                 f"it points to {whose} ({target.short})",
-                f"delete or rename that alias (lxc image alias delete {alias}), or rename {spec.path.name}",
+                f"delete or rename that alias ({self.holdings.store.deleting}{alias}), or rename {spec.path.name}",
             )
         for alias in all_aliases(spec):
             for version in self.holdings.listed_under(alias):

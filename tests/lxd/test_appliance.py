@@ -119,7 +119,7 @@ def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: 
     (tmp_path / "images.d").mkdir()
     (tmp_path / "images.d/app.yaml").write_text(f"image: {reachable}/{repository}\n")
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"insecure_registries": [reachable]}))
-    base, listen = Path(os.environ["LXDOCKER_TEST_APPLIANCE"]), f"127.0.0.1:{free_port()}"
+    base, listen = Path(os.environ["LXDOCKER_TEST_APPLIANCE"]), f"{bridge}:{free_port(bridge)}"
     before = host.query("/1.0")["config"].get("core.https_address", "")
     with base_image(base / "lxd.tar.xz", base / "rootfs.squashfs") as alias:
         made = host.lxdocker(
@@ -173,9 +173,9 @@ def restart(host: Host) -> None:
     start_lxd(host.lxd)
 
 
-def free_port() -> int:
+def free_port(address: str) -> int:
     with socket() as one:
-        one.bind(("127.0.0.1", 0))
+        one.bind((address, 0))
         port: int = one.getsockname()[1]
         return port
 

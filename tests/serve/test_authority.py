@@ -441,7 +441,7 @@ def test_while_serving_it_is_replaced(tmp_path: Path) -> None:
 
 def test_an_address_the_certificate_is_not_for(tls: Path) -> None:
     said = by_hand("https://192.0.2.99:8444", certificate_of(tls), authority_of(tls), password=False)
-    assert "the certificate is not valid for 192.0.2.99:\n  lxdocker serve --name 192.0.2.99\n" in said
+    assert "the certificate is not valid for 192.0.2.99:\n  on this server: lxdocker serve --name 192.0.2.99\n" in said
     assert "registry create" not in said
 
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from lxdocker.appliance import health, host, inside
+from lxdocker.appliance import wish as wishes_module
 from lxdocker.appliance.host import Bridge, Endpoint, Place
 from lxdocker.appliance.wish import SERVED, Names, Repository, Wish, listen_port, read_settings
 from lxdocker.config.settings import load
 from lxdocker.errors import HostError, SpecError, UsageError
-from lxdocker.serve import hostnames
 
 WISH = Wish(Names("lxdocker"), "https://server.example", "debian/13")
 PLACE = Place("default", Bridge("lxdbr0", "10.0.0.1", "lxd"))
@@ -48,13 +48,14 @@ def test_where_the_host_can_listen(text: str, port: int) -> None:
         (None, None),
         ("tcp:192.0.2.1:8444", "https://192.0.2.1:8444"),
         ("tcp:[2001:db8::1]:443", "https://[2001:db8::1]:443"),
-        ("tcp:0.0.0.0:8444", "https://web.example:8444"),
+        ("tcp:0.0.0.0:8444", "https://198.51.100.7:8444"),
+        ("tcp:127.0.0.1:8444", None),
+        ("tcp:[::1]:8444", None),
     ],
 )
 def test_what_other_hosts_call_it(monkeypatch: pytest.MonkeyPatch, listen: str | None, url: str | None) -> None:
-    """Not by its address on LXD's bridge, which they do not reach."""
-    monkeypatch.setattr(hostnames, "own_name", lambda: ["web"])
-    monkeypatch.setattr(hostnames, "full_name", lambda: ["web.example"])
+    """Not by its address on LXD's bridge, which they do not reach, nor by a name that only this host may know."""
+    monkeypatch.setattr(wishes_module, "main_address", lambda: "198.51.100.7")
     devices = {SERVED: {"type": "proxy", "listen": listen}} if listen else {"root": {"type": "disk"}}
     assert health.elsewhere({"devices": devices}) == url
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lxdocker.config import yamlfile
 from lxdocker.config.spec import SCHEMA
 from lxdocker.docker import compose
-from lxdocker.docker.translate import Converted, convert
+from lxdocker.docker.translate import Converted, Where, convert
 from lxdocker.errors import LxdockerError, SpecError, UsageError
 from lxdocker.text import one_line
 
@@ -34,7 +34,7 @@ KEYS = _KEYS.split()
 
 def converted(text: str, **variables: str) -> Converted:
     services = compose.read(text, "compose.yaml", Path("/srv/app"), Path("/root"), "default", variables.get)
-    return convert(services, Path("/srv/app"), "default", "SCHEMA")
+    return convert(services, Path("/srv/app"), Where("default"), "SCHEMA")
 
 
 def one(keys: str, top: str = "", **variables: str) -> Converted:

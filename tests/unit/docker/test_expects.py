@@ -9,7 +9,7 @@ import pytest
 from lxdocker.config import yamlfile
 from lxdocker.config.spec import SCHEMA
 from lxdocker.docker import expects
-from lxdocker.docker.translate import launch, spec_text
+from lxdocker.docker.translate import Where, launch, spec_text
 from lxdocker.source.oci import OciConfig
 from lxdocker.values import ImageName, parse_image_ref
 
@@ -97,7 +97,7 @@ def test_the_rest_is_shown_and_launched() -> None:
         assert comment in text.splitlines()
     ref = parse_image_ref("nginx", Path("/"))
     oci = OciConfig(**config)  # type: ignore[arg-type]
-    assert launch(expects.service("web", ref, expects.expectations(ref, oci), oci, "tank"), "nginx", "tank") == [
+    assert launch(expects.service("web", ref, expects.expectations(ref, oci), oci, "tank"), "nginx", Where("tank")) == [
         "lxc storage volume create tank web-data",
         "lxc storage volume create tank web-etc-app",
         "lxc init nginx web",

@@ -12,7 +12,7 @@ from lxdocker.config import yamlfile
 from lxdocker.config.spec import SCHEMA
 from lxdocker.docker import run
 from lxdocker.docker.service import Lost
-from lxdocker.docker.translate import Converted, convert
+from lxdocker.docker.translate import Converted, Where, convert
 from lxdocker.docker.words import split
 from lxdocker.errors import UsageError
 
@@ -37,7 +37,10 @@ FLAGS = _FLAGS.split()
 def converted(text: str) -> Converted:
     words = split(text, "/home/ann/app", "/home/ann", lambda name: None, lambda name: None)
     return convert(
-        [run.read(words, Path("/home/ann/app"), Path("/home/ann"), "tank")], Path("/home/ann/app"), "tank", "SCHEMA"
+        [run.read(words, Path("/home/ann/app"), Path("/home/ann"), "tank")],
+        Path("/home/ann/app"),
+        Where("tank"),
+        "SCHEMA",
     )
 
 
@@ -319,3 +322,20 @@ def test_what_only_a_spec_has_is_named_with_its_key(text: str, what: str, words:
     (found,) = lost(text)
     assert (found.what, found.essential) == (what, essential)
     assert words in found.why
+
+
+def test_commands_name_the_project_and_the_remote() -> None:
+    words = split(
+        "docker run --name db -v data:/x -p 80:80 --env-file e postgres", "/w", "/h", lambda _: None, lambda _: None
+    )
+    service = run.read(words, Path("/w"), Path("/h"), "tank")
+    commands = convert([service], Path("/w"), Where("tank", "images", "far"), "SCHEMA").commands
+    assert commands == (
+        "lxdocker sync postgres",
+        "lxc --project images storage volume create far:tank data",
+        "lxc --project images init far:postgres far:db -c environment.LXDOCKER_ENVFILE=/etc/lxdocker.env",
+        "lxc --project images storage volume attach far:tank data db data /x",
+        "lxc --project images config device add far:db port-80 proxy listen=tcp:0.0.0.0:80 connect=tcp:127.0.0.1:80",
+        "lxc --project images file push --create-dirs --mode 0600 --uid 0 --gid 0 /w/e far:db/etc/lxdocker.env",
+        "lxc --project images start far:db",
+    )

@@ -42,7 +42,9 @@ def made(service: Service | None, **config: Any) -> NewSpec:
     own = OciConfig(**config)
     keys, rest = spec_keys.split(service, own.exposed_ports) if service else ({}, None)
     described = Description(ResolvedImage(digest("i"), digest("m"), digest("c"), None), own, ())
-    new = new_spec(ImageName("web"), inspection.inspect(ref, described, own), "default", "SCHEMA", keys, rest)
+    new = new_spec(
+        ImageName("web"), inspection.inspect(ref, described, own), translate.Where("default"), "SCHEMA", keys, rest
+    )
     assert yamlfile.check(yamlfile.parse(new.spec.text, "x"), SCHEMA) == []
     return new
 
