@@ -336,7 +336,7 @@ def test_it_starts_with_three_lines(tmp_path: Path, tree: Path) -> None:
         assert served.said.splitlines() == [
             f"serving {tree} (1 image) at {served.url}",
             f"certificate SHA-256 {certificate.shown_fingerprint}, valid until {certificate.ends:%Y-%m-%d}",
-            f"on other hosts: lxdocker remote add {served.url} lxdocker --fingerprint {certificate.fingerprint}",
+            f"on this host only: lxdocker remote add {served.url} lxdocker --fingerprint {certificate.fingerprint}",
         ]
         assert served.log == ""
 
@@ -345,7 +345,7 @@ def test_an_empty_tree_is_served_and_said_to_be_empty(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with serve(tmp_path / "served", empty, verbose=False) as served:
-        assert served.said.splitlines()[0] == f"serving {empty} (no images yet: run lxdocker sync) at {served.url}"
+        assert served.said.splitlines()[0] == f"serving {empty} (no images yet: run lxdocker sync --tree {empty}) at {served.url}"
         assert served.get("/healthz").status == 200
 
 

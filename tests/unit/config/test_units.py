@@ -271,6 +271,8 @@ def test_the_line_for_cron_stays_in_its_minute() -> None:
     assert rest == r"* * * * root /opt/100\%/lxdocker sync -q"
     assert 0 <= int(minute) < 60
     assert units.cron_line(Path("/usr/bin/lxdocker")) == f"{minute} * * * * /usr/bin/lxdocker sync -q"
+    own = units.cron_line(Path("/usr/bin/lxdocker"), config=Path("/srv/my lxdocker.yaml"))
+    assert own == f"{minute} * * * * LXDOCKER_CONFIG='/srv/my lxdocker.yaml' /usr/bin/lxdocker sync -q"
 
 
 # ---- what the sandbox takes away is not missed
