@@ -293,7 +293,7 @@ def test_an_image_is_one_folders_until_another_adopts_it(pair: World) -> None:
         for arguments in (("--force",), ("app",), ()):
             done = elsewhere.sync(*where, *arguments, expect=1)
             assert done.statuses["app"] == "failed"
-            for text in (str(pair.specs), str(elsewhere.specs), "lxdocker sync --adopt app"):
+            for text in (str(pair.specs), str(elsewhere.specs), " --adopt app;"):
                 assert text in done.error("app")
         assert pair.lxc.aliases() == {**before, "third": done.fingerprint("third")}
         assert pair.lxc.images()[pair.lxc.aliases()["app"]]["properties"]["lxdocker.folder_path"] == str(pair.specs)
@@ -384,7 +384,7 @@ def test_an_emptied_folder_of_specs_removes_nothing(pair: World) -> None:
     for command in (["sync"], ["sync", "--dry-run"], ["prune"]):
         refused = pair.run(*command, "--json", expect=2).error()
         assert "app, other" in refused
-        assert "lxdocker prune --all" in refused
+        assert f"lxdocker prune --specs {pair.specs} --tree {pair.tree} --project {pair.project} --all" in refused
         assert pair.state() == before
     states = {row["name"]: row["state"] for row in pair.run("status", "--json").document["images"]}
     assert states == dict.fromkeys(["app", "other"], "orphan")
