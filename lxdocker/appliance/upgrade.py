@@ -21,7 +21,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 
-from lxdocker.appliance import build, health
+from lxdocker.appliance import build, health, inside
 from lxdocker.appliance.build import Made, Work
 from lxdocker.appliance.machine import Machine, Stage
 from lxdocker.appliance.wish import SPECS_OF_HOST
@@ -61,9 +61,15 @@ def upgrade(work: Work) -> Made:
         raise
     except LxdockerError as error:
         work.say("the new container is not healthy")
+        # Its log goes with it.
+        said = ""
+        with suppress(LxdockerError):
+            said = inside.step(work.machine, "reading the log", "log", "10")
         _go_back(work)
         raise LxdockerError(
-            f"upgrading {names.appliance} failed; the container before is back", str(error), error.resolution
+            f"upgrading {names.appliance} failed; the container before is back",
+            f"{error}\n{said}".rstrip(),
+            "run the same command again, or choose another base with --base",
         ) from error
     work.machine.mark(Stage.READY)
     work.say("removing the container before")
@@ -75,7 +81,9 @@ def _check(work: Work) -> None:
     names = work.wish.names
     if work.machine.stage in {Stage.MAKING, Stage.DELETING}:
         verb = "create" if work.machine.stage is Stage.MAKING else "delete"
-        raise UsageError(f"{names.appliance} is not finished", "", f"run {names.command(verb)} again")
+        raise UsageError(
+            f"{names.appliance} is not finished", "", f"run {names.command(verb)} again, with the same options"
+        )
     for name in (names.new, names.old):
         machine = Machine(work.lxd, name)
         if machine.look() is not None and machine.stage is None:

@@ -94,7 +94,7 @@ def by_hand(url: str, certificate: Certificate, authority: Authority | None, *, 
         lines += ["", f"{flavour.title}:", *_remote(url, certificate, flavour, password=password)]
     lines += [
         "",
-        "Then:",
+        "Then (with Incus, by incus in place of lxc):",
         f"  lxc launch {REMOTE}:NAME    or    lxc image copy {REMOTE}:NAME local: --alias NAME --auto-update",
     ]
     return "\n".join(lines)
