@@ -345,7 +345,8 @@ def test_an_empty_tree_is_served_and_said_to_be_empty(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with serve(tmp_path / "served", empty, verbose=False) as served:
-        assert served.said.splitlines()[0] == f"serving {empty} (no images yet: run lxdocker sync --tree {empty}) at {served.url}"
+        hint = f"no images yet: run lxdocker sync --tree {empty}"
+        assert served.said.splitlines()[0] == f"serving {empty} ({hint}) at {served.url}"
         assert served.get("/healthz").status == 200
 
 
