@@ -126,7 +126,10 @@ class Console:
 
     def log(self, text: str, colour: int = 0) -> None:
         """A line on how it goes that was asked for, or is about a failure: also when quiet."""
-        shown = _marked(printable(self._with_options(text)), colour if has_colours(self._err) else 0)
+        self._log(self._with_options(text), colour)
+
+    def _log(self, text: str, colour: int = 0) -> None:
+        shown = _marked(printable(text), colour if has_colours(self._err) else 0)
         with self._lock:
             if self.live is not None:
                 self.live.above(shown)
@@ -138,9 +141,9 @@ class Console:
     def error(self, error: LxdockerError) -> None:
         """What failed, why, and what to do now."""
         self._release()
-        self.log(f"error: {error.brief}", RED)
+        self._log(f"error: {error.brief}", RED)
         for line in error.details.splitlines():
-            self.log(f"  {line}")
+            self._log(f"  {line}")
         if error.resolution:
             self.log(f"  -> {error.resolution}")
 

@@ -204,7 +204,7 @@ def test_an_alias_that_is_taken_is_left(world: World, tmp_path: Path) -> None:
     done = world.sync(expect=1)
     assert done.statuses == {"app": "failed", "other": "failed", "third": "built"}
     assert "lxdocker did not make" in done.error("app")
-    assert "lxc image alias delete app" in done.error("app")
+    assert f"lxc image alias delete --project {world.project} app" in done.error("app")
     assert "app/stable" in done.error("other")
     assert world.lxc.aliases() == {"app": foreign, "app/stable": foreign, "third": done.fingerprint("third")}
 

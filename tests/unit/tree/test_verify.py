@@ -449,7 +449,7 @@ def test_the_exit_status_says_whether_all_is_well(tree: Tree) -> None:
     out, _ = run("publish", "verify", "--deep", "--tree", root, expect=1)
     assert out.splitlines() == [
         f"{path}: does not have the published hash",
-        "to withdraw damaged versions and rewrite the index: lxdocker publish verify --repair",
+        f"to withdraw damaged versions and rewrite the index: lxdocker publish verify --tree {root} --repair",
         f"{root}: 3 versions, 3.1 kB read: 1 problem",
     ]
     out, _ = run("publish", "verify", "--deep", "--repair", "--json", "--tree", root)
@@ -472,7 +472,7 @@ def test_a_rollback_says_what_clients_get(tree: Tree) -> None:
     out, _ = run("publish", "rollback", "web", "--tree", root)
     assert out.splitlines() == [
         f"web for x86_64 is now {before.key} ({before.fingerprint.short}) instead of {current.key}",
-        "the next sync updates the local LXD; to undo: lxdocker publish rollback web --undo",
+        f"the next sync updates the local LXD; to undo: lxdocker publish rollback --tree {root} web --undo",
     ]
     assert json.loads(run("publish", "rollback", "web", "--undo", "--json", "--tree", root)[0]) == {
         "schema": 1,
