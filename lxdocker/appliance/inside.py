@@ -129,9 +129,9 @@ def start(machine: Machine, wish: Wish) -> None:
 
 def configure(machine: Machine, wish: Wish, place: Place, endpoint: Endpoint | None, address: str) -> None:
     """Settings that make it what it is. What else a person has set is left as it is."""
-    own = settings(wish, place, endpoint, address)
     there = machine.pull(f"{ETC}/config.yaml")
     known = _parsed(there, machine)
+    own = with_former_names(settings(wish, place, endpoint, address), known, wish)
     wanted = {**without_former(known, wish), **wish.settings, **own}
     if wanted != known or not there:
         text = "# lxdocker appliance sets: " + ", ".join(own) + "\n" + yaml.safe_dump(wanted, sort_keys=False)
@@ -160,6 +160,16 @@ def without_former(known: Mapping[str, Any], wish: Wish) -> Mapping[str, Any]:
     gone = {"lxd", "client_dir", *(() if wish.goes_on else SPECS_SETTINGS)}
     gone |= {key for key in ("project", "builder_project") if known.get(key) == wish.names.project}
     return {key: value for key, value in known.items() if key not in gone}
+
+
+def with_former_names(own: Mapping[str, Any], known: Mapping[str, Any], wish: Wish) -> Mapping[str, Any]:
+    """The settings, but with the names that an appliance which goes on had, as long as they include its own: this
+    host may have another address now, and other names would mean another certificate.
+    """
+    names = known.get("tls_names")
+    if wish.goes_on and isinstance(names, list) and set(own["tls_names"][:2]) <= set(names):
+        return {**own, "tls_names": names}
+    return own
 
 
 def settings(wish: Wish, place: Place, endpoint: Endpoint | None, address: str) -> Mapping[str, Any]:

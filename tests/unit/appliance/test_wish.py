@@ -60,6 +60,16 @@ def test_what_other_hosts_call_it(monkeypatch: pytest.MonkeyPatch, listen: str |
     assert health.elsewhere({"devices": devices}) == url
 
 
+def test_an_appliance_that_goes_on_keeps_its_names_and_so_its_certificate() -> None:
+    goes_on = replace(WISH, listen=":8444", goes_on=True)
+    own = inside.settings(goes_on, PLACE, ENDPOINT, "10.0.0.2")
+    before = [*own["tls_names"][:2], "203.0.113.9", "given.by.hand"]
+    assert inside.with_former_names(own, {"tls_names": before}, goes_on)["tls_names"] == before
+    moved = {"tls_names": ["lxdocker.lxd", "10.0.0.3"]}
+    assert inside.with_former_names(own, moved, goes_on) == own
+    assert inside.with_former_names(own, {"tls_names": before}, replace(WISH, listen=":8444")) == own
+
+
 def test_what_systemd_would_take_for_something_else_is_refused() -> None:
     changes: tuple[dict[str, Any], ...] = (
         {"calendar": "hourly\nOnBootSec=1"},
