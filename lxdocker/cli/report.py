@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxdocker.builder.image import BuilderImage
-from lxdocker.cli import contrast, documents
+from lxdocker.cli import documents
 from lxdocker.cli.console import Console
 from lxdocker.cli.table import NAME, RED, SOURCE, STATE, Column, digest_column
 from lxdocker.config.settings import Settings
@@ -287,6 +287,8 @@ def print_difference(console: Console, found: Difference, *, json: bool, everyth
         return
     if console.is_quiet and found.is_empty:
         return
+    from lxdocker.cli import contrast
+
     for line in contrast.lines(found, everything=everything):
         console.print(line)
 
@@ -296,6 +298,8 @@ def print_rebuilt(console: Console, found: Sequence[Rebuilt], *, json: bool) -> 
     if json:
         console.json(documents.rebuilt(found))
         return
+    from lxdocker.cli import contrast
+
     for image in found:
         if image.is_reproducible and not console.is_quiet:
             console.print(f"{image.name} is reproducible: both builds have the fingerprint {image.fingerprints[0]}")
