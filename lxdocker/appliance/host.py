@@ -20,6 +20,7 @@ from lxdocker.config.settings import Settings
 from lxdocker.errors import HostError, LxdError
 from lxdocker.files import scratch
 from lxdocker.lxd.api import Lxd, NotFoundError
+from lxdocker.lxd.connection import WHOLE
 from lxdocker.progress import Say
 from lxdocker.serve.certs import Certificate
 
@@ -57,7 +58,7 @@ def find(lxd: Lxd, settings: Settings) -> Place:
     placed = placement.find(lxd, settings)
     nic = placed.nic or {}
     name = nic.get("network") or nic.get("parent") or ""
-    found = {one["name"]: one for one in lxd.get("networks", what="listing networks", params={"recursion": "1"})}
+    found = {one["name"]: one for one in lxd.get("networks", what="listing networks", params=WHOLE)}
     network = found.get(name)
     config: Mapping[str, str] = (network or {}).get("config") or {}
     address = next(
@@ -125,7 +126,7 @@ def delete_project(lxd: Lxd, names: Names) -> bool:
             lxd.delete_image(project, image.fingerprint)
         for pool in lxd.pools():
             _delete_volumes(lxd, project, pool)
-        for one in lxd.get("profiles", what="listing profiles", project=project, params={"recursion": "1"}):
+        for one in lxd.get("profiles", what="listing profiles", project=project, params=WHOLE):
             path = ("profiles", one["name"])
             if one["name"] == "default":
                 body = {"description": "", "config": {}, "devices": {}}
@@ -242,6 +243,9 @@ def trust(lxd: Lxd, names: Names, pem: str) -> None:
     }
     path = ("certificates", wanted.fingerprint)
     what = "adding the appliance's certificate"
+    # First, since newer LXDs let no two clients have a name.
+    for fingerprint in trusted(lxd, names) - {wanted.fingerprint}:
+        distrust(lxd, fingerprint)
     try:
         there = lxd.get(*path, what=what)
     except NotFoundError:
@@ -252,13 +256,11 @@ def trust(lxd: Lxd, names: Names, pem: str) -> None:
             raise LxdError(f"{what} failed", f"LXD has it already, as {there['name']}")
         if there != {**there, **body}:
             lxd.change("put", path, what, json={**body, "certificate": there["certificate"]})
-    for fingerprint in trusted(lxd, names) - {wanted.fingerprint}:
-        distrust(lxd, fingerprint)
 
 
 def trusted(lxd: Lxd, names: Names) -> set[str]:
     """The fingerprints of the appliance's certificates."""
-    found = lxd.get("certificates", what="listing certificates", params={"recursion": "1"})
+    found = lxd.get("certificates", what="listing certificates", params=WHOLE)
     return {one["fingerprint"] for one in found if one["name"] == names.certificate and one.get("restricted")}
 
 

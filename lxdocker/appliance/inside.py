@@ -139,7 +139,7 @@ def configure(machine: Machine, wish: Wish, place: Place, endpoint: Endpoint | N
     script = '[ -e "$1" ] || [ ! -e "$1.old" ] || mv "$1.old" "$1"; mkdir -p "$1"'  # as push_changes() may leave it
     machine.run(["/bin/sh", "-c", script, "make", SPECS], "making the folder of specs")
     if wish.repository and wish.repository.signers:
-        _write(machine, SIGNERS, wish.repository.signers, "644")
+        _write(machine, SIGNERS, wish.repository.signers.content, "644")
     if endpoint:
         folder = f"{CLIENT}/servercerts"
         machine.run(["mkdir", "-p", folder], "making a folder for LXD's certificate")

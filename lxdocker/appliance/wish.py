@@ -13,6 +13,7 @@ from lxdocker.appliance import schedule
 from lxdocker.builder.image import LOCAL_SERVER
 from lxdocker.config import yamlfile
 from lxdocker.config.settings import load
+from lxdocker.config.signers import Signers
 from lxdocker.errors import UsageError
 from lxdocker.serve import hostnames
 from lxdocker.serve.hostnames import Address
@@ -24,6 +25,7 @@ PORT = 443
 ETC, STATE = "/etc/lxdocker", "/var/lib/lxdocker"
 SPECS, SPECS_OF_HOST = f"{ETC}/images.d", "/srv/specs"
 SIGNERS = f"{ETC}/signers"
+_FROM_ANYWHERE = ("https://", "http://", "git://")  # repositories that a container can fetch without more
 SERVED = "served"  # the proxy device for --listen
 SOCKET = "/var/lib/lxd/unix.socket"
 
@@ -88,14 +90,22 @@ class Repository:
 
     url: str = field(repr=False)  # it may hold a login
     branch: str | None = None
-    signers: bytes | None = None  # public keys, one of which has to have signed the commit
+    signers: Signers | None = None  # one of which has to have signed the commit
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(_FROM_ANYWHERE):
+            raise UsageError(
+                "--specs-repository: the appliance cannot fetch it",
+                "it has neither this host's files nor an ssh key",
+                "give a URL with https://, with a token for reading if it needs one: https://TOKEN@HOST/PATH",
+            )
 
     @property
     def packages(self) -> tuple[str, ...]:
         """Of Debian, to fetch it."""
         if self.signers is None:
             return ("git",)
-        return ("git", "gpg" if b"-----BEGIN PGP" in self.signers else "openssh-client")
+        return ("git", "gpg" if self.signers.kind == "openpgp" else "openssh-client")
 
 
 @dataclass(frozen=True, slots=True)

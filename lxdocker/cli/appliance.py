@@ -85,9 +85,7 @@ def create(
     ] = None,
     signed_by: Annotated[
         Path | None,
-        typer.Option(
-            "--signed-by", metavar="FILE", help="Public keys (OpenPGP, or ssh's allowed signers) that sign its commits."
-        ),
+        typer.Option("--signed-by", metavar="FILE", help="Public keys (OpenPGP, or ssh's) that sign its commits."),
     ] = None,
     settings_file: Annotated[
         Path | None,
@@ -306,15 +304,17 @@ def _folder(path: Path | None) -> Path | None:
 
 def _repository(url: str | None, branch: str | None, signed_by: Path | None) -> Repository | None:
     from lxdocker.appliance.wish import Repository
+    from lxdocker.config.signers import Signers
 
     if url is None:
         if branch or signed_by:
             raise UsageError("--branch and --signed-by are about a repository", "", "add --specs-repository URL")
         return None
     try:
-        return Repository(url, branch, signed_by.read_bytes() if signed_by else None)
+        signers = Signers.parse(signed_by.read_bytes(), str(signed_by)) if signed_by else None
     except OSError as error:
         raise UsageError(f"cannot read {signed_by}", in_words(error), "correct --signed-by") from error
+    return Repository(url, branch, signers)
 
 
 def _join(work: Work, made: Made) -> str:

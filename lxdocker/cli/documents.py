@@ -68,12 +68,18 @@ def failed(found: LxdockerError) -> Document:
     return _document(error=error(found))
 
 
-def images(states: Sequence[ImageState], result: Report | None = None) -> Document:
-    """The images: before a sync, after it (``result``), or without one."""
+def images(
+    states: Sequence[ImageState], result: Report | None = None, *, outdated: LxdockerError | None = None
+) -> Document:
+    """The images: before a sync, after it (``result``), or without one. ``outdated``: why the specs are not the newest
+    of their repository.
+    """
+    outdated = result.outdated if result else outdated
     return _document(
         images=[_image(state) for state in states],
         pruned=[_dropped(version) for version in result.pruned] if result else [],
         kept_builders=list(result.kept_builders) if result else [],
+        outdated=error(outdated) if outdated else None,
     )
 
 

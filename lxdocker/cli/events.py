@@ -56,6 +56,7 @@ class Hooks:
         self._tell(
             changes,
             [image | {"since": _time(since.get(image["name"]))} for image in images if image["outcome"] == "failed"],
+            result.outdated,
         )
 
     def imported(self, result: Followed) -> None:
@@ -78,11 +79,15 @@ class Hooks:
         if not isinstance(error, Cancelled):  # whoever stops it knows
             self._run("failure", self._settings.on_failure, [], documents.error(error))
 
-    def _tell(self, changes: Sequence[Document], failures: Sequence[Document]) -> None:
+    def _tell(
+        self, changes: Sequence[Document], failures: Sequence[Document], error: LxdockerError | None = None
+    ) -> None:
         if changes:
             self._run("change", self._settings.on_change, changes)
-        if failures:
-            self._run("failure", self._settings.on_failure, failures)
+        if failures or error:
+            from lxdocker.cli import documents
+
+            self._run("failure", self._settings.on_failure, failures, documents.error(error) if error else None)
 
     def _last_sync(self) -> LastSync:
         """The record of this sync; an empty one if there is none, as of an import."""

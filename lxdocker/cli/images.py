@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +92,7 @@ def sync(
             raise UsageError("--check-reproducible syncs nothing", "", "leave out the options that are about a sync")
         raise typer.Exit(0 if compare.check_reproducible(ctx.obj.console, settings, names or [], json=json) else 1)
     from lxdocker.cli import report
+    from lxdocker.config import repository
     from lxdocker.config.selection import choose, is_whole
     from lxdocker.config.spec import SpecFolder, load_specs, read_specs, select
     from lxdocker.sync.context import open_context
@@ -102,12 +103,11 @@ def sync(
     from lxdocker.sync.state import State
 
     console = ctx.obj.console
-    if settings.specs_repository and not dry_run:
-        _fetch_specs(console, settings)
     hooks = Hooks(ctx, settings, "sync", unless=dry_run or bool(names))
     whole, places = is_whole(names or [], settings.specs), places_of(settings)
     recording = contextlib.nullcontext(None) if dry_run else recorded(settings, console.note, whole=whole)
     with recording as record, cancellable() as cancelled:
+        outdated = repository.outdated(settings) if dry_run else _fetch_specs(console, settings)
         found = SpecFolder(load_specs(settings.specs, places)) if strict else read_specs(settings.specs, places)
         chosen = choose(found, names or [], settings.specs)
         _note_if_empty(console, found, settings)
@@ -122,11 +122,12 @@ def sync(
                 images = context.survey(holdings).planned(actions, removals, found.broken)
             else:
                 options = SyncOptions(force, keep_builder, adopted)
-                result = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
+                done = run_sync(context, chosen, options, progress, console.note, found.broken, whole=whole)
+                result = replace(done, outdated=outdated)
                 record(result)
                 survey = context.survey() if json or hooks.want(result) else None
     if dry_run:
-        report.print_plan(console, images, json=json)
+        report.print_plan(console, images, outdated, json=json)
         raise typer.Exit(1 if any(image.state is State.FAILED for image in images) else 0)
     try:
         report.print_sync(console, result, survey if json else None)
@@ -186,6 +187,7 @@ def status(
     Shows the source, digest, fingerprint and build time of each, and what the next sync would do and why.
     """
     from lxdocker.cli import report
+    from lxdocker.config import repository
     from lxdocker.config.selection import choose, is_whole
     from lxdocker.config.spec import read_specs
     from lxdocker.sync.context import open_context
@@ -210,11 +212,12 @@ def status(
             raise
         report.print_check_failed(console, error)
         raise typer.Exit(2) from None
+    outdated = repository.outdated(settings)
     if check and not json:
-        report.print_check(console, images)
+        report.print_check(console, images, outdated)
     else:
-        report.print_status(console, images, json=json)
-    raise typer.Exit(exit_status(images) if check else 0)
+        report.print_status(console, images, outdated, json=json)
+    raise typer.Exit((2 if outdated else exit_status(images)) if check else 0)
 
 
 @app.command()
@@ -269,22 +272,17 @@ def prune(
     raise typer.Exit(1 if result.failed else 0)
 
 
-def _fetch_specs(console: Console, settings: Settings) -> None:
-    """Brings specs of a repository up to date, unless others were named."""
+def _fetch_specs(console: Console, settings: Settings) -> LxdockerError | None:
+    """Brings specs of a repository up to date, unless others were named. Returns why they could not be."""
     from lxdocker.config import repository
-    from lxdocker.config.settings import checkout
 
-    if settings.specs != checkout(os.environ):
-        return
+    if not repository.is_source(settings):
+        return None
     with console.progress() as progress, progress.step("fetching specs"):
         fetched = repository.fetch(settings)
-    if fetched.problem:
-        # Also when quiet: nothing else tells of it.
-        console.log(f"warning: the specs stay those of commit {fetched.commit[:12]}: {fetched.problem}")
-        if fetched.problem.resolution:
-            console.log(f"  -> {fetched.problem.resolution}")
-    elif fetched.changed:
+    if fetched.changed:
         console.note(f"specs of commit {fetched.commit[:12]}")
+    return fetched.problem
 
 
 def _note_if_empty(console: Console, found: SpecFolder, settings: Settings) -> None:

@@ -58,6 +58,7 @@ def list_images(
     """
     settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project, lxd=remote)
     from lxdocker.cli import documents
+    from lxdocker.config.repository import outdated
     from lxdocker.config.spec import spec_names
     from lxdocker.image.provenance import folder_id
     from lxdocker.sync.state import Survey
@@ -80,7 +81,7 @@ def list_images(
         raise UsageError(f"no such image: {', '.join(unknown)}", "", "lxdocker list shows all of them")
     images = [image for image in images if not names or str(image.name) in names]
     if json:
-        console.json(documents.images(images))
+        console.json(documents.images(images, outdated=outdated(settings)))
         return
     if not images:
         console.note("no images yet: lxdocker sync builds them from specs")

@@ -16,7 +16,7 @@ from lxdocker.errors import LxdockerError, UnreachableError
 from lxdocker.progress import human_size
 from lxdocker.sync.outcome import Outcome, Report, Status, Verb
 from lxdocker.sync.state import ImageState, State, Survey, exit_status
-from lxdocker.text import counted
+from lxdocker.text import counted, one_line
 from lxdocker.tree.rollback import Rollback
 from lxdocker.tree.verify import Kind, Verified
 from lxdocker.tree.version import Published, Withheld
@@ -51,6 +51,7 @@ def print_sync(console: Console, result: Report, survey: Survey | None = None) -
     _print_errors(
         console, "failed   ", "image", [(str(one.name), one.error) for one in result.outcomes if one.error is not None]
     )
+    _print_outdated(console, result.outdated)
     for name in result.kept_builders:
         console.print(
             f"kept {name}: lxc exec --project {result.builder_project} {name} -- /bin/sh (removed by the next sync)"
@@ -60,7 +61,7 @@ def print_sync(console: Console, result: Report, survey: Survey | None = None) -
 
 def _is_news(result: Report) -> bool:
     """Whether something changed or failed."""
-    return bool(result.pruned or result.kept_builders) or any(
+    return bool(result.pruned or result.kept_builders or result.outdated) or any(
         outcome.status is not Status.UNCHANGED for outcome in result.outcomes
     )
 
@@ -91,11 +92,14 @@ def print_pruning(
         say("would drop cached layers that no image needs" if not pruning.is_empty else "nothing to remove")
 
 
-def print_plan(console: Console, images: Sequence[ImageState], *, json: bool) -> None:
+def print_plan(
+    console: Console, images: Sequence[ImageState], outdated: LxdockerError | None = None, *, json: bool
+) -> None:
     """The planned actions of a sync, in words."""
     if json:
-        console.json(documents.images(images))
+        console.json(documents.images(images, outdated=outdated))
         return
+    _print_outdated(console, outdated)
     if console.is_quiet and all(image.verb is Verb.KEEP for image in images):
         return
     for image in images:
@@ -117,11 +121,14 @@ def print_specs(console: Console, specs: Sequence[ImageSpec], *, json: bool) -> 
     console.print(valid if specs else "no specs found")
 
 
-def print_status(console: Console, images: Sequence[ImageState], *, json: bool) -> None:
+def print_status(
+    console: Console, images: Sequence[ImageState], outdated: LxdockerError | None = None, *, json: bool
+) -> None:
     """One row per image."""
     if json:
-        console.json(documents.images(images))
+        console.json(documents.images(images, outdated=outdated))
         return
+    _print_outdated(console, outdated)
     if console.is_quiet:
         images = [image for image in images if image.state not in {State.CURRENT, State.WITHHELD}]
         if not images:
@@ -155,11 +162,12 @@ def _reason(image: ImageState) -> str:
     return f"{image.verb.value}: {image.reason}" if image.verb not in {None, Verb.KEEP} else image.reason
 
 
-def print_check(console: Console, images: Sequence[ImageState]) -> None:
+def print_check(console: Console, images: Sequence[ImageState], outdated: LxdockerError | None = None) -> None:
     """One line for Nagios and its kin."""
-    if console.is_quiet and not exit_status(images):
+    status = 2 if outdated else exit_status(images)
+    if console.is_quiet and not status:
         return
-    word = ("OK", "WARNING", "CRITICAL")[exit_status(images)]
+    word = ("OK", "WARNING", "CRITICAL")[status]
     counts = {state: [str(image.name) for image in images if image.state is state] for state in State}
     noteworthy = [
         f"{len(names)} {state.value} ({_cut(names)})"
@@ -168,6 +176,8 @@ def print_check(console: Console, images: Sequence[ImageState]) -> None:
     ]
     # Worst first, since pagers cut lines.
     noteworthy.sort(key=lambda text: f" {State.FAILED.value} " not in text)
+    if outdated:
+        noteworthy.insert(0, f"specs are not the newest: {one_line(outdated.brief, 200)}")
     summary = ", ".join([*noteworthy, f"{len(counts[State.CURRENT])} of {len(images)} current"])
     figures = " ".join(f"{state.value}={len(names)}" for state, names in counts.items())
     console.print(f"LXDOCKER {word} - {summary.replace('|', '/')} | {figures}")
@@ -330,6 +340,12 @@ def _print_errors(console: Console, verb: str, noun: str, failed: Sequence[tuple
             console.print(f"            {', '.join(names)}")
         if resolution:
             console.print(f"            -> {resolution}")
+
+
+def _print_outdated(console: Console, error: LxdockerError | None) -> None:
+    """Why specs of a repository stay those of an older commit."""
+    if error is not None:
+        _print_errors(console, "not the newest", "", [("specs", error)])
 
 
 def _brief(error: LxdockerError) -> str:

@@ -41,7 +41,7 @@ def trust(
 ) -> None:
     """Trust the LXD of another host, and have it trust this lxdocker, for --remote.
 
-    On that host, 'lxc config trust add --name lxdocker' prints a token; with --restricted --projects NAME it is good
+    On that host, 'lxc config trust add --name NAME' prints a token; with --restricted --projects NAME it is good
     for these projects only.
     """
     settings = effective_settings(ctx, config)
@@ -95,6 +95,7 @@ def _check(console: Console, address: Https, shown: str, expected: str | None) -
 
 def _tell(console: Console, address: Https, shown: str, own: Path, *, json: bool) -> None:
     """Whether that LXD trusts this one now, and what to do next."""
+    from lxdocker.lxd.address import token_command
     from lxdocker.lxd.api import Lxd
     from lxdocker.lxd.daemon import Daemon
 
@@ -112,5 +113,5 @@ def _tell(console: Console, address: Https, shown: str, own: Path, *, json: bool
         console.print(f"use it with --remote {address}, or with this line in the configuration: lxd: {address}")
     else:
         console.print(f"trusted {address}; it does not trust this lxdocker yet")
-        console.print("on that host: lxc config trust add --name lxdocker")
+        console.print(f"on that host: {token_command()}")
         console.print(f"then here:    lxdocker trust {address} --token TOKEN")

@@ -7,10 +7,12 @@ Below one folder, which nobody else writes::
     next/         those of another commit, until they are known to be good
     before/       current/, for the moment in which next/ takes its place
     commit        which commit current/ is
+    problem       why current/ is not the newest, as JSON, if the last fetch has failed
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,17 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lxdocker import log
-from lxdocker.config.settings import Settings
+from lxdocker.config.settings import Settings, checkout
+from lxdocker.config.signers import Signers
 from lxdocker.config.spec import load_specs
 from lxdocker.errors import LxdockerError, SpecError, UsageError
 from lxdocker.files import durable, lock, rights
 from lxdocker.reasons import in_words
 
 CURRENT = "current"
+PROBLEM = "problem"
 SUBFOLDER = "images.d"
 SECONDS = 300
 _REMOTE = "specs"
-_OPENPGP = b"-----BEGIN PGP"
+_IN_FORCE = "refs/lxdocker/current"  # git would delete the commit in time, which may have to be verified again
 # What a repository of specs may be fetched by: nothing that runs a command.
 _PROTOCOLS = "file:git:http:https:ssh"
 
@@ -46,33 +50,65 @@ class Fetched:
 
 def fetch(settings: Settings) -> Fetched:
     """Brings the specs up to date. Where that fails, those of the last good commit stay in force. Raises LxdockerError
-    if there has never been one.
+    if there has never been one, or if it is not good any more: signed by none of the keys that are asked for now.
     """
     assert settings.specs_repository is not None  # noqa: S101 - for the type checker: the caller asked
     folder = settings.specs.parent
     try:
         rights.make_folder(folder, rights.PRIVATE)
         with lock.folder(folder):
-            return _fetch(folder, settings)
+            try:
+                found = _fetch(folder, settings)
+            except LxdockerError as error:
+                _note(folder, error)
+                raise
+            _note(folder, found.problem)
+            return found
     except OSError as error:
         raise UsageError(f"cannot use {folder}", in_words(error), "specs of a repository are kept there") from error
+
+
+def is_source(settings: Settings) -> bool:
+    """Whether the specs are those of a repository: one is set, and no other folder named."""
+    return settings.specs_repository is not None and settings.specs == checkout(os.environ)
+
+
+def outdated(settings: Settings) -> LxdockerError | None:
+    """Why the specs are not the newest of their repository, as far as the last fetch knew."""
+    if not is_source(settings):
+        return None
+    try:
+        found = json.loads((settings.specs.parent / PROBLEM).read_text())
+        what, why, do = (str(found[key]) for key in ("what", "why", "do"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return LxdockerError(what, why, do)
+
+
+def _note(folder: Path, error: LxdockerError | None) -> None:
+    if error is None:
+        (folder / PROBLEM).unlink(missing_ok=True)
+        return
+    found = {"what": error.brief, "why": error.details, "do": error.resolution}
+    durable.write_file(folder / PROBLEM, json.dumps(found).encode(), 0o644)
 
 
 def _fetch(folder: Path, settings: Settings) -> Fetched:
     _mend(folder)
     before = _known(folder)
+    git = _Git(folder / "repository", settings)
     try:
-        git = _Git(folder / "repository", settings)
         commit = git.fetch()
+        git.verify(commit)
         if commit == before:
             return Fetched(before, changed=False, problem=None)
-        if settings.specs_signers:
-            git.verify(commit, settings.specs_signers)
         _check_out(git, commit, folder / "next")
     except LxdockerError as error:
         if not before:
             raise
+        git.verify(before)
         return Fetched(before, changed=False, problem=error)
+    git.keep(commit)
     _put_in_place(folder, commit)
     return Fetched(commit, changed=True, problem=None)
 
@@ -128,8 +164,7 @@ class _Git:
         self._folder = folder
         self._url = settings.specs_repository or ""
         self._branch = settings.specs_branch
-        if not shutil.which("git"):
-            raise UsageError("no git on this host", "the setting specs_repository needs it", "apt install git")
+        self._signers = settings.specs_signers
 
     def fetch(self) -> str:
         """The newest commit. Raises LxdockerError."""
@@ -144,38 +179,47 @@ class _Git:
         what = f"checking out commit {commit[:12]}"
         self._run([f"--work-tree={target}", "checkout", "--quiet", "--force", commit, "--", "."], what)
 
-    def verify(self, commit: str, signers: Path) -> None:
-        """Raises LxdockerError unless one of the keys in the file ``signers`` has signed the commit."""
-        what = f"verifying commit {commit[:12]}"
+    def keep(self, commit: str) -> None:
+        self._run(["update-ref", _IN_FORCE, commit], f"keeping commit {commit[:12]}")
+
+    def verify(self, commit: str) -> None:
+        """Raises LxdockerError unless one of the keys that were asked for, if any, has signed the commit."""
+        path = self._signers
+        if path is None:
+            return
         try:
-            keys = signers.read_bytes()
+            signers = Signers.parse(path.read_bytes(), str(path))
         except OSError as error:
-            raise UsageError(f"cannot read {signers}", in_words(error), "correct the setting specs_signers") from error
-        try:
-            if _OPENPGP not in keys:
-                ssh = {"gpg.ssh.allowedSignersFile": str(signers), "gpg.format": "ssh"}
-                self._run(["verify-commit", commit], what, config=ssh)
-                return
-            with tempfile.TemporaryDirectory(prefix="lxdocker-keys.") as home:
-                self._gpg(home, keys)
-                self._run(["verify-commit", commit], what, config={"gpg.format": "openpgp"}, more={"GNUPGHOME": home})
-        except LxdockerError as error:
-            raise LxdockerError(
-                f"commit {commit[:12]} is not signed by a known key",
-                error.details or "it has no signature",
-                f"sign it with a key in {signers}, or add the key there",
-            ) from error
+            raise UsageError(f"cannot read {path}", in_words(error), "correct the setting specs_signers") from error
+        what = f"verifying commit {commit[:12]}"
+        with tempfile.TemporaryDirectory(prefix="lxdocker-keys.") as home:
+            if signers.kind == "openpgp":
+                self._gpg(home, signers.content)
+                config, more = {"gpg.format": "openpgp", "gpg.minTrustLevel": "undefined"}, {"GNUPGHOME": home}
+            else:
+                (Path(home) / "signers").write_bytes(signers.content)
+                config, more = {"gpg.format": "ssh", "gpg.ssh.allowedSignersFile": f"{home}/signers"}, {}
+            try:
+                self._run(["verify-commit", commit], what, config=config, more=more)
+            except LxdockerError as error:
+                raise LxdockerError(
+                    f"commit {commit[:12]} is not signed by a known key",
+                    error.details or "it has no signature",
+                    f"sign it with a key in {path}, or add the key there",
+                ) from error
 
     @staticmethod
     def _gpg(home: str, keys: bytes) -> None:
         argv = ["gpg", "--batch", "--quiet", "--homedir", home, "--import"]
+        what = "cannot read the keys of signers"
         log.command(argv)
         try:
             done = subprocess.run(argv, input=keys, capture_output=True, timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise LxdockerError("cannot read the keys of signers", in_words(error), "apt install gpg") from error
+            raise UsageError(what, in_words(error), "apt install gpg") from error
         if done.returncode:
-            raise LxdockerError("cannot read the keys of signers", done.stderr.decode("utf-8", "replace").strip())
+            why = done.stderr.decode("utf-8", "replace").strip()
+            raise UsageError(what, why, "correct the file of the setting specs_signers")
 
     def _run(
         self,
@@ -200,6 +244,10 @@ class _Git:
             done = subprocess.run(
                 argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
             )
+        except FileNotFoundError as error:
+            raise UsageError(
+                "no git on this host", "the setting specs_repository needs it", "apt install git"
+            ) from error
         except (OSError, subprocess.TimeoutExpired) as error:
             why = (
                 f"it took longer than {SECONDS} s" if isinstance(error, subprocess.TimeoutExpired) else in_words(error)

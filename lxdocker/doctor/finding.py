@@ -53,6 +53,7 @@ SEVERITIES: Mapping[str, Severity] = {
     "rate-limit": _W,
     "clock-off": _W,
     "specs-missing": _N,
+    "specs-outdated": _E,
     "specs-invalid": _E,
     "tree-damaged": _E,
     "tree-unreadable": _E,

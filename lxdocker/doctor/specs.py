@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lxdocker.config import repository
 from lxdocker.doctor.finding import Finding
 from lxdocker.doctor.subject import Subject
 from lxdocker.errors import SpecError
@@ -11,9 +12,14 @@ from lxdocker.errors import SpecError
 
 def specs(subject: Subject) -> Iterator[Finding]:
     """Whether there are any, and all are valid."""
-    folder = subject.settings.specs
+    settings, folder = subject.settings, subject.settings.specs
+    outdated = repository.outdated(settings)
+    if outdated:
+        yield Finding.of("specs-outdated", outdated)
     if not folder.is_dir():
-        yield Finding("specs-missing", f"no folder of specs {folder}", "", "lxdocker init makes it")
+        if not outdated:
+            do = "lxdocker sync fetches its repository" if repository.is_source(settings) else "lxdocker init makes it"
+            yield Finding("specs-missing", f"no folder of specs {folder}", "", do)
         return
     try:
         found = subject.folder()

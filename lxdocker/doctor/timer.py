@@ -40,7 +40,9 @@ def timer(subject: Subject) -> Iterator[Finding]:
     elif time.time() - last.finished > 2 * interval:
         yield _late(f"the last sync ended {_ago(time.time() - last.finished)} ago", interval)
     if last is not None and not last.succeeded:
-        failed = f"images that failed: {', '.join(sorted(last.failed)[:10])}" if last.failed else "it failed as a whole"
+        failed = "it failed as a whole" if last.exit > 1 else "its specs were not the newest of their repository"
+        if last.failed:
+            failed = f"images that failed: {', '.join(sorted(last.failed)[:10])}"
         do = "lxdocker sync, and see what it says; journalctl -u lxdocker-sync has earlier runs"
         yield Finding("last-sync-failed", "the last sync failed", failed, do)
 

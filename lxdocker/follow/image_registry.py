@@ -34,7 +34,7 @@ def registered(client: Client, name: str, url: str, agree: Callable[[], bool]) -
 
 
 def _make(client: Client, name: str, url: str, agree: Callable[[], bool]) -> bool:
-    known = {registry["name"]: registry for registry in client.query("GET", f"{PATH}?recursion=1")}
+    known = {registry["name"]: registry for registry in client.query("GET", f"{PATH}?recursion=1") or []}
     if name in known:
         address = str(known[name]["config"].get("url", ""))
         if address.rstrip("/") != url.rstrip("/") or known[name]["protocol"] != "simplestreams":

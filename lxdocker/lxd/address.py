@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     import requests
 
 PORT = 8443  # LXD's, unless it is told another
+
+
+def token_command() -> str:
+    """What makes a token for this host's lxdocker, on the host of an LXD. Newer ones let no two clients have a name."""
+    host = re.sub("[^A-Za-z0-9-]+", "-", os.uname().nodename.partition(".")[0]).strip("-")
+    return f"lxc config trust add --name {'-'.join(filter(None, ('lxdocker', host)))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lxdocker import log
 from lxdocker.errors import HostError, LxdError
 from lxdocker.lxd import operation as operations
-from lxdocker.lxd.address import Https, UnixSocket
+from lxdocker.lxd.address import Https, UnixSocket, token_command
 from lxdocker.lxd.daemon import Daemon
 from lxdocker.lxd.dialect import Dialect
 from lxdocker.lxd.operation import CONNECT_SECONDS, Ended, NoAnswerError, Operation
@@ -75,7 +75,7 @@ class Connection:
             raise HostError(
                 f"{self.daemon.product} at {self.daemon.address} does not trust this client",
                 "the client's certificate has not been added there",
-                f"on that host: lxc config trust add --name lxdocker; then here: {here}",
+                f"on that host: {token_command()}; then here: {here}",
             )
         self.dialect = Dialect.of(server)
 
@@ -172,7 +172,8 @@ class Connection:
         params: Mapping[str, str] | None = None,
     ) -> Any:
         """The ``metadata`` of a GET."""
-        return self._request("get", path, what, project=project, timeout=timeout, params=params).json()["metadata"]
+        found = self._request("get", path, what, project=project, timeout=timeout, params=params).json()["metadata"]
+        return [] if found is None and params == WHOLE else found  # some LXDs call an empty list null
 
     def begin(self, method: str, path: Sequence[str], what: str, **arguments: Any) -> Operation | None:
         """A request that changes something; the operation that it started, or None where it is done already. Which of

@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from lxdocker.errors import HostError, LxdError, UsageError
 from lxdocker.files import rights
 from lxdocker.files.durable import write_file
-from lxdocker.lxd.address import Https
+from lxdocker.lxd.address import Https, token_command
 from lxdocker.lxd.daemon import CERTIFICATE, KEY, PINNED, parse_url
 from lxdocker.reasons import in_words
 
@@ -49,7 +49,7 @@ class Token:
             return cls(text.strip(), addresses, str(document["fingerprint"]).lower())
         except (ValueError, KeyError, TypeError):
             what = "neither a URL nor a trust token"
-            raise UsageError(what, "", "on the LXD's host: lxc config trust add --name lxdocker") from None
+            raise UsageError(what, "", f"on the LXD's host: {token_command()}") from None
 
     def __repr__(self) -> str:
         return f"Token(addresses={self.addresses})"
@@ -121,8 +121,13 @@ def introduce(address: Https, token: Token) -> None:
     except (RequestException, ValueError, KeyError, AttributeError) as error:
         raise LxdError(f"{what} failed", in_words(error), "is LXD still running?") from error
     if answer.get("type") == "error":
-        anew = "a token serves once, and for a while: make another with lxc config trust add --name lxdocker"
-        raise LxdError(f"{what} failed", str(answer.get("error"))[:300], anew)
+        why = str(answer.get("error"))[:300]
+        do = f"a token serves once, and for a while: make another on that host: {token_command()}"
+        if "already exists" in why:  # newer LXDs let no two clients have a name
+            do = (
+                "a client of the token's name is trusted there: lxc config trust list; make a token with another --name"
+            )
+        raise LxdError(f"{what} failed", why, do)
 
 
 def _made() -> tuple[bytes, bytes]:

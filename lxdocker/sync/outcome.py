@@ -78,7 +78,8 @@ class Report:
     pruned: tuple[Dropped, ...]
     kept_builders: tuple[str, ...]
     builder_project: str = "lxdocker"  # of the kept builders
+    outdated: LxdockerError | None = None  # why the specs are not the newest of their repository
 
     @property
     def failed(self) -> bool:
-        return any(outcome.status is Status.FAILED for outcome in self.outcomes)
+        return self.outdated is not None or any(outcome.status is Status.FAILED for outcome in self.outcomes)

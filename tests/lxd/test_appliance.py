@@ -22,6 +22,10 @@ from typing import Any
 import pytest
 import yaml
 
+from lxdocker.appliance.host import trust, trusted
+from lxdocker.appliance.wish import Names
+from lxdocker.lxd.api import Lxd
+from lxdocker.serve.certs import Certificate
 from tests import schemas
 from tests.lxd import fake_appliance
 from tests.lxd.hosts import Host, daemon, start_lxd
@@ -100,10 +104,23 @@ def name(host: Host) -> Iterator[str]:
 def leftovers(name: str) -> list[str]:
     """All that LXD has with this name."""
     lxc = Lxc()
-    found = [url for path in ("instances", "projects", "certificates") for url in lxc.query(f"/1.0/{path}")]
+    found = [url for path in ("instances", "projects", "certificates") for url in lxc.query(f"/1.0/{path}") or []]
     found += lxc.query("/1.0/storage-pools/default/volumes/custom")
     found += [one["name"] for one in lxc.query("/1.0/certificates?recursion=1")]
     return [one for one in found if name in one]
+
+
+@pytest.mark.any_lxd
+def test_a_new_key_takes_the_place_of_the_former_one(name: str) -> None:
+    """Newer LXDs let no two clients have a name."""
+    names, lxd = Names.of(name), Lxd()
+    Lxc()("project", "create", names.project)
+    for _ in range(2):
+        argv = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", "/dev/null", "-subj", "/CN=key"]
+        pem = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        for _ in range(2):
+            trust(lxd, names, pem)
+            assert trusted(lxd, names) == {Certificate.parse(pem.encode()).fingerprint}
 
 
 # ---- set up once, then forget

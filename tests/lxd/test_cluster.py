@@ -225,7 +225,7 @@ def with_a_certificate(world: World, members: tuple[Path, Path]) -> dict[str, st
     profile = lxc(members[0], "profile", "show", "default")
     lxc(members[0], "profile", "edit", "default", "--project", BUILDER_PROJECT, stdin=profile)
     projects = f"{world.project},{BUILDER_PROJECT}"
-    added = lxc(members[0], "config", "trust", "add", "--name", "third", "--restricted", "--projects", projects)
+    added = lxc(members[0], "config", "trust", "add", "--name", world.project, "--restricted", "--projects", projects)
     elsewhere = {"LXD_DIR": "/nonexistent", "LXD_CONF": str(world.folder / "third")}
     command = [*LXDOCKER, "trust", "-"]
     environment = {**world.environment, **elsewhere}

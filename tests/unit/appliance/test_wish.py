@@ -14,11 +14,13 @@ from lxdocker.appliance import wish as wishes_module
 from lxdocker.appliance.host import Bridge, Endpoint, Place
 from lxdocker.appliance.wish import SERVED, Names, Repository, Wish, listen_port, read_settings
 from lxdocker.config.settings import load
+from lxdocker.config.signers import Signers
 from lxdocker.errors import HostError, SpecError, UsageError
 
 WISH = Wish(Names("lxdocker"), "https://server.example", "debian/13")
 PLACE = Place("default", Bridge("lxdbr0", "10.0.0.1", "lxd"))
 ENDPOINT = Endpoint("10.0.0.1", 8443, "PEM")
+SIGNERS = Signers("ssh", b"* ssh-ed25519 AAAA\n")
 
 
 @pytest.mark.parametrize("name", ["", "a_b", "-a", "a-", "1a", "a.b", "x" * 43, "a/b", "a b", "é"])
@@ -89,7 +91,7 @@ def test_its_settings_are_some_that_lxdocker_takes(tmp_path: Path) -> None:
         WISH,
         replace(WISH, listen="192.0.2.1:8444"),
         replace(WISH, specs=Path("/srv")),
-        replace(WISH, repository=Repository("https://git.example/x", "main", b"keys")),
+        replace(WISH, repository=Repository("https://git.example/x", "main", SIGNERS)),
     )
     for number, wish in enumerate(wishes):
         for endpoint in (ENDPOINT, None):
@@ -157,7 +159,15 @@ def test_a_configuration_file_to_start_with(tmp_path: Path) -> None:
 
 
 def test_the_packages_that_a_repository_needs() -> None:
-    assert Repository("x").packages == ("git",)
-    assert Repository("x", None, b"-----BEGIN PGP PUBLIC KEY BLOCK-----").packages == ("git", "gpg")
-    assert Repository("x", None, b"* ssh-ed25519 AAAA").packages == ("git", "openssh-client")
-    assert "secret" not in repr(Repository("https://ann:secret@git.example"))
+    url = "https://ann:secret@git.example"
+    assert Repository(url).packages == ("git",)
+    assert Repository(url, None, Signers("openpgp", b"")).packages == ("git", "gpg")
+    assert Repository(url, None, SIGNERS).packages == ("git", "openssh-client")
+    assert "secret" not in repr(Repository(url))
+
+
+@pytest.mark.parametrize("url", ["git@git.example:specs", "ssh://git@git.example/x", "file:///srv/x", "/srv/x", "x"])
+def test_a_repository_that_a_container_cannot_fetch(url: str) -> None:
+    with pytest.raises(UsageError, match="cannot fetch it") as caught:
+        Repository(url)
+    assert "https://" in caught.value.resolution

@@ -82,7 +82,8 @@ def test_a_sync_in_words() -> None:
 
 def test_a_sync_as_json() -> None:
     document = as_json(show_sync(RESULT))
-    assert set(document) == {"schema", "images", "pruned", "kept_builders"}
+    assert set(document) == {"schema", "images", "pruned", "kept_builders", "outdated"}
+    assert document["outdated"] is None
     assert document["schema"] == 1
     assert document["pruned"] == [
         {
@@ -114,7 +115,38 @@ def test_a_sync_as_json() -> None:
 def test_a_sync_with_nothing_to_do() -> None:
     assert as_text(show_sync(Report((), (), ()))) == ["nothing to do"]
     assert as_text(show_sync(Report((OUTCOMES[2],) * 3, (), ()))) == ["3 unchanged"]
-    assert as_json(show_sync(Report((), (), ()))) == {"schema": 1, "images": [], "pruned": [], "kept_builders": []}
+    assert as_json(show_sync(Report((), (), ()))) == {
+        "schema": 1,
+        "images": [],
+        "pruned": [],
+        "kept_builders": [],
+        "outdated": None,
+    }
+
+
+def test_specs_that_are_not_the_newest() -> None:
+    result = Report((OUTCOMES[2],), (), (), outdated=ERROR)
+    assert result.failed
+    assert as_text(show_sync(result)) == [
+        "not the newest specs: pulling nope failed",
+        "            line one",
+        "            line two",
+        "            -> correct the name",
+        "1 unchanged",
+    ]
+    told = {"what": "pulling nope failed", "why": "line one\nline two", "do": "correct the name", "exit": 1}
+    assert as_json(show_sync(result))["outdated"] == told
+    current = Survey(HOLDINGS, Arch.X86_64).done((OUTCOMES[2],))
+    assert as_json(lambda console, json: report.print_status(console, current, ERROR, json=json))["outdated"] == told
+    assert as_json(lambda console, json: report.print_plan(console, current, ERROR, json=json))["outdated"] == told
+    assert as_text(lambda console, json: report.print_status(console, current, ERROR, json=json))[:4] == [
+        "not the newest specs: pulling nope failed",
+        "            line one",
+        "            line two",
+        "            -> correct the name",
+    ]
+    (line,) = as_text(lambda console, _: report.print_check(console, current, ERROR))
+    assert line.startswith("LXDOCKER CRITICAL - specs are not the newest: pulling nope failed, ")
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.status.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ import pytest
 
 from lxdocker.builder.instance import Workshop
 from lxdocker.cli.main import complete
-from lxdocker.config import units
+from lxdocker.config import repository, settings, units
 from lxdocker.config.resources import resource
 from lxdocker.config.units import File
 from lxdocker.errors import LxdockerError
@@ -196,6 +197,49 @@ def test_hooks_are_told_what_changed_and_what_failed(
         first = first or image["since"]
         assert (image["since"], document["since"]) == (first, first)
     assert first <= document["time"]
+
+
+def test_specs_of_a_repository_that_cannot_be_fetched_are_a_failure(
+    place: Path, lxd: ImageDaemon, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the last good commit, everything is done nevertheless."""
+    monkeypatch.setenv("LXDOCKER_ON_FAILURE", hook(place, "failed"))
+    origin, checkout = place / "origin", place / "specs/current"
+    monkeypatch.setattr(settings, "checkout", lambda _: checkout)
+    monkeypatch.setattr(repository, "checkout", lambda _: checkout)
+    monkeypatch.setenv("LXDOCKER_SPECS_REPOSITORY", f"file://{origin}")
+    own = [option for key in ("user.name", "user.email") for option in ("-c", f"{key}=x")]
+    git = ["git", "-C", str(place / "images.d"), *own]
+    # A first fetch that fails is a run that fails as a whole.
+    done = lxdocker("sync")
+    assert done.returncode == 1
+    (document,) = told(place, "failed")
+    assert "fetching specs from file://" in document["error"]["what"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "specs"], check=True)
+    (place / "images.d").rename(origin)
+    done = lxdocker("sync", "--json")
+    assert (done.returncode, json.loads(done.stdout)["outdated"]) == (0, None)
+    assert {image["outcome"] for image in json.loads(done.stdout)["images"]} == {"built"}
+    assert lxdocker("status", "--check").returncode == 0
+    assert told(place, "failed") == []
+    origin.rename(place / "away")
+    for quiet in ([], ["-q"]):
+        done = lxdocker("sync", *quiet)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "2 unchanged")
+        assert f"not the newest specs: fetching specs from file://{origin} failed" in done.stdout
+        (document,) = told(place, "failed")
+        assert (document["images"], document["error"]["exit"]) == ([], 1)
+        assert document["since"] is not None
+    assert lxdocker("status").returncode == 0
+    done = lxdocker("status", "--check")
+    assert (done.returncode, done.stdout.partition(":")[0]) == (2, "LXDOCKER CRITICAL - specs are not the newest")
+    for command in (["status"], ["list"], ["sync", "--dry-run"]):
+        assert json.loads(lxdocker(*command, "--json").stdout)["outdated"]["exit"] == 1
+    (place / "away").rename(origin)
+    assert lxdocker("sync").returncode == 0
+    assert lxdocker("status", "--check").returncode == 0
 
 
 def test_a_run_that_fails_as_a_whole_is_a_failure(

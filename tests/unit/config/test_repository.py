@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,13 @@ class Origin:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.more: dict[str, str] = {}  # of git's environment
         folder.mkdir()
         self.git("init", "--quiet", "--initial-branch=main")
 
     def git(self, *arguments: str, **more: str) -> str:
         own = {f"GIT_{who}_{what}": "a@b.example" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **own, **more}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **own, **self.more, **more}
         command = ["git", "-C", str(self.folder), *arguments]
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -77,8 +81,6 @@ def test_its_folder_images_d_comes_first(origin: Origin, settings: Settings) -> 
 
 
 def test_a_branch(origin: Origin, settings: Settings) -> None:
-    from dataclasses import replace
-
     origin.commit(web="image: web:1\n")
     origin.git("switch", "--quiet", "-c", "stable")
     stable = origin.commit(db="image: db:1\n")
@@ -124,23 +126,68 @@ def test_a_killed_run_is_mended(origin: Origin, settings: Settings, left: str) -
     assert sorted(path.name for path in folder.iterdir()) == ["commit", "current", "repository"]
 
 
-def test_a_signature_of_a_known_key_is_needed_if_asked_for(origin: Origin, settings: Settings, tmp_path: Path) -> None:
-    from dataclasses import replace
+class Keys:
+    """Those of two who sign: ``known`` and ``stranger``."""
 
-    for name in ("known", "stranger"):
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
-        subprocess.run(command, check=True)
+    def __init__(self, origin: Origin, folder: Path) -> None:
+        self.origin = origin
+        self.folder = folder
+
+    def public(self, name: str) -> bytes:
+        raise NotImplementedError
+
+    def sign(self, name: str, **files: str) -> str:
+        """Makes a signed commit."""
+        raise NotImplementedError
+
+
+class SshKeys(Keys):
+    def public(self, name: str) -> bytes:
+        path = self.folder / name
+        if not path.exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+        return path.with_suffix(".pub").read_bytes()
+
+    def sign(self, name: str, **files: str) -> str:
+        self.public(name)
+        self.origin.git("config", "gpg.format", "ssh")
+        self.origin.git("config", "user.signingkey", str(self.folder / name))
+        return self.origin.commit("-S", **files)
+
+
+class GpgKeys(Keys):
+    def gpg(self, *arguments: str) -> bytes:
+        environment = {"PATH": os.environ["PATH"], "GNUPGHOME": str(self.folder)}
+        argv = ["gpg", "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "", *arguments]
+        return subprocess.run(argv, env=environment, check=True, capture_output=True).stdout
+
+    def public(self, name: str) -> bytes:
+        if not self.gpg("--list-keys", "--with-colons").count(f"<{name}@".encode()):
+            self.gpg("--quick-generate-key", f"{name} <{name}@b.example>", "ed25519", "sign", "never")
+        return self.gpg("--export", f"{name}@b.example")
+
+    def sign(self, name: str, **files: str) -> str:
+        self.public(name)
+        self.origin.git("config", "gpg.format", "openpgp")
+        self.origin.git("config", "user.signingkey", f"{name}@b.example")
+        self.origin.more = {"GNUPGHOME": str(self.folder)}
+        return self.origin.commit("-S", **files)
+
+
+@pytest.fixture(params=[SshKeys, GpgKeys], ids=["ssh", "openpgp"])
+def keys(request: pytest.FixtureRequest, origin: Origin) -> Iterator[Keys]:
+    with tempfile.TemporaryDirectory(prefix="keys.") as folder:  # short, since gpg-agent's socket is in it
+        yield request.param(origin, Path(folder))
+        subprocess.run(["gpgconf", "--homedir", folder, "--kill", "all"], check=True)
+
+
+def test_a_signature_of_a_known_key_is_needed_if_asked_for(keys: Keys, settings: Settings, tmp_path: Path) -> None:
     signers = tmp_path / "signers"
-    signers.write_text(f"* {(tmp_path / 'known.pub').read_text()}")
+    signers.write_bytes(keys.public("known"))
     settings = replace(settings, specs_signers=signers)
-
-    def signed(name: str, **files: str) -> str:
-        origin.git("config", "gpg.format", "ssh")
-        origin.git("config", "user.signingkey", str(tmp_path / name))
-        return origin.commit("-S", **files)
-
-    good = signed("known", web="image: web:1\n")
+    good = keys.sign("known", web="image: web:1\n")
     assert repository.fetch(settings).commit == good
+    assert repository.fetch(settings) == repository.Fetched(good, changed=False, problem=None)
 
     def refused() -> None:
         found = repository.fetch(settings)
@@ -148,15 +195,91 @@ def test_a_signature_of_a_known_key_is_needed_if_asked_for(origin: Origin, setti
         assert "is not signed by a known key" in str(found.problem)
         assert names(settings) == ["web.yaml"]
 
-    signed("stranger", db="image: db:1\n")
+    keys.sign("stranger", db="image: db:1\n")
     refused()
-    origin.commit(db="image: db:2\n")
+    keys.origin.commit(db="image: db:2\n")
     refused()
+    better = keys.sign("known", db="image: db:3\n")
+    assert repository.fetch(settings) == repository.Fetched(better, changed=True, problem=None)
+
+
+def test_a_key_that_is_taken_away_takes_its_commits_along(keys: Keys, settings: Settings, tmp_path: Path) -> None:
+    signers = tmp_path / "signers"
+    signers.write_bytes(keys.public("known"))
+    settings = replace(settings, specs_signers=signers)
+    keys.sign("known", web="image: web:1\n")
+    repository.fetch(settings)
+    signers.write_bytes(keys.public("stranger"))
+    for _ in range(2):  # the newest commit itself, and then one that is as bad
+        with pytest.raises(LxdockerError, match="is not signed by a known key"):
+            repository.fetch(settings)
+        keys.sign("known", db="image: db:1\n")
+    commit = keys.sign("stranger", db="image: db:2\n")
+    assert repository.fetch(settings).commit == commit
+
+
+def test_specs_from_before_signatures_were_asked_for_do_not_count(
+    origin: Origin, settings: Settings, tmp_path: Path
+) -> None:
+    origin.commit(web="image: web:1\n")
+    repository.fetch(settings)
+    signers = tmp_path / "signers"
+    signers.write_bytes(SshKeys(origin, tmp_path).public("known"))
+    settings = replace(settings, specs_signers=signers)
+    with pytest.raises(LxdockerError, match="is not signed by a known key"):
+        repository.fetch(settings)
+    origin.folder.rename(origin.folder.with_name("away"))
+    with pytest.raises(LxdockerError, match="is not signed by a known key"):
+        repository.fetch(settings)
+
+
+def test_a_commit_can_be_verified_after_git_has_cleaned_up(keys: Keys, settings: Settings, tmp_path: Path) -> None:
+    signers = tmp_path / "signers"
+    signers.write_bytes(keys.public("known"))
+    settings = replace(settings, specs_signers=signers)
+    good = keys.sign("known", web="image: web:1\n")
+    repository.fetch(settings)
+    keys.origin.commit(db="imag: db\n")
+    repository.fetch(settings)
+    git = ["git", f"--git-dir={settings.specs.parent / 'repository'}"]
+    subprocess.run([*git, "reflog", "expire", "--expire=now", "--all"], check=True)
+    (settings.specs.parent / "repository/FETCH_HEAD").unlink()
+    subprocess.run([*git, "gc", "--quiet", "--prune=now"], check=True)
+    assert repository.fetch(settings).commit == good
+
+
+def test_why_specs_are_outdated_is_known_until_they_are_not(
+    origin: Origin, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "checkout", lambda _: settings.specs)
+    assert repository.outdated(settings) is None
+    origin.commit(web="imag: web:1\n")
+    with pytest.raises(LxdockerError) as caught:  # there is no older one
+        repository.fetch(settings)
+    assert str(repository.outdated(settings)) == str(caught.value)
+    origin.commit(web="image: web:1\n")
+    repository.fetch(settings)
+    assert repository.outdated(settings) is None
+    origin.commit(db="imag: db:1\n")
+    found = repository.fetch(settings)
+    known = repository.outdated(settings)
+    assert (str(known), known and known.resolution) == (str(found.problem), found.problem and found.problem.resolution)
+    assert "db.yaml" in str(known)
+    assert repository.outdated(replace(settings, specs=settings.specs.parent / "others")) is None
+    (settings.specs.parent / "problem").write_text("[")
+    assert repository.outdated(settings) is None
+
+
+def test_without_git_the_specs_stay(origin: Origin, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = origin.commit(web="image: web:1\n")
+    repository.fetch(settings)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    found = repository.fetch(settings)
+    assert found.commit == good
+    assert str(found.problem).startswith("no git on this host")
 
 
 def test_a_login_is_in_no_message_and_no_argument(settings: Settings) -> None:
-    from dataclasses import replace
-
     secret = replace(settings, specs_repository="https://ann:pa55word@127.0.0.1:1/specs.git")
     with pytest.raises(LxdockerError) as caught:
         repository.fetch(secret)
@@ -165,8 +288,6 @@ def test_a_login_is_in_no_message_and_no_argument(settings: Settings) -> None:
 
 
 def test_no_url_runs_a_command(settings: Settings, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     with pytest.raises(LxdockerError, match="failed"):
         repository.fetch(replace(settings, specs_repository=f"ext::touch {tmp_path}/ran"))
     assert not (tmp_path / "ran").exists()

@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lxdocker.config import units
+from lxdocker.config import repository, units
 from lxdocker.config.settings import Settings
 from lxdocker.doctor import (
     builders,
@@ -423,6 +423,24 @@ def test_specs(subject: Subject) -> None:
     assert list(found_by(specs.specs, with_settings(subject, specs=Path("/nowhere")))) == ["specs-missing"]
 
 
+def test_specs_of_a_repository(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "specs/current"
+    monkeypatch.setattr(repository, "checkout", lambda _: there)
+    subject = with_settings(subject, specs=there, specs_repository="https://git.example/specs")
+    found = found_by(specs.specs, subject)
+    assert list(found) == ["specs-missing"]
+    assert found["specs-missing"].do == "lxdocker sync fetches its repository"
+    there.parent.mkdir()
+    problem = {"what": "fetching failed", "why": "no route", "do": "see to it"}
+    (there.parent / "problem").write_text(json.dumps(problem))
+    assert list(found_by(specs.specs, subject)) == ["specs-outdated"]
+    there.mkdir()
+    (there / "web.yaml").write_text("image: nginx\n")
+    found = found_by(specs.specs, Subject(subject.settings, subject.environ))
+    assert list(found) == ["specs-outdated"]
+    assert found["specs-outdated"].do == "see to it"
+
+
 # ---- the tree
 
 
@@ -715,6 +733,9 @@ def test_a_sync_that_failed(subject: Subject, cron: Path) -> None:
     found = found_by(timer.timer, subject)
     assert list(found) == ["last-sync-failed"]
     assert "web" in found["last-sync-failed"].why
+    for status, why in ((1, "its specs were not the newest of their repository"), (2, "it failed as a whole")):
+        synced(subject, 0.5, status)
+        assert found_by(timer.timer, subject)["last-sync-failed"].why == why
 
 
 @pytest.mark.parametrize(
