@@ -210,7 +210,8 @@ class _Git:
 
     @staticmethod
     def _gpg(home: str, keys: bytes) -> None:
-        argv = ["gpg", "--batch", "--quiet", "--homedir", home, "--import"]
+        # Public keys need no agent, which may not be installed, and would run on.
+        argv = ["gpg", "--batch", "--quiet", "--no-autostart", "--homedir", home, "--import"]
         what = "cannot read the keys of signers"
         log.command(argv)
         try:

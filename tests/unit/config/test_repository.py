@@ -203,6 +203,18 @@ def test_a_signature_of_a_known_key_is_needed_if_asked_for(keys: Keys, settings:
     assert repository.fetch(settings) == repository.Fetched(better, changed=True, problem=None)
 
 
+def test_no_agent_is_left_behind(
+    keys: Keys, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signers = tmp_path / "signers"
+    signers.write_bytes(keys.public("known"))
+    keys.sign("known", web="image: web:1\n")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    repository.fetch(replace(settings, specs_signers=signers))
+    listed = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+    assert f"{tmp_path}/lxdocker-keys" not in listed
+
+
 def test_a_key_that_is_taken_away_takes_its_commits_along(keys: Keys, settings: Settings, tmp_path: Path) -> None:
     signers = tmp_path / "signers"
     signers.write_bytes(keys.public("known"))
