@@ -13,10 +13,11 @@ import ssl
 import subprocess
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import create_connection, socket
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -133,14 +134,15 @@ def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: 
     repository = f"{name}/app"
     images = Images(os.environ["LXDOCKER_TEST_REGISTRY"])
     images.push(repository, "latest", tiny("one"))
-    (tmp_path / "images.d").mkdir()
-    (tmp_path / "images.d/app.yaml").write_text(f"image: {reachable}/{repository}\n")
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"insecure_registries": [reachable]}))
     base, listen = Path(os.environ["LXDOCKER_TEST_APPLIANCE"]), f"{bridge}:{free_port(bridge)}"
     before = host.query("/1.0")["config"].get("core.https_address", "")
-    with base_image(base / "lxd.tar.xz", base / "rootfs.squashfs") as alias:
+    # Each way on one of the LXDs that all tests run on.
+    way = a_folder if os.environ["LXDOCKER_TEST_LXD"] == "debian12" else a_signed_repository
+    with base_image(base / "lxd.tar.xz", base / "rootfs.squashfs") as alias, way(tmp_path, bridge) as (write, options):
+        write(f"image: {reachable}/{repository}\n")
         made = host.lxdocker(
-            *("appliance", "create", "--name", name, "--join", "--specs", str(tmp_path / "images.d")),
+            *("appliance", "create", "--name", name, "--join", *options),
             *("--settings", str(tmp_path / "settings.yaml"), "--base-server", "local", "--base", alias),
             *("--calendar", "*:*:0/3", "--delay", "1s", "--listen", listen),
         )
@@ -151,7 +153,7 @@ def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: 
             neighbour.lxdocker(*line[1].split())
             assert f"https://{listen}" in neighbour.lxc("remote", "list", "--format", "csv")
             followed(host, neighbour, name, lambda: images.push(repository, "latest", tiny("two")))
-        diagnosed(name, tmp_path / "images.d/app.yaml")
+        diagnosed(name, lambda image: write(f"image: {reachable}/{name}/{image}\n"))
         restricted(host, name, bridge)
         upgraded(host, name)
     fingerprint = host.aliases()[name]
@@ -162,6 +164,47 @@ def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: 
     host.lxdocker("appliance", "delete", "--purge", "--name", name)
     assert host.query("/1.0")["config"].get("core.https_address", "") == before
     host.lxc("image", "delete", name)
+
+
+Way = tuple[Callable[[str], object], Sequence[str]]  # writes the only spec; options of create
+
+
+@contextmanager
+def a_folder(place: Path, _: str) -> Iterator[Way]:
+    folder = place / "images.d"
+    folder.mkdir()
+    yield (folder / "app.yaml").write_text, ("--specs", str(folder))
+
+
+@contextmanager
+def a_signed_repository(place: Path, bridge: str) -> Iterator[Way]:
+    """With OpenPGP keys."""
+    origin, port = place / "git/specs", free_port(bridge)
+    origin.mkdir(parents=True)
+    with TemporaryDirectory(prefix="gpg.") as keys:  # short, since gpg-agent's socket is in it
+        environment = {**os.environ, "GNUPGHOME": keys, "HOME": str(place)}
+
+        def run(*argv: str) -> bytes:
+            return subprocess.run(argv, cwd=origin, env=environment, check=True, capture_output=True).stdout
+
+        def write(text: str) -> None:
+            (origin / "app.yaml").write_text(text)
+            run("git", "add", ".")
+            own = ("user.name=op", "user.email=op@b.example", "user.signingkey=op@b.example")
+            run("git", *[word for one in own for word in ("-c", one)], "commit", "--quiet", "-S", "-m", "change")
+
+        gpg = ("gpg", "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "")
+        run(*gpg, "--quick-generate-key", "op@b.example", "ed25519", "sign", "never")
+        (place / "signers").write_bytes(run(*gpg, "--export"))
+        run("git", "init", "--quiet")
+        options = ("--specs-repository", f"git://{bridge}:{port}/specs", "--signed-by", str(place / "signers"))
+        serving = ["git", "daemon", f"--base-path={origin.parent}", "--export-all", f"--listen={bridge}"]
+        with subprocess.Popen([*serving, f"--port={port}", "--reuseaddr"], start_new_session=True) as process:
+            try:
+                yield write, options
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
+                run("gpgconf", "--kill", "all")
 
 
 def followed(host: Host, neighbour: Host, name: str, move: Callable[[], object]) -> None:
@@ -197,8 +240,8 @@ def free_port(address: str) -> int:
         return port
 
 
-def diagnosed(name: str, spec: Path) -> None:
-    """What the doctor says of a real timer."""
+def diagnosed(name: str, write: Callable[[str], object]) -> None:
+    """What the doctor says of a real timer. ``write``: has the spec name an image of the registry."""
 
     def found() -> set[str]:
         said = Lxc()("exec", name, "--", "sh", "-c", "lxdocker doctor --json || :")
@@ -209,12 +252,11 @@ def diagnosed(name: str, spec: Path) -> None:
 
     about_timers = {"timer-missing", "timer-late", "last-sync-failed"}
     wait_until("a sync that succeeds", lambda: not found() & about_timers, seconds=60)
-    good = spec.read_text()
-    spec.write_text(good.replace("/app", "/missing"))
+    write("missing")
     wait_until("a sync that fails", lambda: "last-sync-failed" in found(), seconds=60)
     systemctl("stop")
     wait_until("the timer's absence", lambda: "timer-late" in found(), seconds=60)
-    spec.write_text(good)
+    write("app")
     systemctl("start")
     wait_until("a sync that succeeds", lambda: not found() & about_timers, seconds=60)
 
