@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from lxdocker.cli.console import Console
     from lxdocker.lxd.api import Lxd
     from lxdocker.progress import Say
+
+# What `create` still does where there is an appliance already; other options are for one that is yet to be made.
+_ALWAYS = {"--name", "--join", "--config", "--json", "--quiet", "--verbose"}
 
 appliance_app = Application(
     cls=Group, help="Manage a container that syncs by a timer and serves the images.", no_args_is_help=True
@@ -144,6 +147,10 @@ def create(
         work = build.Work(lxd, known, wanted, host.find(lxd, known), say)
         made = build.create(work)
         joined = _join(work, made) if join else None
+    if made.existed and (without_effect := _given(ctx) - _ALWAYS):
+        options = ", ".join(sorted(without_effect))
+        do = f"{names.command('delete')} keeps its volumes and images, and create then takes other options"
+        ctx.obj.console.note(f"{name} stays as it is: {options} had no effect -> {do}")
     _tell_made(ctx.obj.console, names, made, joined, "is there already" if made.existed else "is ready", json)
 
 
@@ -294,6 +301,12 @@ def _working(console: Console, what: str) -> Iterator[tuple[Lxd, Say]]:
                 tell(text)
 
         yield Lxd(cancelled), say
+
+
+def _given(ctx: Any) -> set[str]:
+    """The options on the command line, by their long names."""
+    sources = {one.opts[0]: ctx.get_parameter_source(one.name) for one in ctx.command.params}
+    return {option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _folder(path: Path | None) -> Path | None:

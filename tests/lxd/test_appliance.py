@@ -146,6 +146,10 @@ def test_set_up_once_then_forget(host: Host, name: str, reachable: str, bridge: 
             *("--settings", str(tmp_path / "settings.yaml"), "--base-server", "local", "--base", alias),
             *("--calendar", "*:*:0/3", "--delay", "1s", "--listen", listen),
         )
+        assert "had no effect" not in made.err
+        again = host.lxdocker("appliance", "create", "--name", name, "--join", "--listen", ":1", "--delay", "2s")
+        assert f"{name} stays as it is: --delay, --listen had no effect" in again.err
+        assert f"{name} is there already" in again.out
         with daemon("neighbour") as folder:
             neighbour = Host(tmp_path / "neighbour", folder)
             line = re.search(r"on other hosts: lxdocker (remote add .*)", made.out)
