@@ -43,12 +43,15 @@ def timer(subject: Subject) -> Iterator[Finding]:
         failed = "it failed as a whole" if last.exit > 1 else "its specs were not the newest of their repository"
         if last.failed:
             failed = f"images that failed: {', '.join(sorted(last.failed)[:10])}"
-        do = "lxdocker sync, and see what it says; journalctl -u lxdocker-sync has earlier runs"
+        earlier = "journalctl -u lxdocker-sync has" if units.timer() else "the mail of cron has"
+        do = f"lxdocker sync, and see what it says; {earlier} earlier runs"
         yield Finding("last-sync-failed", "the last sync failed", failed, do)
 
 
 def _late(why: str, interval: float) -> Finding:
-    do = "systemctl status lxdocker-sync.timer lxdocker-sync.service; or see that cron runs"
+    do = "see that cron runs"
+    if units.timer():
+        do = "systemctl status lxdocker-sync.timer lxdocker-sync.service"
     return Finding("timer-late", "the timer has not synced", f"{why}; it is to run every {_ago(interval)}", do)
 
 
