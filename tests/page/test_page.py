@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -80,7 +81,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.server_close()
 
 
-def _browser(folder: Path, *, script: bool = True, dark: bool = False) -> webdriver.Chrome:
+def _browser(folder: Path, *, script: bool = True) -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     for argument in (
@@ -96,8 +97,6 @@ def _browser(folder: Path, *, script: bool = True, dark: bool = False) -> webdri
         "--window-size=1280,900",
     ):
         options.add_argument(argument)
-    if dark:
-        options.add_argument("--blink-settings=preferredColorScheme=0")
     if not script:
         options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
     return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
@@ -123,11 +122,21 @@ def _open(browser: webdriver.Chrome, number: int) -> str:
     return item.text
 
 
-def _be_window(browser: webdriver.Chrome, width: int, height: int, *, phone: bool = False) -> None:
+@contextmanager
+def _window(browser: webdriver.Chrome, width: int, height: int, *, dark: bool = False) -> Iterator[None]:
+    """The browser has another window for a while; a narrow one is a phone's."""
+    phone = width < 500
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone},
     )
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def _axe(browser: webdriver.Chrome) -> list[str]:
@@ -192,8 +201,7 @@ def test_what_images_say_is_text_and_nothing_else(browser: webdriver.Chrome, add
 
 def test_a_hundred_images(browser: webdriver.Chrome, address: str) -> None:
     """Fifteen of them are seen at once, without scrolling."""
-    _be_window(browser, 1280, 800)
-    try:
+    with _window(browser, 1280, 800):
         browser.get(f"{address}hundred.html")
         assert len(_shown(browser)) == 100
         whole = browser.execute_script(
@@ -201,8 +209,6 @@ def test_a_hundred_images(browser: webdriver.Chrome, address: str) -> None:
             "(item) => item.getBoundingClientRect().bottom <= innerHeight).length"
         )
         assert whole >= 15
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_it_searches_and_says_what_it_found(browser: webdriver.Chrome, address: str) -> None:
@@ -241,34 +247,28 @@ def test_it_says_how_to_join_with_this_servers_own_address(browser: webdriver.Ch
     assert f"openssl s_client -connect {origin.removeprefix('http://')} " in text
 
 
-@pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 1280), (False, 360)])
-def test_axe_finds_nothing_wrong(address: str, tmp_path: Path, dark: bool, width: int) -> None:
-    browser = _browser(tmp_path, dark=dark)
-    try:
-        _be_window(browser, width, 800, phone=width < 500)
-        for path in ("hundred.html", *([] if dark else [""])):
-            browser.get(address + path)
-            assert browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") is dark
-            browser.find_element(By.TAG_NAME, "summary").click()
-            for number in range(3):
-                _open(browser, number)
-            assert _axe(browser) == []
-    finally:
-        browser.quit()
+@pytest.mark.parametrize(
+    ("path", "dark", "width"),
+    [("hundred.html", False, 1280), ("", False, 1280), ("", True, 1280), ("", False, 360)],
+)
+def test_axe_finds_nothing_wrong(browser: webdriver.Chrome, address: str, path: str, dark: bool, width: int) -> None:
+    with _window(browser, width, 800, dark=dark):
+        browser.get(address + path)
+        assert browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") is dark
+        browser.find_element(By.TAG_NAME, "summary").click()
+        for number in range(3):
+            _open(browser, number)
+        assert _axe(browser) == []
 
 
-def test_nothing_is_wider_than_a_phone(address: str, tmp_path: Path) -> None:
-    browser = _browser(tmp_path)
-    try:
-        _be_window(browser, 360, 740, phone=True)
+def test_nothing_is_wider_than_a_phone(browser: webdriver.Chrome, address: str) -> None:
+    with _window(browser, 360, 740):
         for path in ("", "hundred.html"):
             browser.get(address + path)
             browser.find_element(By.TAG_NAME, "summary").click()
             for number in range(3):
                 _open(browser, number)
             assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
-    finally:
-        browser.quit()
 
 
 def test_it_can_be_read_without_a_script(address: str, tmp_path: Path) -> None:
