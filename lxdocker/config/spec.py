@@ -11,6 +11,7 @@ other files are in :mod:`lxdocker.config.inherit`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from lxdocker.config import changes, elsewhere, inherit, yamlfile
 from lxdocker.config.changes import NO_CHANGES, Changes
+from lxdocker.config.settings import checkout
 from lxdocker.config.yamlfile import Advice, Document, Place
 from lxdocker.errors import Mistake, SpecError, UsageError
 from lxdocker.reasons import in_words
@@ -125,10 +127,11 @@ def _files(folder: Path, places: Sequence[Path] = ()) -> list[tuple[Path, str]]:
     try:
         names = sorted(path.name for path in folder.iterdir() if is_yaml(path.name))
     except OSError as error:
+        do = "create it with 'lxdocker init', or choose another one with --specs DIR"
+        if folder == checkout(os.environ):
+            do = "fetch them with 'lxdocker sync', or choose a folder with --specs DIR"
         raise SpecError(
-            f"cannot read the folder of specs: {folder}",
-            f"{error.strerror or in_words(error)}{looked_in(places)}",
-            "create it with 'lxdocker init', or choose another one with --specs DIR",
+            f"cannot read the folder of specs: {folder}", f"{error.strerror or in_words(error)}{looked_in(places)}", do
         ) from error
     return [(folder / name, name) for name in names]
 

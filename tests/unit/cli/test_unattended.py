@@ -15,7 +15,7 @@ import pytest
 
 from lxdocker.builder.instance import Workshop
 from lxdocker.cli.main import complete
-from lxdocker.config import repository, settings, units
+from lxdocker.config import repository, settings, spec, units
 from lxdocker.config.resources import resource
 from lxdocker.config.units import File
 from lxdocker.errors import LxdockerError
@@ -207,9 +207,12 @@ def test_specs_of_a_repository_that_cannot_be_fetched_are_a_failure(
     origin, checkout = place / "origin", place / "specs/current"
     monkeypatch.setattr(settings, "checkout", lambda _: checkout)
     monkeypatch.setattr(repository, "checkout", lambda _: checkout)
+    monkeypatch.setattr(spec, "checkout", lambda _: checkout)
     monkeypatch.setenv("LXDOCKER_SPECS_REPOSITORY", f"file://{origin}")
     own = [option for key in ("user.name", "user.email") for option in ("-c", f"{key}=x")]
     git = ["git", "-C", str(place / "images.d"), *own]
+    done = lxdocker("status")
+    assert (done.returncode, "fetch them with 'lxdocker sync'" in done.stderr) == (2, True)
     # A first fetch that fails is a run that fails as a whole.
     done = lxdocker("sync")
     assert done.returncode == 1
