@@ -582,3 +582,20 @@ def test_who_asks_a_third_time_does_not_wait_for_cleaning_up(place: Path) -> Non
             assert process.wait(10) == 130
         finally:
             process.kill()
+
+
+def test_garbage_is_collected_as_usual_once_the_program_is_loaded() -> None:
+    script = """
+import gc
+from lxdocker.__main__ import collect_later
+usual = gc.get_threshold()
+collect_later()
+assert gc.get_threshold()[0] > 10 * usual[0]
+kept = []
+while gc.callbacks:
+    kept.append([])
+assert gc.get_threshold() == usual
+assert gc.get_freeze_count() > len(kept) - 1000
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
