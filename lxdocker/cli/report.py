@@ -177,7 +177,7 @@ def print_check(console: Console, images: Sequence[ImageState], outdated: Lxdock
     # Worst first, since pagers cut lines.
     noteworthy.sort(key=lambda text: f" {State.FAILED.value} " not in text)
     if outdated:
-        noteworthy.insert(0, f"specs are not the newest: {one_line(outdated.brief, 200)}")
+        noteworthy.insert(0, f"specs are outdated: {one_line(outdated.brief, 200)}")
     summary = ", ".join([*noteworthy, f"{len(counts[State.CURRENT])} of {len(images)} current"])
     figures = " ".join(f"{state.value}={len(names)}" for state, names in counts.items())
     console.print(f"LXDOCKER {word} - {summary.replace('|', '/')} | {figures}")
@@ -345,7 +345,7 @@ def _print_errors(console: Console, verb: str, noun: str, failed: Sequence[tuple
 def _print_outdated(console: Console, error: LxdockerError | None) -> None:
     """Why specs of a repository stay those of an older commit."""
     if error is not None:
-        _print_errors(console, "not the newest", "", [("specs", error)])
+        _print_errors(console, "outdated ", "", [("specs", error)])
 
 
 def _brief(error: LxdockerError) -> str:

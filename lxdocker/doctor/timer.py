@@ -40,7 +40,7 @@ def timer(subject: Subject) -> Iterator[Finding]:
     elif time.time() - last.finished > 2 * interval:
         yield _late(f"the last sync ended {_ago(time.time() - last.finished)} ago", interval)
     if last is not None and not last.succeeded:
-        failed = "it failed as a whole" if last.exit > 1 else "its specs were not the newest of their repository"
+        failed = "it failed as a whole" if last.exit > 1 else "the specs could not be updated from their repository"
         if last.failed:
             failed = f"images that failed: {', '.join(sorted(last.failed)[:10])}"
         earlier = "journalctl -u lxdocker-sync has" if units.timer() else "the mail of cron has"

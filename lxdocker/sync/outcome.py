@@ -78,7 +78,7 @@ class Report:
     pruned: tuple[Dropped, ...]
     kept_builders: tuple[str, ...]
     builder_project: str = "lxdocker"  # of the kept builders
-    outdated: LxdockerError | None = None  # why the specs are not the newest of their repository
+    outdated: LxdockerError | None = None  # why the specs could not be updated from their repository
 
     @property
     def failed(self) -> bool:

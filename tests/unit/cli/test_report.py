@@ -128,7 +128,7 @@ def test_specs_that_are_not_the_newest() -> None:
     result = Report((OUTCOMES[2],), (), (), outdated=ERROR)
     assert result.failed
     assert as_text(show_sync(result)) == [
-        "not the newest specs: pulling nope failed",
+        "outdated  specs: pulling nope failed",
         "            line one",
         "            line two",
         "            -> correct the name",
@@ -140,13 +140,13 @@ def test_specs_that_are_not_the_newest() -> None:
     assert as_json(lambda console, json: report.print_status(console, current, ERROR, json=json))["outdated"] == told
     assert as_json(lambda console, json: report.print_plan(console, current, ERROR, json=json))["outdated"] == told
     assert as_text(lambda console, json: report.print_status(console, current, ERROR, json=json))[:4] == [
-        "not the newest specs: pulling nope failed",
+        "outdated  specs: pulling nope failed",
         "            line one",
         "            line two",
         "            -> correct the name",
     ]
     (line,) = as_text(lambda console, _: report.print_check(console, current, ERROR))
-    assert line.startswith("LXDOCKER CRITICAL - specs are not the newest: pulling nope failed, ")
+    assert line.startswith("LXDOCKER CRITICAL - specs are outdated: pulling nope failed, ")
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.status.value)

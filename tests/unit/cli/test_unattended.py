@@ -231,13 +231,13 @@ def test_specs_of_a_repository_that_cannot_be_fetched_are_a_failure(
     for quiet in ([], ["-q"]):
         done = lxdocker("sync", *quiet)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "2 unchanged")
-        assert f"not the newest specs: fetching specs from file://{origin} failed" in done.stdout
+        assert f"outdated  specs: fetching specs from file://{origin} failed" in done.stdout
         (document,) = told(place, "failed")
         assert (document["images"], document["error"]["exit"]) == ([], 1)
         assert document["since"] is not None
     assert lxdocker("status").returncode == 0
     done = lxdocker("status", "--check")
-    assert (done.returncode, done.stdout.partition(":")[0]) == (2, "LXDOCKER CRITICAL - specs are not the newest")
+    assert (done.returncode, done.stdout.partition(":")[0]) == (2, "LXDOCKER CRITICAL - specs are outdated")
     for command in (["status"], ["list"], ["sync", "--dry-run"]):
         assert json.loads(lxdocker(*command, "--json").stdout)["outdated"]["exit"] == 1
     (place / "away").rename(origin)

@@ -733,7 +733,7 @@ def test_a_sync_that_failed(subject: Subject, cron: Path) -> None:
     found = found_by(timer.timer, subject)
     assert list(found) == ["last-sync-failed"]
     assert "web" in found["last-sync-failed"].why
-    for status, why in ((1, "its specs were not the newest of their repository"), (2, "it failed as a whole")):
+    for status, why in ((1, "the specs could not be updated from their repository"), (2, "it failed as a whole")):
         synced(subject, 0.5, status)
         assert found_by(timer.timer, subject)["last-sync-failed"].why == why
 
