@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,8 +108,10 @@ def sync(
     hooks = Hooks(ctx, settings, "sync", unless=dry_run or bool(names))
     whole, places = is_whole(names or [], settings.specs), places_of(settings)
     recording = contextlib.nullcontext(None) if dry_run else recorded(settings, console.note, whole=whole)
-    with recording as record, cancellable() as cancelled:
-        outdated = repository.outdated(settings) if dry_run else _fetch_specs(console, settings)
+    with recording as record, cancellable() as cancelled, contextlib.ExitStack() as held:
+        outdated = repository.outdated(settings)
+        if repository.is_source(settings) and not dry_run:
+            outdated = held.enter_context(_fetched_specs(console, settings, cancelled))
         found = SpecFolder(load_specs(settings.specs, places)) if strict else read_specs(settings.specs, places)
         chosen = choose(found, names or [], settings.specs)
         _note_if_empty(console, found, settings)
@@ -272,17 +276,25 @@ def prune(
     raise typer.Exit(1 if result.failed else 0)
 
 
-def _fetch_specs(console: Console, settings: Settings) -> LxdockerError | None:
-    """Brings specs of a repository up to date, unless others were named. Returns why they could not be."""
+@contextlib.contextmanager
+def _fetched_specs(console: Console, settings: Settings, cancelled: threading.Event) -> Iterator[LxdockerError | None]:
+    """Brings specs of a repository up to date, and keeps them so for the block. Gives why they could not be."""
     from lxdocker.config import repository
+    from lxdocker.lxd.api import Cancelled
+    from lxdocker.program import StoppedError
 
-    if not repository.is_source(settings):
-        return None
-    with console.progress() as progress, progress.step("fetching specs"):
-        fetched = repository.fetch(settings)
-    if fetched.changed:
-        console.note(f"specs of commit {fetched.commit[:12]}")
-    return fetched.problem
+    def busy() -> None:
+        console.note(f"waiting: another lxdocker is using {settings.specs}")
+
+    with contextlib.ExitStack() as held:
+        try:
+            with console.progress() as progress, progress.step("fetching specs"):
+                fetched = held.enter_context(repository.fetched(settings, busy, cancelled))
+        except StoppedError:
+            raise Cancelled from None
+        if fetched.changed:
+            console.note(f"specs of commit {fetched.commit[:12]}")
+        yield fetched.problem
 
 
 def _note_if_empty(console: Console, found: SpecFolder, settings: Settings) -> None:

@@ -4,7 +4,9 @@ Below one folder, which nobody else writes::
 
     repository/   git's own, bare
     current/      the specs of the last good commit; its path never changes, since images belong to it
-    next/         those of another commit, until they are known to be good
+    whole/        all of another commit
+    next/         its specs, until they are known to be good
+    next.commit   which commit that is
     before/       current/, for the moment in which next/ takes its place
     commit        which commit current/ is
     problem       why current/ is not the newest, as JSON, if the last fetch has failed
@@ -17,14 +19,16 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lxdocker import log
+from lxdocker import log, program
 from lxdocker.config.settings import Settings, checkout
 from lxdocker.config.signers import Signers
-from lxdocker.config.spec import load_specs
+from lxdocker.config.spec import is_yaml, load_specs
 from lxdocker.errors import LxdockerError, SpecError, UsageError
 from lxdocker.files import durable, lock, rights
 from lxdocker.reasons import in_words
@@ -34,6 +38,14 @@ PROBLEM = "problem"
 SUBFOLDER = "images.d"
 SECONDS = 300
 _REMOTE = "specs"
+# A server that says nothing for a minute is given up.
+_PATIENCE = {"http.lowSpeedLimit": "1", "http.lowSpeedTime": "60"}
+# What is about another repository: git sets it for hooks (git rev-parse --local-env-vars).
+_OTHERS = (
+    *("GIT_CONFIG", "GIT_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_SHALLOW_FILE"),
+    *("GIT_GRAFT_FILE", "GIT_NO_REPLACE_OBJECTS", "GIT_REPLACE_REF_BASE", "GIT_QUARANTINE_PATH", "GIT_NAMESPACE"),
+)
 _IN_FORCE = "refs/lxdocker/current"  # git would delete the commit in time, which may have to be verified again
 # What a repository of specs may be fetched by: nothing that runs a command.
 _PROTOCOLS = "file:git:http:https:ssh"
@@ -48,24 +60,33 @@ class Fetched:
     problem: LxdockerError | None  # why they are not the newest
 
 
-def fetch(settings: Settings) -> Fetched:
-    """Brings the specs up to date. Where that fails, those of the last good commit stay in force. Raises LxdockerError
-    if there has never been one, or if it is not good any more: signed by none of the keys that are asked for now.
+@contextmanager
+def fetched(
+    settings: Settings, busy: Callable[[], None] = lambda: None, cancelled: threading.Event | None = None
+) -> Iterator[Fetched]:
+    """Brings the specs up to date, and keeps them as they are for the block: another run that fetches waits, of which
+    ``busy`` is told. Where it fails, those of the last good commit stay in force.
+
+    Raises LxdockerError if there has never been one, or if it is not good any more, signed by none of the keys that are
+    asked for now; StoppedError if ``cancelled``.
     """
-    assert settings.specs_repository is not None  # noqa: S101 - for the type checker: the caller asked
     folder = settings.specs.parent
-    try:
-        rights.make_folder(folder, rights.PRIVATE)
-        with lock.folder(folder):
-            try:
-                found = _fetch(folder, settings)
-            except LxdockerError as error:
-                _note(folder, error)
-                raise
-            _note(folder, found.problem)
-            return found
-    except OSError as error:
-        raise UsageError(f"cannot use {folder}", in_words(error), "specs of a repository are kept there") from error
+    git = _Git(folder / "repository", settings, cancelled or threading.Event())
+    with ExitStack() as held:
+        try:
+            rights.make_folder(folder, rights.PRIVATE)
+            held.enter_context(lock.folder(folder, busy, cancelled))
+            found = _fetch(folder, git)
+        except OSError as error:
+            problem = UsageError(f"cannot use {folder}", in_words(error), "specs of a repository are kept there")
+            found = _as_before(folder, git, problem)
+        yield found
+
+
+def fetch(settings: Settings) -> Fetched:
+    """As fetched(), for those who need them no longer than that."""
+    with fetched(settings) as found:
+        return found
 
 
 def is_source(settings: Settings) -> bool:
@@ -85,40 +106,56 @@ def outdated(settings: Settings) -> LxdockerError | None:
     return LxdockerError(what, why, do)
 
 
-def _note(folder: Path, error: LxdockerError | None) -> None:
-    if error is None:
-        (folder / PROBLEM).unlink(missing_ok=True)
-        return
-    found = {"what": error.brief, "why": error.details, "do": error.resolution}
-    durable.write_file(folder / PROBLEM, json.dumps(found).encode(), 0o644)
-
-
-def _fetch(folder: Path, settings: Settings) -> Fetched:
+def _fetch(folder: Path, git: _Git) -> Fetched:
     _mend(folder)
     before = _known(folder)
-    git = _Git(folder / "repository", settings)
     try:
         commit = git.fetch()
         git.verify(commit)
-        if commit == before:
-            return Fetched(before, changed=False, problem=None)
-        _check_out(git, commit, folder / "next")
+        if commit != before:
+            _check_out(git, commit, folder / "next")
+            git.keep(commit)
+            _put_in_place(folder, commit)
+    except OSError as error:
+        why, do = in_words(error), f"make room in {folder}, or see who may write there"
+        return _as_before(folder, git, LxdockerError("cannot update the specs from their repository", why, do))
     except LxdockerError as error:
-        if not before:
-            raise
-        git.verify(before)
-        return Fetched(before, changed=False, problem=error)
-    git.keep(commit)
-    _put_in_place(folder, commit)
-    return Fetched(commit, changed=True, problem=None)
+        return _as_before(folder, git, error)
+    with suppress(OSError):
+        (folder / PROBLEM).unlink(missing_ok=True)
+    return Fetched(commit, changed=commit != before, problem=None)
+
+
+def _as_before(folder: Path, git: _Git, problem: LxdockerError) -> Fetched:
+    """What is in force where the newest commit could not be used. Raises ``problem`` if nothing is."""
+    found = {"what": problem.brief, "why": problem.details, "do": problem.resolution}
+    with suppress(OSError):  # a full disk is such a problem
+        _mend(folder)
+        durable.write_file(folder / PROBLEM, json.dumps(found).encode(), 0o644)
+    before = _known(folder)
+    if not before:
+        raise problem
+    git.verify(before)
+    return Fetched(before, changed=False, problem=problem)
 
 
 def _mend(folder: Path) -> None:
-    """What a run that was killed may have left."""
+    """What a run that was killed may have left. No git of ours is at work: this run holds the folder's lock."""
     if not (folder / CURRENT).exists() and (folder / "before").exists():
         (folder / "before").rename(folder / CURRENT)
-    for name in ("next", "before"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    if not (folder / "next").exists() and (folder / "next.commit").exists():
+        (folder / "next.commit").rename(folder / "commit")  # current/ was next/ already
+    for name in ("next", "next.commit", "before", "whole"):
+        _remove(folder / name)
+    for path in (folder / "repository").rglob("*.lock"):
+        path.unlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _known(folder: Path) -> str:
@@ -133,35 +170,52 @@ def _known(folder: Path) -> str:
 
 def _check_out(git: _Git, commit: str, target: Path) -> None:
     """The specs of a commit. Raises LxdockerError where they are not all valid."""
-    whole = target.with_name("next")
+    whole = target.with_name("whole")
     whole.mkdir()
     git.check_out(commit, whole)
-    if (whole / SUBFOLDER).is_dir():
-        (whole / SUBFOLDER).rename(target.with_name("next.d"))
-        shutil.rmtree(whole)
-        target.with_name("next.d").rename(target)
+    invalid = f"the specs of commit {commit[:12]} are invalid"
+    specs = (whole / SUBFOLDER).resolve()
+    if not specs.is_dir():
+        specs = whole.resolve()
+    if not specs.is_relative_to(whole.resolve()):
+        raise SpecError(invalid, f"{SUBFOLDER} leads out of the repository", "commit a folder")
+    for path in sorted(specs.iterdir()):
+        if path.is_symlink() and is_yaml(path.name):
+            _copy_what_it_names(path, whole.resolve(), invalid)
+    specs.rename(target)
+    _remove(whole)
     try:
         load_specs(target)
     except SpecError as error:
-        raise SpecError(
-            f"the specs of commit {commit[:12]} are invalid", error.details, error.resolution, error.mistakes
-        ) from error
+        raise SpecError(invalid, error.details, error.resolution, error.mistakes) from error
+
+
+def _copy_what_it_names(link: Path, root: Path, invalid: str) -> None:
+    """Puts a file of the repository in the place of a link to it."""
+    named = link.resolve()
+    if not named.is_relative_to(root) or not named.is_file():
+        why = f"{link.name}: it is a link, and not to a file of the repository"
+        raise SpecError(invalid, why, "commit the file itself")
+    link.unlink()
+    shutil.copyfile(named, link)
 
 
 def _put_in_place(folder: Path, commit: str) -> None:
+    """From what needs room to what needs none."""
+    durable.write_file(folder / "next.commit", f"{commit}\n".encode(), 0o644)
     if (folder / CURRENT).exists():
-        (folder / "commit").unlink(missing_ok=True)
         (folder / CURRENT).rename(folder / "before")
     durable.move(folder / "next", folder / CURRENT)
-    durable.write_file(folder / "commit", f"{commit}\n".encode(), 0o644)
-    shutil.rmtree(folder / "before", ignore_errors=True)
+    (folder / "next.commit").rename(folder / "commit")
+    _remove(folder / "before")
 
 
 class _Git:
     """git, in a bare repository."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, cancelled: threading.Event) -> None:
         self._folder = folder
+        self._cancelled = cancelled
         self._url = settings.specs_repository or ""
         self._branch = settings.specs_branch
         self._signers = settings.specs_signers
@@ -208,14 +262,13 @@ class _Git:
                     f"sign it with a key in {path}, or add the key there",
                 ) from error
 
-    @staticmethod
-    def _gpg(home: str, keys: bytes) -> None:
+    def _gpg(self, home: str, keys: bytes) -> None:
         # Public keys need no agent, which may not be installed, and would run on.
         argv = ["gpg", "--batch", "--quiet", "--no-autostart", "--homedir", home, "--import"]
         what = "cannot read the keys of signers"
         log.command(argv)
         try:
-            done = subprocess.run(argv, input=keys, capture_output=True, timeout=60, check=False)
+            done = program.run(argv, environment=os.environ, seconds=60, cancelled=self._cancelled, given=keys)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UsageError(what, in_words(error), "apt install gpg") from error
         if done.returncode:
@@ -234,17 +287,20 @@ class _Git:
         argv = ["git", *([f"--git-dir={self._folder}"] if inside else []), *arguments]
         log.command(argv)
         # The URL, which may hold a login, is in no argument.
-        wanted = {"core.hooksPath": "/dev/null", **({f"remote.{_REMOTE}.url": self._url} if inside else {})}
+        wanted = {
+            "core.hooksPath": "/dev/null",
+            "core.fsync": "committed",
+            **_PATIENCE,
+            **({f"remote.{_REMOTE}.url": self._url} if inside else {}),
+        }
         pairs = list({**wanted, **(config or {})}.items())
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_CONFIG_")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
         environment |= {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": _PROTOCOLS, "LC_ALL": "C.UTF-8"}
         environment |= {"GIT_CONFIG_COUNT": str(len(pairs)), **(more or {})}
         for number, (key, value) in enumerate(pairs):
             environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
         try:
-            done = subprocess.run(
-                argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
-            )
+            done = program.run(argv, environment=environment, seconds=SECONDS, cancelled=self._cancelled)
         except FileNotFoundError as error:
             raise UsageError(
                 "no git on this host", "the setting specs_repository needs it", "apt install git"

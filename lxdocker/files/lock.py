@@ -18,6 +18,7 @@ from pathlib import Path
 from lxdocker.files import holder
 from lxdocker.files.holder import Holder
 from lxdocker.files.rights import LOOK_AT, UnsafeError
+from lxdocker.program import StoppedError
 
 POLL_SECONDS = 0.2
 NOTE = ".holder"  # the end of a note's name
@@ -54,10 +55,6 @@ def wait(handle: int, busy: Callable[[], None], cancelled: threading.Event, *, s
                 told = True
             if cancelled.wait(POLL_SECONDS):
                 return False
-
-
-class StoppedError(Exception):
-    """The user asked to stop while a lock was waited for."""
 
 
 @contextlib.contextmanager
@@ -131,11 +128,16 @@ def file(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def folder(path: Path | str) -> Iterator[None]:
-    """Locks a folder itself, as a sign that the process working in it lives. A rename does not release it."""
+def folder(
+    path: Path | str, busy: Callable[[], None] = lambda: None, cancelled: threading.Event | None = None
+) -> Iterator[None]:
+    """Locks a folder itself, as a sign that the process working in it lives. A rename does not release it. ``busy`` is
+    called once if another process holds it. Raises StoppedError if ``cancelled`` while it waits.
+    """
     handle = os.open(path, _FOLDER)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not wait(handle, busy, cancelled or threading.Event()):
+            raise StoppedError
         yield
     finally:
         os.close(handle)

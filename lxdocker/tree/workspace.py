@@ -24,6 +24,7 @@ from pathlib import Path
 
 from lxdocker.errors import TreeError
 from lxdocker.files import durable, holder, lock, rights
+from lxdocker.program import StoppedError
 from lxdocker.reasons import in_words
 from lxdocker.values import ImageName
 
@@ -142,7 +143,7 @@ class Workspace:
             try:
                 with self.explained("locking"):
                     held.enter_context(lock.noted(path, handle, busy, self._cancelled, shared=shared))
-            except lock.StoppedError:
+            except StoppedError:
                 raise TreeError("stopped", "interrupted while waiting for the tree") from None
             yield
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from lxdocker.config import repository
 from lxdocker.config.settings import Settings
 from lxdocker.errors import LxdockerError
+from lxdocker.files import durable
+from lxdocker.program import StoppedError
 
 
 class Origin:
@@ -107,24 +111,134 @@ def test_invalid_specs_and_an_unreachable_repository_leave_the_last_good_ones(
     assert (settings.specs / "web.yaml").read_text() == "image: web:1\n"
 
 
-@pytest.mark.parametrize("left", ["between", "before the new one", "after the new one"])
+@pytest.mark.parametrize(
+    "left", ["between", "half checked out", "before the new one", "after the new one", "locks of git", "a link"]
+)
 def test_a_killed_run_is_mended(origin: Origin, settings: Settings, left: str) -> None:
     commit = origin.commit(web="image: web:1\n")
     repository.fetch(settings)
     folder = settings.specs.parent
     if left == "between":
         (folder / "current").rename(folder / "before")
-        (folder / "commit").unlink()
+        (folder / "next").mkdir()
+        (folder / "next.commit").write_text("0000\n")
+    elif left == "half checked out":
+        (folder / "whole").mkdir()
+        (folder / "whole/file").touch()
+        (folder / "next").mkdir()
+        commit = origin.commit(web="image: web:2\n")
     elif left == "before the new one":
         (folder / "next").mkdir()
         (folder / "next/half.yaml").write_text("image: ")
+    elif left == "locks of git":
+        (folder / "repository/shallow.lock").touch()
+        (folder / "repository/refs/lxdocker/current.lock").touch()
+        commit = origin.commit(web="image: web:2\n")
+    elif left == "a link":
+        (folder / "next").symlink_to("/etc")
+        (folder / "whole").symlink_to("nowhere")
+        commit = origin.commit(web="image: web:2\n")
     else:
-        (folder / "commit").unlink()
+        (folder / "commit").rename(folder / "next.commit")
+        (folder / "commit").write_text("0000\n")
         (folder / "before").mkdir()
     found = repository.fetch(settings)
     assert (found.commit, found.problem) == (commit, None)
     assert names(settings) == ["web.yaml"]
     assert sorted(path.name for path in folder.iterdir()) == ["commit", "current", "repository"]
+
+
+def test_links_in_a_repository(origin: Origin, settings: Settings, tmp_path: Path) -> None:
+    """Those to files of the repository count, and nothing else is read."""
+    good = origin.commit(common="image: web:1\n", prod__web="image: web:2\n")
+    (origin.folder / "prod/also.yaml").symlink_to("../common.yaml")
+    (origin.folder / "images.d").symlink_to("prod")
+    origin.git("add", ".")
+    good = origin.commit()
+    assert repository.fetch(settings).commit == good
+    assert names(settings) == ["also.yaml", "web.yaml"]
+    assert (settings.specs / "also.yaml").read_text() == "image: web:1\n"
+    assert not (settings.specs / "also.yaml").is_symlink()
+    secret = tmp_path / "secret"
+    secret.write_text("image: secret\n")
+    for target in (secret, Path("nowhere"), Path(".."), Path("/dev/zero")):
+        (origin.folder / "prod/out.yaml").symlink_to(target)
+        origin.git("add", ".")
+        origin.commit()
+        problem = repository.fetch(settings).problem
+        assert "out.yaml: it is a link, and not to a file of the repository" in str(problem)
+        (origin.folder / "prod/out.yaml").unlink()
+    (origin.folder / "images.d").unlink()
+    (origin.folder / "images.d").symlink_to(tmp_path)
+    origin.git("add", "--all", ".")
+    origin.commit()
+    found = repository.fetch(settings)
+    assert (found.commit, names(settings)) == (good, ["also.yaml", "web.yaml"])
+    assert "images.d leads out of the repository" in str(found.problem)
+    (origin.folder / "images.d").unlink()
+    origin.git("mv", "prod", "images.d")
+    commit = origin.commit()
+    assert repository.fetch(settings) == repository.Fetched(commit, changed=True, problem=None)
+
+
+def test_a_full_disk_leaves_the_last_good_specs(
+    origin: Origin, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = origin.commit(web="image: web:1\n")
+    repository.fetch(settings)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "write_file", full)
+    assert repository.fetch(settings) == repository.Fetched(good, changed=False, problem=None)
+    commit = origin.commit(web="image: web:2\n")
+    found = repository.fetch(settings)
+    assert (found.commit, "No space left" in str(found.problem)) == (good, True)
+    assert (settings.specs / "web.yaml").read_text() == "image: web:1\n"
+    monkeypatch.undo()
+    assert repository.fetch(settings).commit == commit
+    assert (settings.specs / "web.yaml").read_text() == "image: web:2\n"
+
+
+def test_a_stalled_server_is_left_at_once_and_no_git_runs_on(settings: Settings, tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        stalled = replace(settings, specs_repository=f"http://127.0.0.1:{port}/{tmp_path.name}.git")
+        threading.Timer(0.5, cancelled.set).start()
+        with pytest.raises(StoppedError), repository.fetched(stalled, cancelled=cancelled):
+            pass
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(f"{port}/{tmp_path.name}".encode() in one for one in running)
+
+
+def test_another_run_leaves_the_specs_alone_until_the_first_has_ended(origin: Origin, settings: Settings) -> None:
+    origin.commit(web="image: web:1\n")
+    waiting, done = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with repository.fetched(settings, waiting.set):
+            done.set()
+
+    with repository.fetched(settings):
+        origin.commit(web="image: web:2\n")
+        other = threading.Thread(target=second)
+        other.start()
+        assert waiting.wait(10)
+        assert (settings.specs / "web.yaml").read_text() == "image: web:1\n"
+        assert not done.is_set()
+    other.join(10)
+    assert (settings.specs / "web.yaml").read_text() == "image: web:2\n"
+
+
+def test_in_a_hook_of_git_s(origin: Origin, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has the other repository in its environment."""
+    commit = origin.commit(web="image: web:1\n")
+    for name, value in (("GIT_DIR", ".git"), ("GIT_INDEX_FILE", ".git/index"), ("GIT_WORK_TREE", str(origin.folder))):
+        monkeypatch.setenv(name, value)
+    assert repository.fetch(settings).commit == commit
+    assert names(settings) == ["web.yaml"]
 
 
 class Keys:

@@ -14,6 +14,7 @@ import pytest
 
 from lxdocker.files import holder, lock
 from lxdocker.files.holder import Holder
+from lxdocker.program import StoppedError
 
 NEVER = threading.Event()
 MOUNTS = """\
@@ -96,7 +97,7 @@ def test_a_note_is_there_while_the_lock_is_held(tmp_path: Path) -> None:
         assert holder.read(note) == Holder.this()
         stopped = threading.Event()
         stopped.set()
-        with pytest.raises(lock.StoppedError), taken(path, said, stopped):
+        with pytest.raises(StoppedError), taken(path, said, stopped):
             raise AssertionError("two hold it")
         assert said == [f"process {os.getpid()}"]
         assert note.exists()
@@ -144,7 +145,7 @@ def test_waiting_for_another_host_ends_when_cancelled(
     cancelled = threading.Event()
     cancelled.set()
     note = elsewhere(tmp_path / "lock")
-    with pytest.raises(lock.StoppedError), taken(tmp_path / "lock", [], cancelled, shared=shared):
+    with pytest.raises(StoppedError), taken(tmp_path / "lock", [], cancelled, shared=shared):
         raise AssertionError("it is another host's")
     assert note.exists()
 

@@ -8,10 +8,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from lxdocker import program
 from lxdocker.errors import LxdockerError
 from lxdocker.hooks import command
 from lxdocker.hooks.run import run, shown
@@ -76,7 +78,7 @@ def test_a_command_that_is_not_there() -> None:
 
 def test_one_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that ignores SIGTERM."""
-    monkeypatch.setattr(command, "_TERM_SECONDS", 0.1)
+    monkeypatch.setattr(program, "_TERM_SECONDS", 0.1)
     hook = script(tmp_path / "hook", f"trap '' TERM\nsleep 1000 & echo $! >{tmp_path}/child; wait; wait")
     found = failure(str(hook), 2)
     assert (found.brief, found.details) == (f"{hook} was stopped", "it ran longer than 2 s")
@@ -117,3 +119,15 @@ def test_an_interruption_ends_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_only_the_program_is_shown() -> None:
     assert shown(shlex.join([sys.executable, "--token", "s3cret"])) == sys.executable
     assert shown("https://ann:s3cret@host:1/s3cret?s3cret") == "https://host:1/..."
+
+
+def test_a_disk_without_room_keeps_no_hook_from_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert run(f"sh -c 'cat >{tmp_path}/told; echo said; test -s {tmp_path}/told'", {"a": 1}, 5, os.environ) is None
+    assert json.loads((tmp_path / "told").read_text()) == {"a": 1}
+    failure = run("sh -c 'echo said; exit 3'", {}, 5, os.environ)
+    assert failure is not None
+    assert failure.details == "exit status 3"

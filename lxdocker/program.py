@@ -1,0 +1,60 @@
+"""Programs of this host, each in a session of its own, which ends with all that it has started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+_TERM_SECONDS = 5
+_LOOK_SECONDS = 0.1
+
+
+class StoppedError(Exception):
+    """The user asked to stop."""
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    seconds: float,
+    cancelled: threading.Event,
+    given: bytes = b"",
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs a program to its end, with ``given`` on its stdin. If that takes longer than so many ``seconds``, or is
+    ``cancelled``, it is ended. Raises OSError, subprocess.TimeoutExpired or StoppedError.
+    """
+    pipe, deadline = subprocess.PIPE, time.monotonic() + seconds
+    with subprocess.Popen(
+        argv, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    ) as process:
+        try:
+            while True:
+                try:
+                    out, err = process.communicate(given, timeout=_LOOK_SECONDS)
+                    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+                except subprocess.TimeoutExpired:
+                    given = b""
+                    if time.monotonic() > deadline:
+                        raise subprocess.TimeoutExpired(argv, seconds) from None
+                    if cancelled.is_set():
+                        raise StoppedError from None
+        except BaseException:
+            end(process)
+            raise
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a program, and its children, if it was started with a session of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_TERM_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
