@@ -83,6 +83,7 @@ done
 # The instance may have just started, before it saved its environment.
 _tries=0
 until [ -r /dev/.lxd-environment ]; do
+	[ ! -e /dev/.lxd-environment ] || die "only root can use it: leave out --user of lxc exec, and add -u to it" 125
 	[ "$_tries" -lt 100 ] || die "the application has not been started yet: see lxc console --show-log" 125
 	_tries=$((_tries + 1))
 	"$_bb" usleep 100000
@@ -98,5 +99,7 @@ find_user
 restore_environment
 set_environment
 _environment="$_environment $_added"
+# As under Docker, the user can also open the terminal by its name.
+[ -z "${_terminal-}" ] || "$_bb" chown "$_uid" "$("$_bb" tty)" 2>/dev/null
 cd "${_in:-$_working_dir}" 2>/dev/null || die "can't enter the working directory ${_in:-$_working_dir}" 126
 become "$@"

@@ -122,7 +122,7 @@ done' <"$root.lost" >"$root.devices"; fi
 # Filling a volume also copies extended attributes. busybox can't copy them, and few images have any.
 attributes=/usr/lib/attributes
 if [ -d "$attributes" ] && [ -n "$("$attributes/ld.so" --library-path "$attributes" "$attributes/getfattr" -RPh \
-	-m '^user\.|^security\.capability$|^system\.posix_acl_' "$root" 2>/dev/null | "$bb" head -c 1)" ]; then
+	-m '^user\.|^security\.capability$' "$root" 2>/dev/null | "$bb" head -c 1)" ]; then
 	"$bb" cp -R "$attributes" "$root/lxd-attributes"
 fi
 

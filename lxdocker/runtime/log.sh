@@ -31,7 +31,11 @@ folder=/.lxd-log
 }
 # The instance may have just started, before any output.
 tries=0
-until cd "$folder" 2>/dev/null || [ "$tries" -ge 100 ]; do
+until cd "$folder" 2>/dev/null; do
+	if [ -d "$folder" ] || [ "$tries" -ge 100 ]; then
+		echo "no log: $folder can't be read$([ "$("$bb" id -u)" = 0 ] || echo " without root")" >&2
+		exit 1
+	fi
 	tries=$((tries + 1))
 	"$bb" usleep 100000
 done

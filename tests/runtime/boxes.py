@@ -88,6 +88,21 @@ IMAGES = {
     "volumes": Wanted(
         box(symlink("var/run", "/run"), Volumes={"/var/run/state": {}, "/tmp/keep/": {}, "/data/db": {}}),
     ),
+    # Files as images made by hand have them: without a last line's end.
+    "last-line": Wanted(
+        box(
+            entry("etc/passwd", "root:x:0:0::/root:/bin/sh\nlast:x:1500:1500::/home/last:/bin/sh"),
+            entry("etc/group", "root:x:0:\nlast:x:1500:"),
+            User="last:last",
+        ),
+    ),
+    # More attributes than an instance's /dev has room for.
+    "noted": Wanted(
+        box(
+            entry("noted"),
+            *(entry(f"noted/{number}", pax_headers={"SCHILY.xattr.user.note": "x" * 60}) for number in range(6000)),
+        ),
+    ),
     # All that can be copied into a volume.
     "filling": Wanted(
         box(

@@ -142,3 +142,11 @@ def test_a_script_taken_away_is_gone(launch: Launch) -> None:
     one.ended()
     assert len(lines(one.log(), "^script")) == 1
     assert len(lines(one.log(), "^app")) == 2
+
+
+def test_pipelines_of_the_prelaunch_script_end(launch: Launch) -> None:
+    """By SIGPIPE, which LXD may ignore."""
+    script = "cat /dev/zero | tr '\\0' x | head -c 3 >/run/made; echo \"$HOME $GREETING\" >/run/known"
+    one = launch("user", config=prelaunch(script)).ready()
+    assert one.file("/run/made") == "xxx"
+    assert one.file("/run/known") == "/home/app hello world\n"

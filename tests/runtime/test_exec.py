@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
 
+from tests.lxd.rig import World
 from tests.runtime.boxes import Box
 from tests.runtime.test_environment import prelaunch
 
@@ -55,8 +59,46 @@ def test_with_all_that_the_application_has(launch: Launch) -> None:
     assert run("-u", "ghost", "true") == (
         125, "/lxd-exec: user 'ghost' is not in the image's /etc/passwd\n"
     )  # fmt: skip
+    assert run("-u", "root:ghosts", "true") == (
+        125, "/lxd-exec: group 'ghosts' is not in the image's /etc/group\n"
+    )  # fmt: skip
+    for user, what in (("4000000000", "user 4000000000"), ("99999999999999999999", "user 99999999999999999999")):
+        status, said = run("-u", user, "true")
+        assert (status, f"{what} is outside the instance's ID map, which ends at " in said) == (125, True)
+    assert run("-u", "0:4000000000", "true")[0] == 125
     for wrong in ((), ("-x", "true"), ("-u",), ("-e", "=x", "true")):
         assert run(*wrong) == (125, USAGE)
+
+
+def test_a_user_in_the_last_line_of_a_file_that_does_not_end_it(launch: Launch) -> None:
+    one = launch("last-line").ready()
+    assert one.exec("/lxd-exec", "sh", "-c", "id -u; id -g; echo $HOME") == (0, "1500\n1500\n/home/last\n")
+    assert one.exec("/lxd-exec", "-u", "1500", "sh", "-c", "echo $HOME") == (0, "/home/last\n")
+
+
+def test_the_user_can_open_the_terminal_by_its_name(launch: Launch, boxes: World) -> None:
+    one = launch("user").ready()
+    command = ["lxc", "--project", boxes.project, "exec", "-t", one.name, "--", "/lxd-exec", "sh", "-c"]
+    for name in ("/dev/stdout", "/dev/stderr", "$(tty)"):
+        words = [*command, f"id -u; echo by name >{name}"]
+        done = subprocess.run(
+            ["script", "-qec", shlex.join(words), "/dev/null"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[:2] == ["1000", "by name"]
+
+
+def test_it_is_for_root(launch: Launch, boxes: World) -> None:
+    one = launch().ready()
+    for program, why in (("/lxd-exec", "only root can use it"), ("/lxd-log", "can't be read without root")):
+        words = ["lxc", "--project", boxes.project, "exec", "--user", "1000", "--cwd", "/etc", one.name, "--", program]
+        began = time.monotonic()
+        done = subprocess.run(
+            [*words, *(["id"] if "exec" in program else [])], capture_output=True, text=True, check=False
+        )
+        assert why in done.stderr
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert time.monotonic() - began < 9  # it does not wait for what will not come
 
 
 @pytest.mark.parametrize("image", ["first", "own-init"])

@@ -102,3 +102,24 @@ def test_what_is_no_empty_volume_of_the_instances_stays(launch: Launch, volumes:
     assert list(volumes.folder(off).iterdir()) == []
     launch("filling", devices=devices).ready()
     assert sorted(path.name for path in volumes.folder(off).iterdir()) == ["file", "nested"]
+
+
+def test_an_owner_that_somebody_chose_stays(launch: Launch, volumes: Volumes) -> None:
+    devices = {name: volumes.make(path) for name, path in (("data", "/data"), ("new", "/new/place"))}
+    one = launch("filling", devices=devices).ready()
+    assert one.runs("chown 1234:1234 /new/place; rm -rf /data/* /data/.hidden; chown 1234:1234 /data; chmod 751 /data")
+    one.stop()
+    one.start()
+    one.ready()
+    assert one.runs(
+        '[ "$(stat -c %u:%g /new/place /data)" = "1234:1234\n1234:1234" ] && [ -e /data/file ]'.replace("\\n", "\n")
+    )
+    assert one.runs("[ $(stat -c %a /new/place) = 755 ]")
+
+
+def test_more_attributes_than_fit_into_dev(launch: Launch, volumes: Volumes) -> None:
+    device = volumes.make("/noted")
+    launch("noted", devices={"noted": device}).ready()
+    folder = volumes.folder(device)
+    assert len(list(folder.iterdir())) == 6000
+    assert all(os.getxattr(path, "user.note") == b"x" * 60 for path in folder.iterdir())

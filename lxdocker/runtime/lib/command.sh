@@ -31,7 +31,8 @@ find_user() {
 		;;
 	esac
 	if [ -r /etc/passwd ]; then
-		while IFS=: read -r _entry _ _number _ _ _folder _; do
+		# The last line may lack its end.
+		while IFS=: read -r _entry _ _number _ _ _folder _ || [ -n "$_entry" ]; do
 			if [ -n "$_uid" ]; then _found=$_number _wanted=$_uid; else _found=$_entry _wanted=$_name; fi
 			[ "$_found" = "$_wanted" ] || continue
 			_uid=$_number _home=${_folder:-/}
@@ -39,6 +40,31 @@ find_user() {
 		done </etc/passwd
 	fi
 	[ -n "$_uid" ] || die "user '$_name' is not in the image's /etc/passwd" 125
+	is_mapped "$_uid" /proc/self/uid_map || die "user $_uid is outside the instance's ID map, which ends at $_last" 125
+	case "$_user" in *:?*) check_group "${_user#*:}" ;; esac
+}
+
+check_group() {
+	case "$1" in
+	*[!0-9]*)
+		if [ -r /etc/group ]; then
+			while IFS=: read -r _entry _ || [ -n "$_entry" ]; do [ "$_entry" != "$1" ] || return 0; done </etc/group
+		fi
+		die "group '$1' is not in the image's /etc/group" 125
+		;;
+	*) is_mapped "$1" /proc/self/gid_map || die "group $1 is outside the instance's ID map, which ends at $_last" 125 ;;
+	esac
+}
+
+# is_mapped NUMBER FILE: whether the instance has the ID. FILE: see user_namespaces(7). Sets $_last to its highest one.
+is_mapped() {
+	_last=0 _mapped=
+	while read -r _first _ _count; do
+		_end=$((_first + _count - 1))
+		[ "$_end" -le "$_last" ] || _last=$_end
+		if [ "$1" -ge "$_first" ] && [ "$1" -le "$_end" ]; then _mapped=yes; fi
+	done <"$2" 2>/dev/null
+	[ -n "$_mapped" ]
 }
 
 # find_program WORD: sets _program to the file that execvp(3) would run from the working directory, or else _reason and

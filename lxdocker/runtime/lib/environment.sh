@@ -164,9 +164,11 @@ run_prelaunch() {
 	*) set -- "$_bb" sh /lxd-prelaunch ;;
 	esac
 	(
+		value_of HOME
 		sort_environment
 		[ -z "$_odd" ] || eval "set -- \"\$_bb\" env $_odd \"\$@\""
-		with_environment "$@"
+		# gosu, as for the application, because it restores signals: pipelines end by SIGPIPE.
+		with_environment /lxd-gosu 0 "$_bb" env "HOME=$_value" "$@"
 	) </dev/null >"$_output" 2>&1 3>&- &
 	await $!
 	[ "$_ended" -eq 0 ] && return

@@ -121,6 +121,7 @@ is_writable_mount() {
 fill_volume() {
 	_waited=0
 	_seen=
+	_anew=
 	while :; do
 		if is_unfinished || [ -e "/dev/.lxd-volume/$_claim" ]; then
 			# Left by another instance, or by the previous start of this one.
@@ -135,6 +136,7 @@ fill_volume() {
 			"$_bb" rm -f "/dev/.lxd-volume/$_claim"
 			is_unfinished || continue
 			say "the volume at $1 was only partly filled; starting over"
+			_anew=yes
 			break
 		elif ! is_empty_volume "$1"; then
 			is_unfinished || return 0
@@ -200,9 +202,13 @@ empty_volume() {
 # Copies from $_source. Sets $_age to the folder's modification time.
 copy_into_volume() {
 	_age=
+	# LXD makes volumes root's, with mode 711. Another owner was chosen by somebody, unless this is begun again.
+	_owner=0:0 _mode=711
+	[ -n "$_anew" ] || _owner=$("$_bb" stat -c '%u:%g' /dev/.lxd-volume) _mode=$("$_bb" stat -c %a /dev/.lxd-volume)
 	# If a link leads there, the image has no folder of its own at this path.
 	if [ ! -d "$_source" ] || [ "$("$_bb" realpath "$_source")" != "$_source" ]; then
-		"$_bb" chown 0:0 /dev/.lxd-volume && "$_bb" chmod 755 /dev/.lxd-volume
+		[ -z "$_anew" ] || "$_bb" chown 0:0 /dev/.lxd-volume
+		case "$_owner $_mode" in '0:0 '* | *' 711') "$_bb" chmod 755 /dev/.lxd-volume ;; esac
 		return
 	fi
 	_age=$("$_bb" stat -c %Y "$_source")
@@ -213,6 +219,13 @@ copy_into_volume() {
 		say "not copied to the volume at $1, since only the host can create them: $("$_bb" wc -l </dev/.lxd-said) device nodes"
 	fi
 	"$_bb" rm -f /dev/.lxd-said
+	case "$_owner" in
+	0:0 | "$("$_bb" stat -c '%u:%g' "$_source")") ;;
+	*)
+		"$_bb" chown "$_owner" /dev/.lxd-volume || return
+		[ "$_mode" = 711 ] || "$_bb" chmod "$_mode" /dev/.lxd-volume || return
+		;;
+	esac
 	# busybox's cp does not keep the times of links.
 	# shellcheck disable=SC2016 # for the shell inside
 	(cd "$_source" && "$_bb" find . -xdev -type l -exec "$_bb" sh -c '
@@ -223,11 +236,11 @@ copy_into_volume() {
 # /lxd-attributes exists only if the image has extended attributes.
 copy_attributes() {
 	[ -e /lxd-attributes ] || return 0
-	(cd "$_source" && with_attributes getfattr -RPhd -e hex -m '^user\.|^security\.capability$|^system\.posix_acl_' .) \
-		2>/dev/null >/dev/.lxd-attributes
-	(cd /dev/.lxd-volume && with_attributes setfattr -h --restore=/dev/.lxd-attributes) >/dev/.lxd-said 2>&1 ||
+	# Through a pipe, since /dev is small.
+	(cd "$_source" && with_attributes getfattr -RPhd -e hex -m '^user\.|^security\.capability$' .) 2>/dev/null |
+		(cd /dev/.lxd-volume && with_attributes setfattr -h --restore=-) >/dev/.lxd-said 2>&1 ||
 		say "the volume at $_volume lacks some extended attributes: $("$_bb" head -n 1 /dev/.lxd-said)"
-	"$_bb" rm -f /dev/.lxd-attributes /dev/.lxd-said
+	"$_bb" rm -f /dev/.lxd-said
 }
 
 with_attributes() {
