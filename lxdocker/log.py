@@ -95,7 +95,7 @@ class _File(logging.StreamHandler[TextIO]):
 
     def __init__(self, path: str) -> None:
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
         except OSError as error:
             why = error.strerror or "it cannot be opened"
             raise UsageError(f"cannot write the log {path}", why, f"correct {VARIABLE}, or unset it") from None

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from lxdocker import log
+
 _TERM_SECONDS = 5
 _LOOK_SECONDS = 0.1
 
@@ -29,6 +31,7 @@ def run(
     """Runs a program to its end, with ``given`` on its stdin. If that takes longer than so many ``seconds``, or is
     ``cancelled``, it is ended. Raises OSError, subprocess.TimeoutExpired or StoppedError.
     """
+    log.command(argv)
     pipe, deadline = subprocess.PIPE, time.monotonic() + seconds
     with subprocess.Popen(
         argv, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True

@@ -89,9 +89,12 @@ class Console:
         """Commands that are printed get options by ``again``, from now on."""
         self._again = again
 
-    def print(self, text: str = "", colour: int = 0) -> None:
-        """A line of the result. ``colour``: of its first word, on a terminal."""
-        self._write(_marked(printable(self._with_options(text)), colour if has_colours(self._out) else 0))
+    def print(self, text: str = "", colour: int = 0, *, whole: bool = False) -> None:
+        """A line of the result. ``colour``: of its first word, on a terminal; ``whole``: its commands have all options
+        that they need.
+        """
+        text = text if whole else self._with_options(text)
+        self._write(_marked(printable(text), colour if has_colours(self._out) else 0))
 
     def _with_options(self, text: str) -> str:
         return self._again(text) if self._again else text

@@ -120,7 +120,7 @@ def remote_add(
         console.note(f"  for {', '.join(seen.certificate.names[:8])}, valid until {seen.certificate.ends:%Y-%m-%d}")
         if yes:
             return True
-        if not sys.stdin.isatty():
+        if not _has_terminal():
             raise UsageError(
                 "cannot ask for confirmation",
                 "stdin is not a terminal",
@@ -130,9 +130,9 @@ def remote_add(
 
     def may_register() -> bool:
         # --fingerprint or --yes counts as consent.
-        if yes or (expected and not sys.stdin.isatty()):
+        if yes or (expected and not _has_terminal()):
             return True
-        if not sys.stdin.isatty():
+        if not _has_terminal():
             raise UsageError(
                 "cannot ask for confirmation", "stdin is not a terminal", "pass --yes to create the image registry"
             )
@@ -161,9 +161,14 @@ def remote_add(
 
 def _password(user: str) -> str:
     """Prompts on a terminal; otherwise reads a line of stdin."""
-    if sys.stdin.isatty():
+    if _has_terminal():
         return str(typer.prompt(f"Password of {user}", hide_input=True, err=True))
-    return sys.stdin.readline().rstrip("\n")
+    return sys.stdin.readline().rstrip("\n") if sys.stdin else ""
+
+
+def _has_terminal() -> bool:
+    """Whether there may be a person to ask."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 @app.command()

@@ -196,7 +196,8 @@ def status(
     from lxdocker.config.spec import read_specs
     from lxdocker.sync.context import open_context
     from lxdocker.sync.run import make_plan
-    from lxdocker.sync.state import exit_status
+    from lxdocker.sync.state import exit_status, with_failed
+    from lxdocker.tree import last_sync
 
     console = ctx.obj.console
     try:
@@ -210,7 +211,10 @@ def status(
             holdings, actions, removals = make_plan(
                 context, chosen, found.broken, whole=whole, force=False, progress=progress
             )
-            images = context.survey(holdings).planned(actions, removals, found.broken)
+            last = last_sync.read(settings.tree, context.folder.id)
+            images = with_failed(
+                context.survey(holdings).planned(actions, removals, found.broken), last.failed if last else ()
+            )
     except LxdockerError as error:
         if not check or json:
             raise

@@ -285,6 +285,8 @@ def print_followed(console: Console, result: Followed, *, json: bool) -> None:
         for image in listed:
             console.print(f"{verb:9} {image.name} {image.key}  {image.fingerprint.short}")
     _print_failures(console, result.failed)
+    if console.is_quiet and not (result.imported or result.updated or result.left_now or result.failed):
+        return
     counts = [("imported", len(result.imported)), ("updated", len(result.updated)), ("unchanged", result.unchanged)]
     counts += [("no longer on the server", len(result.left)), ("failed", len(result.failed))]
     _print_counts(console, "image", counts, result.size)

@@ -90,10 +90,10 @@ def init(
     _say(console, f"next     lxdocker add nginx && lxdocker sync && lxc launch {at}nginx {at}web")
 
 
-def _say(console: Console, text: str) -> None:
+def _say(console: Console, text: str, *, whole: bool = False) -> None:
     """What has not changed, which the quiet don't want to know."""
     if not console.is_quiet:
-        console.print(text)
+        console.print(text, whole=whole)
 
 
 def _names_specs(config: Path | None) -> bool:
@@ -136,7 +136,7 @@ def _offer_timer(console: Console, settings: Settings, wants: Wants, config: Pat
         user = "root" if os.geteuid() == 0 else None
         where = "in /etc/cron.d/lxdocker" if user else "by 'crontab -e'"
         _say(console, f"timer    for an hourly sync, add this line {where}:")
-        _say(console, f"         {units.cron_line(program, user, config)}")
+        _say(console, f"         {units.cron_line(program, user, config)}", whole=True)
         return
     if timer := units.timer():
         _say(console, f"exists   timer {timer}")

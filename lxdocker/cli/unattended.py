@@ -34,7 +34,7 @@ def units(
     files = found.files(program, settings)
     if not install:
         for file in files:
-            console.print(f"# {file.path}\n{file.text}")
+            console.print(f"# {file.path}\n{file.text}", whole=True)
         return
     found.check_program(program)
     if obstacle := found.serve_obstacle(program):

@@ -266,7 +266,6 @@ class _Git:
         # Public keys need no agent, which may not be installed, and would run on.
         argv = ["gpg", "--batch", "--quiet", "--no-autostart", "--homedir", home, "--import"]
         what = "cannot read the keys of signers"
-        log.command(argv)
         try:
             done = program.run(argv, environment=os.environ, seconds=60, cancelled=self._cancelled, given=keys)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -285,7 +284,6 @@ class _Git:
         more: Mapping[str, str] | None = None,
     ) -> str:
         argv = ["git", *([f"--git-dir={self._folder}"] if inside else []), *arguments]
-        log.command(argv)
         # The URL, which may hold a login, is in no argument.
         wanted = {
             "core.hooksPath": "/dev/null",

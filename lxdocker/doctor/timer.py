@@ -21,6 +21,8 @@ CRON = Path("/etc/cron.d/lxdocker")
 HOUR = 3600.0
 _WORDS = {"minutely": 60.0, "hourly": HOUR, "daily": 24 * HOUR, "weekly": 168 * HOUR, "monthly": 744 * HOUR}
 _COMMAND_SECONDS = 5
+# A line of crontab(5) that syncs, and neither one that sets a variable nor one that does something else.
+_JOB = re.compile(r"\s*(?:@\w+|[\w*/,-]+(?:\s+[\w*/,-]+){4})\s.*\blxdocker\b.*\bsync\b")
 
 
 def timer(subject: Subject) -> Iterator[Finding]:
@@ -78,7 +80,7 @@ def _interval() -> float | None:
             return _of_calendar(calendars[-1].strip()) if calendars else HOUR
     except OSError:
         pass
-    jobs = [line for line in (*_cron_file(), *_crontab()) if "lxdocker" in line and not line.lstrip().startswith("#")]
+    jobs = [line for line in (*_cron_file(), *_crontab()) if _JOB.match(line)]
     return of_cron(jobs[0]) if jobs else None
 
 
@@ -123,9 +125,10 @@ def of_cron(line: str) -> float:
     minute, hour, day, month, weekday = fields[:5]
     if (day, month, weekday) != ("*", "*", "*"):
         return (168 if (day, month) == ("*", "*") else 744) * HOUR
-    if hour == "*":
-        return _step(minute, 60) * 60.0
-    return _step(hour, 24) * HOUR
+    try:
+        return _step(minute, 60) * 60.0 if hour == "*" else _step(hour, 24) * HOUR
+    except (ValueError, IndexError):  # cron takes more than that
+        return 24 * HOUR
 
 
 def _step(field: str, whole: int) -> int:

@@ -53,6 +53,7 @@ class Followed:
     unchanged: int = 0
     removed: list[Fingerprint] = field(default_factory=list)  # replaced by others
     left: list[Imported] = field(default_factory=list)  # here, and no longer on the server
+    left_now: int = 0  # how many of them were still there at the last run
     failed: list[Failure] = field(default_factory=list)
     size: int = 0  # bytes fetched
 
@@ -380,10 +381,10 @@ class _Importing:
             told = set(file.read_text().split()) if file.exists() else set()
             for imported in self._done.left:
                 if imported.image.fingerprint.value not in told:
-                    self._say(
-                        f"{imported.origin.name}: no longer at {self._server.url} for {self._arch.value}; the image"
-                        f" here stays until: {self._client('image delete')} {imported.image.fingerprint.short}"
-                    )
+                    self._done.left_now += 1
+                    by_hand = f"{self._client('image delete')} {imported.image.fingerprint.short}"
+                    where = f"{self._server.url} for {self._arch.value}"
+                    self._say(f"warning: {imported.origin.name}: no longer at {where}; it stays here until: {by_hand}")
             left_now = {imported.image.fingerprint.value for imported in self._done.left}
             if left_now != told:
                 file.write_text("".join(f"{fingerprint}\n" for fingerprint in sorted(left_now)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import re
@@ -364,6 +365,10 @@ def _escaped(character: str) -> str:
 
 
 def log_to_stderr(line: str) -> None:
-    """One write for each line, so that those of several threads do not mix."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """One write for each line, so that those of several threads do not mix. A log that can't be written loses the line,
+    not the answer that it is about.
+    """
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()

@@ -164,7 +164,7 @@ def _open_workshop(
         except LxdockerError as error:
             if image is None or isinstance(error, Cancelled):
                 return error
-            say(f"rebuilding the builder image failed; continuing with the old one ({error})")
+            say(f"warning: rebuilding the builder image failed; continuing with the old one ({error})")
     assert image is not None  # noqa: S101 - for the type checker: there was one or there is now
     workshop = Workshop(context.lxd, placed, image.fingerprint, keep=options.keep_builder)
     cleanup.callback(tidy, workshop.close, say)

@@ -126,6 +126,16 @@ def exit_status(states: Collection[ImageState]) -> int:
     return next((status for status, which in _CHECKED if found.intersection(which)), 0)
 
 
+def with_failed(states: Sequence[ImageState], failed: Collection[str]) -> list[ImageState]:
+    """Before a sync: an image that the last one ``failed`` at, and that is still to be made, has not only to wait."""
+    return [
+        replace(image, state=State.FAILED, reason=f"the last sync failed at it: {image.reason}")
+        if image.state is State.PENDING and str(image.name) in failed
+        else image
+        for image in states
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What states are made from. ``building``: names of images that another sync is at work on."""

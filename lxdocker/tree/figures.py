@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -71,8 +72,11 @@ class Figures:
 def write_textfile(root: Path, path: Path) -> None:
     """Replaces the file at ``path`` with the figures in Prometheus' text format, for everybody to read. Raises OSError.
 
-    A link at ``path`` is replaced, not followed. Its folder may belong to the collector's user, unlike the tree's.
+    A link at ``path`` is replaced, not followed, and a device never. Its folder may belong to the collector's user,
+    unlike the tree's.
     """
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        raise OSError(errno.EINVAL, "not a regular file")
     lines = []
     for figure in Figures(root).read():
         labels = ",".join(f'{name}="{value}"' for name, value in figure.labels.items())

@@ -223,7 +223,7 @@ def test_a_build_that_fails(world: World) -> None:
     assert (image["state"], image["action"], image["outcome"]) == ("failed", "build", "failed")
     assert image["error"]["exit"] == 1
     assert world.states("list") == {"web": "failed"}
-    assert world.states("status") == {"web": "pending"}  # the next sync tries again
+    assert world.states("status") == {"web": "failed"}  # although the next sync tries again
 
 
 # ---- the other documents

@@ -131,13 +131,13 @@ def test_the_table_of_status_fits(tmp_path: Path, columns: int, rows: int, count
     assert len({row[0] for row in images}) == count
     # image-0 failed; image-1 has no spec any more.
     states = {row[0]: row[1] for row in images}
-    assert (states["image-0"], states["image-1"]) == ("pending", "orphan")
+    assert (states["image-0"], states["image-1"]) == ("failed", "orphan")
     assert {state for name, state in states.items() if name not in ("image-0", "image-1")} == {"current"}
     places = {line.index(row[1]) for line, row in zip(table[1:], images, strict=False)}
     assert places == {table[0].index("STATE")}
     assert ("FINGERPRINT" in table[0]) == (columns > 80)
     assert b"\x1b[32mcurrent" in shown.raw
-    assert b"\x1b[33mpending" in shown.raw
+    assert b"\x1b[33morphan" in shown.raw
 
 
 WOULD = ["would remove image-1: no spec names it", "would drop cached layers that no image needs"]

@@ -739,6 +739,21 @@ def test_a_sync_that_failed(subject: Subject, cron: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("PATH=/opt/lxdocker/bin:/bin\nMAILTO=lxdocker@example.org\n17 * * * * root lxdocker sync -q\n", 1),
+        ("# 17 * * * * root lxdocker sync\n@daily root LXDOCKER_CONFIG=/c /opt/lxdocker sync --config /c -q\n", 24),
+        ("17 mon * * * root lxdocker sync\n", 24),
+        ("17 * * * * root lxdocker mirror --import -q lxdocker:\n", None),
+        ("MAILTO=lxdocker sync\n", None),
+    ],
+)
+def test_jobs_of_cron(cron: Path, text: str, expected: float | None) -> None:
+    cron.write_text(text)
+    assert timer._interval() == (expected and expected * 3600)
+
+
+@pytest.mark.parametrize(
     ("line", "hours"),
     [
         ("17 * * * * x", 1),

@@ -82,7 +82,7 @@ def test_an_old_one_is_used_where_it_can_t_be_made_again(here: Place, monkeypatc
     assert len(tries) == 1
     assert here.said[0].startswith("building the builder image: it is 1000 days old")
     assert here.said[1] == (
-        "rebuilding the builder image failed; continuing with the old one (making it failed: no network)"
+        "warning: rebuilding the builder image failed; continuing with the old one (making it failed: no network)"
     )
 
 
