@@ -378,7 +378,7 @@ def test_an_image_that_left_the_server_stays(shop: Shop, pinned: Sequence[str], 
     with shop.change():
         shop.tree.withdraw(shop.versions("web"))
     said = host.run("mirror", "--import", *pinned)
-    assert f"stays until: {host.client} image delete {web[:12]}" in said.err
+    assert f"stays here until: {host.client} image delete {web[:12]}" in said.err
     assert said.out == "1 image unchanged, 1 no longer on the server\n"
     again = host.run("mirror", "--import", *pinned)
     assert (again.out, again.err) == (said.out, "")

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -55,6 +56,21 @@ def test_units_are_printed_for_this_program_and_its_settings(
     assert "AmbientCapabilities=CAP_NET_BIND_SERVICE\n" in done.stdout
     # The services' folders, also where root does not run this.
     assert "ReadWritePaths" not in done.stdout
+
+
+def test_printed_units_and_cron_lines_are_whole(
+    place: Path, lxdocker: Program, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options of the command that prints them are not repeated: a relative path means another file there."""
+    (place / "c.yaml").write_text("jobs: 2\n")
+    monkeypatch.chdir(place)
+    printed = lxdocker("units", "--config", "c.yaml").stdout
+    assert f"ExecStart={program} sync -q\n" in printed
+    assert "--config" not in printed
+    monkeypatch.setattr(units, "has_systemd", lambda: False)
+    said = lxdocker("init", "--auto", "--config", "c.yaml").stdout
+    (line,) = [line for line in said.splitlines() if "sync" in line and "* * * *" in line]
+    assert line.endswith(f"LXDOCKER_CONFIG={place}/c.yaml {program} sync -q")
 
 
 def test_units_are_installed_but_not_enabled(lxdocker: Program, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +259,34 @@ def test_specs_of_a_repository_that_cannot_be_fetched_are_a_failure(
     (place / "away").rename(origin)
     assert lxdocker("sync").returncode == 0
     assert lxdocker("status", "--check").returncode == 0
+
+
+def test_a_metrics_file_replaces_no_device(
+    place: Path, lxd: ImageDaemon, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(place / "pipe")
+    (place / "link").symlink_to("/dev/null")
+    for path in (place / "pipe", place / "link", place):
+        monkeypatch.setenv("LXDOCKER_METRICS_FILE", str(path))
+        done = lxdocker("sync")
+        assert f"warning: cannot write the metrics file {path}: not a regular file" in done.stderr
+    assert (place / "pipe").is_fifo()
+    assert (place / "link").is_symlink()
+
+
+def test_a_log_that_is_a_pipe_without_a_reader_is_refused(
+    place: Path, lxdocker: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(place / "pipe")
+    monkeypatch.setenv("LXDOCKER_LOG", str(place / "pipe"))
+    done = lxdocker("validate")
+    assert (done.returncode, f"cannot write the log {place / 'pipe'}" in done.stderr) == (2, True)
+
+
+def test_without_stdin_there_is_nobody_to_ask(lxdocker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    done = lxdocker("mirror", "https://ann@127.0.0.1:1", "copy")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: no password for ann")
 
 
 def test_a_run_that_fails_as_a_whole_is_a_failure(
