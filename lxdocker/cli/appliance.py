@@ -55,7 +55,7 @@ ServerOption = Annotated[
 ]
 PackageOption = Annotated[
     Path | None,
-    typer.Option("--package", metavar="FILE", help="The .deb or .whl of lxdocker to install [this very lxdocker]."),
+    typer.Option("--package", metavar="FILE", help="The .deb or .whl of lxdocker to install [this lxdocker]."),
 ]
 PackagesOption = Annotated[
     Path | None,
@@ -88,16 +88,16 @@ def create(
     ] = None,
     signed_by: Annotated[
         Path | None,
-        typer.Option("--signed-by", metavar="FILE", help="Public keys (OpenPGP, or ssh's) that sign its commits."),
+        typer.Option("--signed-by", metavar="FILE", help="Public keys (OpenPGP, or ssh's) that may sign its commits."),
     ] = None,
     settings_file: Annotated[
         Path | None,
-        typer.Option("--settings", metavar="FILE", help="Configuration file that the appliance starts with."),
+        typer.Option("--settings", metavar="FILE", help="Initial configuration file of the appliance."),
     ] = None,
     socket: Annotated[
         bool,
         typer.Option(
-            "--socket", help="Reach LXD by its unix socket, which makes the appliance root on this host [HTTPS]."
+            "--socket", help="Reach LXD through its unix socket, which makes the appliance root on this host [HTTPS]."
         ),
     ] = False,
     listen: Annotated[
@@ -167,9 +167,9 @@ def upgrade(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Replace the container by a new one, with this lxdocker and a current base image.
+    """Replace the container with a new one, with this lxdocker and a current base image.
 
-    Images, keys, specs and settings stay. If the new one is not healthy, the one before comes back.
+    Images, keys, specs and settings stay. If the new container is not healthy, the old one is restored.
     """
     from lxdocker.appliance import build, host, wish
     from lxdocker.appliance import upgrade as upgrading
@@ -209,11 +209,11 @@ def status(
 def logs(
     ctx: typer.Context,
     name: NameOption = "lxdocker",
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=10000, metavar="N", help="How many lines.")] = 100,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=10000, metavar="N", help="Number of lines.")] = 100,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Show what sync and serve have said last in an appliance."""
+    """Show the latest output of sync and serve in an appliance."""
     from lxdocker.appliance import look, wish
 
     with _working(ctx.obj.console, f"asking {name}") as (lxd, _):
@@ -224,14 +224,14 @@ def logs(
 @appliance_app.command("edit")
 def edit(
     ctx: typer.Context,
-    files: Annotated[list[str] | None, typer.Argument(metavar="[SPEC]...", help="Specs, new ones too [all].")] = None,
+    files: Annotated[list[str] | None, typer.Argument(metavar="[SPEC]...", help="Specs, also new ones [all].")] = None,
     name: NameOption = "lxdocker",
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
     """Edit an appliance's specs with your editor ($VISUAL, $EDITOR).
 
-    They are checked before they go back; the next sync uses them.
+    Specs are checked before they are written back; the next sync uses them.
     """
     from lxdocker.appliance import edit as editing
     from lxdocker.appliance import wish
@@ -263,7 +263,7 @@ def delete(
 ) -> None:
     """Delete an appliance's container and revoke its certificate.
 
-    Its volumes and its images stay for the next one of that name.
+    Its volumes and images stay for the next appliance of that name.
     """
     from lxdocker.appliance import delete as deleting
     from lxdocker.appliance import wish

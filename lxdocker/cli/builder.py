@@ -129,7 +129,7 @@ def builder_input(
 ) -> None:
     """Print a builder's input, to repeat a build by hand.
 
-    It is a tar with scripts, files and logins; the log of a sync (-v) shows how it is used.
+    The input is a tar archive with scripts, files and logins; the log of a sync (-v) shows how to use it.
     """
     if metadata and changes:
         raise UsageError("--metadata and --changes exclude each other", "each is an output of its own", "leave one out")

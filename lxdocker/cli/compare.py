@@ -50,10 +50,10 @@ def diff(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Show what differs between two versions of an image.
+    """Show the differences between two versions of an image.
 
-    Compares configuration, packages and files of versions in the published tree. With registry in place of a version,
-    compares the configuration of the image that the spec names now; nothing is built.
+    Compares configuration, packages and files of versions in the published tree. With registry instead of a version,
+    compares the configuration of the spec's current image; nothing is built.
     """
     settings = effective_settings(
         ctx, config, specs=specs, tree=tree, insecure_registries=insecure_registry, lxd=remote

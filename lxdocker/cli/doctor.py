@@ -46,14 +46,14 @@ STATUS_SECONDS = 60
 @app.command()
 def doctor(
     ctx: typer.Context,
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Make only safe repairs.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --fix: only print it, as the commands that do the same.")
     ] = False,
     bundle: Annotated[
         Path | None,
         typer.Option(
-            "--bundle", metavar="FILE", help="Also write what a bug report needs, without secrets: a .tar.xz or a .zip."
+            "--bundle", metavar="FILE", help="Also write the data for a bug report, without secrets: a .tar.xz or .zip."
         ),
     ] = None,
     config: ConfigOption = None,
@@ -66,10 +66,10 @@ def doctor(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Look for what goes wrong in practice: LXD, networks, registries, tree, certificate, timer.
+    """Check for common problems: LXD, networks, registries, tree, certificate, timer.
 
-    Each finding has its way out. The exit status is 1 if there is an error among them. Changes nothing without --fix,
-    except that it starts a builder for a moment.
+    Each finding says what to do. The exit status is 1 if any finding is an error. Changes nothing without --fix,
+    except that it briefly starts a builder.
     """
     if dry_run and not fix:
         raise UsageError("--dry-run needs --fix", "without it, nothing is changed", "add --fix")

@@ -100,7 +100,7 @@ def remote_add(
         str | None,
         typer.Option("--fingerprint", metavar="HEX", help="Expected SHA-256 fingerprint of its certificate."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Trust any certificate it shows.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Trust any certificate that the server shows.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,

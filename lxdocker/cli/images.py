@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def sync(
     ctx: typer.Context,
     names: NamesArgument = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done without doing it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the planned changes without making them.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Rebuild images that are up to date.")] = False,
     keep_builder: Annotated[
         bool,
@@ -74,7 +74,7 @@ def sync(
 ) -> None:
     """Build and update images from specs.
 
-    Asks the registry for each image, builds those that changed, imports them into LXD and publishes them.
+    Asks the registry for each image, builds changed images, imports them into LXD and publishes them.
     """
     settings = effective_settings(
         ctx,
@@ -188,7 +188,7 @@ def status(
 ) -> None:
     """List the images, and whether each is up to date.
 
-    Shows the source, digest, fingerprint and build time of each, and what the next sync would do and why.
+    Shows each image's source, digest, fingerprint and build time, and the next sync's action and its reason.
     """
     from lxdocker.cli import report
     from lxdocker.config import repository

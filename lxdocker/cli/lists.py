@@ -54,7 +54,7 @@ def list_images(
 ) -> None:
     """List the images in LXD and in the published tree.
 
-    Shows the state that the last sync left them in. Unlike status, it asks no registry.
+    Shows the state after the last sync. Unlike status, it asks no registry.
     """
     settings = effective_settings(ctx, config, specs=specs, tree=tree, project=project, lxd=remote)
     from lxdocker.cli import documents
@@ -115,7 +115,7 @@ def show_log(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Show what changed when, the newest first.
+    """Show the history of changes, newest first.
 
     Reads LXD's image store and the published tree: images built or imported, and versions published, withdrawn or
     withheld. Deleted versions are not shown.
@@ -166,9 +166,9 @@ def publish_list(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """List the versions in the published tree, the newest first.
+    """List the versions in the published tree, newest first.
 
-    A rollback can go back to those that are listed or in their grace period (see grace_hours).
+    A rollback can return to versions that are listed or in their grace period (see grace_hours).
     """
     settings = effective_settings(ctx, config, tree=tree)
     from lxdocker.cli import documents
@@ -218,9 +218,9 @@ def show_config(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Show each setting in force, and where it comes from.
+    """Show each setting in effect and its origin.
 
-    That is an option, a variable, a line of the configuration file or the default. Logins in URLs are hidden.
+    The origin is an option, a variable, a line of the configuration file or the default. Logins in URLs are hidden.
     """
     from lxdocker.cli import documents
     from lxdocker.config.settings import explain

@@ -40,7 +40,9 @@ def inspect(
     ctx: typer.Context,
     image: Annotated[
         str,
-        typer.Argument(metavar="IMAGE|NAME", help="An image, or a spec, whose changes then apply; specs come first."),
+        typer.Argument(
+            metavar="IMAGE|NAME", help="An image, or a spec (shown with its changes); specs take precedence."
+        ),
     ],
     config: ConfigOption = None,
     specs: SpecsOption = None,
@@ -49,10 +51,10 @@ def inspect(
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Show what an image is and needs, before anything is built.
+    """Show an image's properties and requirements before a build.
 
     Asks its registry for the manifest and the configuration, never for a layer: command, user, environment, ports,
-    volumes, health check, sizes, architectures, labels. Warns of what is different under LXD, and says what to do.
+    volumes, health check, sizes, architectures, labels. Warns of differences under LXD, and says what to do.
     """
     settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry)
     from lxdocker.cli import describe, documents
@@ -101,8 +103,8 @@ def new(
 ) -> None:
     """Write a spec for an image, a docker run command or a service of a compose file.
 
-    Asks the registry, shows what the image expects, and prints the lxc commands for all that a spec can't hold. An
-    existing spec is never overwritten. The exit status is 1 if something essential has no equal.
+    Asks the registry, shows the image's requirements, and prints lxc commands for options that a spec does not
+    support. An existing spec is never overwritten. The exit status is 1 if something essential is lost.
     """
     settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry)
     from lxdocker.values import ImageName
@@ -118,7 +120,7 @@ def new(
 @app.command()
 def add(
     ctx: typer.Context,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, or the address of its page at a registry.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, or the URL of its page at a registry.")],
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of the new image [the image's].")] = None,
     dry_run: Annotated[bool, _DRY_RUN] = False,
     config: ConfigOption = None,
@@ -130,7 +132,7 @@ def add(
 ) -> None:
     """Write a spec for an image, as new does, named after the image.
 
-    Shows what the image expects (ports, volumes, variables, user, health check) and the commands that launch it. An
+    Shows the image's ports, volumes, variables, user and health check, and the commands that launch it. An
     existing spec is never overwritten.
     """
     settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry)
@@ -163,8 +165,8 @@ def convert(
 ) -> None:
     """Turn a docker run command or a compose file into specs and lxc commands.
 
-    Nothing is run, and no registry is asked. Lists each flag or key that LXD has no equal of; the exit status is 1 if
-    one of them is essential: if without it the application may fail, lose data, or be reached in another way.
+    Runs no command and asks no registry. Lists each flag or key without a counterpart in LXD. The exit status is
+    1 if one of them is essential: without it, the application may fail, lose data, or be reached in another way.
     """
     settings = effective_settings(ctx, config, specs=specs)
     from lxdocker.cli import brought, describe, documents

@@ -20,7 +20,7 @@ def completion(
 ) -> None:
     """Print a script for completion in a shell.
 
-    For bash: eval "$(lxdocker completion bash)" in ~/.bashrc. The script for each shell begins with how to use it.
+    For bash: eval "$(lxdocker completion bash)" in ~/.bashrc. Each script begins with instructions.
     """
     if shell not in completing.SHELLS:
         raise UsageError(f"no completion for {shell}", "", f"available: {', '.join(completing.SHELLS)}")

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 @app.command()
 def init(
     ctx: typer.Context,
-    auto: Annotated[bool, typer.Option("--auto", help="Ask nothing: make all but the timer.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to everything, the timer included.")] = False,
+    auto: Annotated[bool, typer.Option("--auto", help="Ask nothing: create everything except the timer.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Answer yes to every question, including the timer.")
+    ] = False,
     config: ConfigOption = None,
     remote: RemoteOption = None,
     quiet: QuietOption = False,
@@ -41,7 +43,7 @@ def init(
 ) -> None:
     """Set up this host: check LXD, make the folder of specs and the configuration file.
 
-    Also offers an hourly sync. Can be run again: it overwrites nothing, and says what is there already. Root's files
+    Also offers an hourly sync. Can be run again: it overwrites nothing, and names existing files. Root's files
     are in /etc/lxdocker, those of other users in ~/.config/lxdocker.
     """
     from lxdocker.config import specfile

@@ -41,7 +41,7 @@ def trust(
 ) -> None:
     """Trust the LXD of another host, and have it trust this lxdocker, for --remote.
 
-    On that host, 'lxc config trust add --name NAME' prints a token; with --restricted --projects NAME it is good
+    On that host, 'lxc config trust add --name NAME' prints a token; with --restricted --projects NAME, it is valid
     for these projects only.
     """
     settings = effective_settings(ctx, config)

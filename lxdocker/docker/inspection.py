@@ -228,7 +228,7 @@ def _about_variables(expects: Expectations) -> Iterator[Caution]:
         yield Caution(
             "variables",
             f"it needs values for {', '.join(expects.variables)}",
-            "lxc config set NAME environment.VARIABLE=VALUE; what is no secret can be in the spec's environment",
+            "lxc config set NAME environment.VARIABLE=VALUE; non-secret values can go into the spec's environment",
         )
 
 
