@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.lxd.rig import World
 from tests.runtime.boxes import Box
 from tests.runtime.test_environment import prelaunch
+from tests.terminal import terminal
 
 pytestmark = pytest.mark.any_lxd  # what goes on inside an instance
 Launch = Callable[..., Box]
@@ -80,11 +82,10 @@ def test_the_user_can_open_the_terminal_by_its_name(launch: Launch, boxes: World
     one = launch("user").ready()
     command = ["lxc", "--project", boxes.project, "exec", "-t", one.name, "--", "/lxd-exec", "sh", "-c"]
     for name in ("/dev/stdout", "/dev/stderr", "$(tty)"):
-        words = [*command, f"id -u; echo by name >{name}"]
-        done = subprocess.run(
-            ["script", "-qec", shlex.join(words), "/dev/null"], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.splitlines()[:2] == ["1000", "by name"]
+        script = f"id -u; echo by name >{name}"
+        with terminal([*command, script], 80, 24, cwd=Path("/"), environment=dict(os.environ)) as shown:
+            assert shown.end() == 0
+        assert shown.everything.splitlines()[:2] == ["1000", "by name"]
 
 
 def test_it_is_for_root(launch: Launch, boxes: World) -> None:
