@@ -83,12 +83,6 @@ def fetched(
         yield found
 
 
-def fetch(settings: Settings) -> Fetched:
-    """As fetched(), for those who need them no longer than that."""
-    with fetched(settings) as found:
-        return found
-
-
 def is_source(settings: Settings) -> bool:
     """Whether the specs are those of a repository: one is set, and no other folder named."""
     return settings.specs_repository is not None and settings.specs == checkout(os.environ)
@@ -245,22 +239,30 @@ class _Git:
             signers = Signers.parse(path.read_bytes(), str(path))
         except OSError as error:
             raise UsageError(f"cannot read {path}", in_words(error), "correct the setting specs_signers") from error
-        what = f"verifying commit {commit[:12]}"
-        with tempfile.TemporaryDirectory(prefix="lxdocker-keys.") as home:
-            if signers.kind == "openpgp":
-                self._gpg(home, signers.content)
-                config, more = {"gpg.format": "openpgp", "gpg.minTrustLevel": "undefined"}, {"GNUPGHOME": home}
-            else:
-                (Path(home) / "signers").write_bytes(signers.content)
-                config, more = {"gpg.format": "ssh", "gpg.ssh.allowedSignersFile": f"{home}/signers"}, {}
-            try:
-                self._run(["verify-commit", commit], what, config=config, more=more)
-            except LxdockerError as error:
-                raise LxdockerError(
-                    f"commit {commit[:12]} is not signed by a known key",
-                    error.details or "it has no signature",
-                    f"sign it with a key in {path}, or add the key there",
-                ) from error
+        try:
+            with tempfile.TemporaryDirectory(prefix="lxdocker-keys.") as home:
+                self._verify(commit, signers, home)
+        except OSError as error:
+            do = "make room in the folder for temporary files"
+            raise LxdockerError(f"cannot verify commit {commit[:12]}", in_words(error), do) from error
+
+    def _verify(self, commit: str, signers: Signers, home: str) -> None:
+        if signers.kind == "openpgp":
+            self._gpg(home, signers.content)
+            config, more = {"gpg.format": "openpgp", "gpg.minTrustLevel": "undefined"}, {"GNUPGHOME": home}
+        else:
+            (Path(home) / "signers").write_bytes(signers.content)
+            config, more = {"gpg.format": "ssh", "gpg.ssh.allowedSignersFile": f"{home}/signers"}, {}
+        try:
+            self._run(["verify-commit", commit], f"verifying commit {commit[:12]}", config=config, more=more)
+        except UsageError:  # it could not even be looked at
+            raise
+        except LxdockerError as error:
+            raise LxdockerError(
+                f"commit {commit[:12]} is not signed by a known key",
+                error.details or "it has no signature",
+                f"sign it with a key in {self._signers}, or add the key there",
+            ) from error
 
     def _gpg(self, home: str, keys: bytes) -> None:
         # Public keys need no agent, which may not be installed, and would run on.

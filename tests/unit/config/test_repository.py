@@ -58,18 +58,23 @@ def settings(tmp_path: Path, origin: Origin) -> Settings:
     return Settings(specs=specs, tree=tmp_path / "tree", specs_repository=f"file://{origin.folder}")
 
 
+def fetch(settings: Settings) -> repository.Fetched:
+    with repository.fetched(settings) as found:
+        return found
+
+
 def names(settings: Settings) -> list[str]:
     return sorted(path.name for path in settings.specs.glob("*.yaml"))
 
 
 def test_each_commit_takes_the_place_of_the_one_before(origin: Origin, settings: Settings) -> None:
     first = origin.commit(web="image: web:1\n")
-    assert repository.fetch(settings) == repository.Fetched(first, changed=True, problem=None)
+    assert fetch(settings) == repository.Fetched(first, changed=True, problem=None)
     assert names(settings) == ["web.yaml"]
-    assert repository.fetch(settings) == repository.Fetched(first, changed=False, problem=None)
+    assert fetch(settings) == repository.Fetched(first, changed=False, problem=None)
     (origin.folder / "web.yaml").unlink()
     second = origin.commit(db="image: db:1\n")
-    assert repository.fetch(settings).commit == second
+    assert fetch(settings).commit == second
     assert names(settings) == ["db.yaml"]
     assert sorted(path.name for path in settings.specs.parent.iterdir()) == ["commit", "current", "repository"]
 
@@ -77,11 +82,11 @@ def test_each_commit_takes_the_place_of_the_one_before(origin: Origin, settings:
 def test_its_folder_images_d_comes_first(origin: Origin, settings: Settings) -> None:
     origin.commit(ci="jobs: []\n", images__d="not this one\n")
     with pytest.raises(LxdockerError, match="invalid"):
-        repository.fetch(settings)
+        fetch(settings)
     (origin.folder / "images.d").mkdir()
     (origin.folder / "images.d/web.yaml").write_text("image: web:1\n")
     origin.commit()
-    repository.fetch(settings)
+    fetch(settings)
     assert names(settings) == ["web.yaml"]
 
 
@@ -91,21 +96,21 @@ def test_a_branch(origin: Origin, settings: Settings) -> None:
     stable = origin.commit(db="image: db:1\n")
     origin.git("switch", "--quiet", "main")
     origin.commit(more="image: more:1\n")
-    assert repository.fetch(replace(settings, specs_branch="stable")).commit == stable
+    assert fetch(replace(settings, specs_branch="stable")).commit == stable
 
 
 def test_invalid_specs_and_an_unreachable_repository_leave_the_last_good_ones(
     origin: Origin, settings: Settings
 ) -> None:
     good = origin.commit(web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
     origin.commit(db="imag: db:1\n")
-    found = repository.fetch(settings)
+    found = fetch(settings)
     assert (found.commit, found.changed) == (good, False)
     assert "db.yaml" in str(found.problem)
     assert names(settings) == ["web.yaml"]
     origin.folder.rename(origin.folder.with_name("away"))
-    found = repository.fetch(settings)
+    found = fetch(settings)
     assert found.commit == good
     assert "fetching specs from file://" in str(found.problem)
     assert (settings.specs / "web.yaml").read_text() == "image: web:1\n"
@@ -116,7 +121,7 @@ def test_invalid_specs_and_an_unreachable_repository_leave_the_last_good_ones(
 )
 def test_a_killed_run_is_mended(origin: Origin, settings: Settings, left: str) -> None:
     commit = origin.commit(web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
     folder = settings.specs.parent
     if left == "between":
         (folder / "current").rename(folder / "before")
@@ -142,7 +147,7 @@ def test_a_killed_run_is_mended(origin: Origin, settings: Settings, left: str) -
         (folder / "commit").rename(folder / "next.commit")
         (folder / "commit").write_text("0000\n")
         (folder / "before").mkdir()
-    found = repository.fetch(settings)
+    found = fetch(settings)
     assert (found.commit, found.problem) == (commit, None)
     assert names(settings) == ["web.yaml"]
     assert sorted(path.name for path in folder.iterdir()) == ["commit", "current", "repository"]
@@ -155,7 +160,7 @@ def test_links_in_a_repository(origin: Origin, settings: Settings, tmp_path: Pat
     (origin.folder / "images.d").symlink_to("prod")
     origin.git("add", ".")
     good = origin.commit()
-    assert repository.fetch(settings).commit == good
+    assert fetch(settings).commit == good
     assert names(settings) == ["also.yaml", "web.yaml"]
     assert (settings.specs / "also.yaml").read_text() == "image: web:1\n"
     assert not (settings.specs / "also.yaml").is_symlink()
@@ -165,39 +170,39 @@ def test_links_in_a_repository(origin: Origin, settings: Settings, tmp_path: Pat
         (origin.folder / "prod/out.yaml").symlink_to(target)
         origin.git("add", ".")
         origin.commit()
-        problem = repository.fetch(settings).problem
+        problem = fetch(settings).problem
         assert "out.yaml: it is a link, and not to a file of the repository" in str(problem)
         (origin.folder / "prod/out.yaml").unlink()
     (origin.folder / "images.d").unlink()
     (origin.folder / "images.d").symlink_to(tmp_path)
     origin.git("add", "--all", ".")
     origin.commit()
-    found = repository.fetch(settings)
+    found = fetch(settings)
     assert (found.commit, names(settings)) == (good, ["also.yaml", "web.yaml"])
     assert "images.d leads out of the repository" in str(found.problem)
     (origin.folder / "images.d").unlink()
     origin.git("mv", "prod", "images.d")
     commit = origin.commit()
-    assert repository.fetch(settings) == repository.Fetched(commit, changed=True, problem=None)
+    assert fetch(settings) == repository.Fetched(commit, changed=True, problem=None)
 
 
 def test_a_full_disk_leaves_the_last_good_specs(
     origin: Origin, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = origin.commit(web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable, "write_file", full)
-    assert repository.fetch(settings) == repository.Fetched(good, changed=False, problem=None)
+    assert fetch(settings) == repository.Fetched(good, changed=False, problem=None)
     commit = origin.commit(web="image: web:2\n")
-    found = repository.fetch(settings)
+    found = fetch(settings)
     assert (found.commit, "No space left" in str(found.problem)) == (good, True)
     assert (settings.specs / "web.yaml").read_text() == "image: web:1\n"
     monkeypatch.undo()
-    assert repository.fetch(settings).commit == commit
+    assert fetch(settings).commit == commit
     assert (settings.specs / "web.yaml").read_text() == "image: web:2\n"
 
 
@@ -237,7 +242,7 @@ def test_in_a_hook_of_git_s(origin: Origin, settings: Settings, monkeypatch: pyt
     commit = origin.commit(web="image: web:1\n")
     for name, value in (("GIT_DIR", ".git"), ("GIT_INDEX_FILE", ".git/index"), ("GIT_WORK_TREE", str(origin.folder))):
         monkeypatch.setenv(name, value)
-    assert repository.fetch(settings).commit == commit
+    assert fetch(settings).commit == commit
     assert names(settings) == ["web.yaml"]
 
 
@@ -301,11 +306,11 @@ def test_a_signature_of_a_known_key_is_needed_if_asked_for(keys: Keys, settings:
     signers.write_bytes(keys.public("known"))
     settings = replace(settings, specs_signers=signers)
     good = keys.sign("known", web="image: web:1\n")
-    assert repository.fetch(settings).commit == good
-    assert repository.fetch(settings) == repository.Fetched(good, changed=False, problem=None)
+    assert fetch(settings).commit == good
+    assert fetch(settings) == repository.Fetched(good, changed=False, problem=None)
 
     def refused() -> None:
-        found = repository.fetch(settings)
+        found = fetch(settings)
         assert found.commit == good
         assert "is not signed by a known key" in str(found.problem)
         assert names(settings) == ["web.yaml"]
@@ -315,7 +320,7 @@ def test_a_signature_of_a_known_key_is_needed_if_asked_for(keys: Keys, settings:
     keys.origin.commit(db="image: db:2\n")
     refused()
     better = keys.sign("known", db="image: db:3\n")
-    assert repository.fetch(settings) == repository.Fetched(better, changed=True, problem=None)
+    assert fetch(settings) == repository.Fetched(better, changed=True, problem=None)
 
 
 def test_keys_are_read_without_an_agent(
@@ -330,7 +335,7 @@ def test_keys_are_read_without_an_agent(
     program.write_text(f'#!/bin/sh\nexec {shutil.which("gpg")} --agent-program /nonexistent "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    assert repository.fetch(replace(settings, specs_signers=signers)).commit == commit
+    assert fetch(replace(settings, specs_signers=signers)).commit == commit
 
 
 def test_a_key_that_is_taken_away_takes_its_commits_along(keys: Keys, settings: Settings, tmp_path: Path) -> None:
@@ -338,29 +343,29 @@ def test_a_key_that_is_taken_away_takes_its_commits_along(keys: Keys, settings: 
     signers.write_bytes(keys.public("known"))
     settings = replace(settings, specs_signers=signers)
     keys.sign("known", web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
     signers.write_bytes(keys.public("stranger"))
     for _ in range(2):  # the newest commit itself, and then one that is as bad
         with pytest.raises(LxdockerError, match="is not signed by a known key"):
-            repository.fetch(settings)
+            fetch(settings)
         keys.sign("known", db="image: db:1\n")
     commit = keys.sign("stranger", db="image: db:2\n")
-    assert repository.fetch(settings).commit == commit
+    assert fetch(settings).commit == commit
 
 
 def test_specs_from_before_signatures_were_asked_for_do_not_count(
     origin: Origin, settings: Settings, tmp_path: Path
 ) -> None:
     origin.commit(web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
     signers = tmp_path / "signers"
     signers.write_bytes(SshKeys(origin, tmp_path).public("known"))
     settings = replace(settings, specs_signers=signers)
     with pytest.raises(LxdockerError, match="is not signed by a known key"):
-        repository.fetch(settings)
+        fetch(settings)
     origin.folder.rename(origin.folder.with_name("away"))
     with pytest.raises(LxdockerError, match="is not signed by a known key"):
-        repository.fetch(settings)
+        fetch(settings)
 
 
 def test_a_commit_can_be_verified_after_git_has_cleaned_up(keys: Keys, settings: Settings, tmp_path: Path) -> None:
@@ -368,14 +373,14 @@ def test_a_commit_can_be_verified_after_git_has_cleaned_up(keys: Keys, settings:
     signers.write_bytes(keys.public("known"))
     settings = replace(settings, specs_signers=signers)
     good = keys.sign("known", web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
     keys.origin.commit(db="imag: db\n")
-    repository.fetch(settings)
+    fetch(settings)
     git = ["git", f"--git-dir={settings.specs.parent / 'repository'}"]
     subprocess.run([*git, "reflog", "expire", "--expire=now", "--all"], check=True)
     (settings.specs.parent / "repository/FETCH_HEAD").unlink()
     subprocess.run([*git, "gc", "--quiet", "--prune=now"], check=True)
-    assert repository.fetch(settings).commit == good
+    assert fetch(settings).commit == good
 
 
 def test_why_specs_are_outdated_is_known_until_they_are_not(
@@ -385,13 +390,13 @@ def test_why_specs_are_outdated_is_known_until_they_are_not(
     assert repository.outdated(settings) is None
     origin.commit(web="imag: web:1\n")
     with pytest.raises(LxdockerError) as caught:  # there is no older one
-        repository.fetch(settings)
+        fetch(settings)
     assert str(repository.outdated(settings)) == str(caught.value)
     origin.commit(web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
     assert repository.outdated(settings) is None
     origin.commit(db="imag: db:1\n")
-    found = repository.fetch(settings)
+    found = fetch(settings)
     known = repository.outdated(settings)
     assert (str(known), known and known.resolution) == (str(found.problem), found.problem and found.problem.resolution)
     assert "db.yaml" in str(known)
@@ -400,11 +405,32 @@ def test_why_specs_are_outdated_is_known_until_they_are_not(
     assert repository.outdated(settings) is None
 
 
+def test_what_keeps_a_commit_from_being_verified_is_said(
+    origin: Origin, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = SshKeys(origin, tmp_path)
+    (tmp_path / "signers").write_bytes(keys.public("known"))
+    settings = replace(settings, specs_signers=tmp_path / "signers")
+    keys.sign("known", web="image: web:1\n")
+    fetch(settings)
+
+    def full(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no usable temporary directory found")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryDirectory", full)
+        with pytest.raises(LxdockerError, match="cannot verify commit"):
+            fetch(settings)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(LxdockerError, match="no git on this host"):
+        fetch(settings)
+
+
 def test_without_git_the_specs_stay(origin: Origin, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     good = origin.commit(web="image: web:1\n")
-    repository.fetch(settings)
+    fetch(settings)
     monkeypatch.setenv("PATH", "/nonexistent")
-    found = repository.fetch(settings)
+    found = fetch(settings)
     assert found.commit == good
     assert str(found.problem).startswith("no git on this host")
 
@@ -412,12 +438,12 @@ def test_without_git_the_specs_stay(origin: Origin, settings: Settings, monkeypa
 def test_a_login_is_in_no_message_and_no_argument(settings: Settings) -> None:
     secret = replace(settings, specs_repository="https://ann:pa55word@127.0.0.1:1/specs.git")
     with pytest.raises(LxdockerError) as caught:
-        repository.fetch(secret)
+        fetch(secret)
     assert "127.0.0.1:1/specs.git" in str(caught.value)
     assert "pa55word" not in str(caught.value)
 
 
 def test_no_url_runs_a_command(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(LxdockerError, match="failed"):
-        repository.fetch(replace(settings, specs_repository=f"ext::touch {tmp_path}/ran"))
+        fetch(replace(settings, specs_repository=f"ext::touch {tmp_path}/ran"))
     assert not (tmp_path / "ran").exists()
