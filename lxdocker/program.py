@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from lxdocker import log
 
 _TERM_SECONDS = 5
+_GONE_SECONDS = 5
 _LOOK_SECONDS = 0.1
 
 
@@ -53,7 +55,9 @@ def run(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program, and its children, if it was started with a session of its own."""
+    """Ends a program that was started with a session of its own, and its children. They are gone when this returns,
+    but for what the kernel holds up longer than five seconds.
+    """
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
@@ -61,3 +65,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + _GONE_SECONDS
+    while _runs(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def _runs(group: int) -> bool:
+    """Whether a process of this group is more than a zombie, which its new parent, and not we, can wait for."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            state, _, of_group = path.read_bytes().rpartition(b")")[2].split()[:3]
+            if int(of_group) == group and state not in b"ZX":
+                return True
+    return False

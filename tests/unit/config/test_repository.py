@@ -19,6 +19,7 @@ from lxdocker.config.settings import Settings
 from lxdocker.errors import LxdockerError
 from lxdocker.files import durable
 from lxdocker.program import StoppedError
+from tests import processes
 
 
 class Origin:
@@ -206,16 +207,15 @@ def test_a_full_disk_leaves_the_last_good_specs(
     assert (settings.specs / "web.yaml").read_text() == "image: web:2\n"
 
 
-def test_a_stalled_server_is_left_at_once_and_no_git_runs_on(settings: Settings, tmp_path: Path) -> None:
+def test_a_stalled_server_is_left_at_once_and_no_git_runs_on(settings: Settings) -> None:
     cancelled = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        stalled = replace(settings, specs_repository=f"http://127.0.0.1:{port}/{tmp_path.name}.git")
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/specs.git"
+        stalled = replace(settings, specs_repository=url)
         threading.Timer(0.5, cancelled.set).start()
         with pytest.raises(StoppedError), repository.fetched(stalled, cancelled=cancelled):
             pass
-    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not any(f"{port}/{tmp_path.name}".encode() in one for one in running)
+    assert processes.with_word(url) == []
 
 
 def test_another_run_leaves_the_specs_alone_until_the_first_has_ended(origin: Origin, settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from lxdocker.builder import image
 from lxdocker.errors import BuildError, HostError
 from lxdocker.files import scratch
+from tests import processes
 from tests.chroots import needs_namespaces
 from tests.waiting import wait_until
 
@@ -69,15 +69,6 @@ def test_of_others_nothing_goes(top: Path) -> None:
     assert not young.exists()
 
 
-def of_processes(word: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if word in path.read_text().split("\0"):
-                found.append(int(path.parent.name))
-    return found
-
-
 @needs_namespaces
 def test_what_a_killed_run_left_goes_with_the_next_one_and_its_programs_at_once(top: Path) -> None:
     process = subprocess.Popen(
@@ -86,10 +77,10 @@ def test_what_a_killed_run_left_goes_with_the_next_one_and_its_programs_at_once(
     assert process.stdout is not None
     with process:
         folder = Path(process.stdout.readline().decode().strip())
-        wait_until("its program", lambda: (folder / "started").exists() and of_processes("4711"))
+        wait_until("its program", lambda: (folder / "started").exists() and processes.with_word("4711"))
         assert swept() == []
         process.send_signal(signal.SIGKILL)
-    wait_until("the end of its programs", lambda: not of_processes("4711"))
+    wait_until("the end of its programs", lambda: not processes.with_word("4711"))
     assert swept() == [f"removed {folder}, left over from an earlier run"]
     assert list(top.iterdir()) == []
 
@@ -99,7 +90,7 @@ def test_a_program_that_takes_too_long_goes_with_all_it_started(monkeypatch: pyt
     monkeypatch.setattr(image, "INSTALL_SECONDS", 1)
     with pytest.raises(BuildError, match="it took longer than 1 s"):
         image._host(["sh", "-c", "sleep 4712 >/dev/null 2>&1 & wait"], "waiting")
-    wait_until("the end of its programs", lambda: not of_processes("4712"))
+    wait_until("the end of its programs", lambda: not processes.with_word("4712"))
 
 
 @needs_namespaces
