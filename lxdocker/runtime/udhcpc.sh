@@ -62,36 +62,67 @@ set_address4() {
 	[ -z "${mtu-}" ] || "$bb" ip link set dev "$interface" mtu "$mtu"
 }
 
+# Routes that are already there stay, and others go only when the new ones are there, so that no connection is refused
+# meanwhile.
 set_routes() {
 	[ -z "${UDHCPC_NO_DEFAULT_ROUTE-}" ] || return
-	# Starts no process if there is no route, as at the first lease. /proc/net/route: name, destination.
-	while has_default_route && "$bb" ip -4 route del default dev "$interface" 2>/dev/null; do :; done
+	read_default_routes
+	# The first interface is preferred; the kernel refuses two default routes with the same metric.
+	metric=0
+	[ "$interface" = eth0 ] || metric=$("$bb" cat "/sys/class/net/$interface/ifindex")
+	first=$metric
 	if [ -n "${staticroutes-}" ]; then # RFC 3442: if given, the router option is ignored
 		# shellcheck disable=SC2086 # pairs of destination and gateway
 		set -- $staticroutes
 		while [ $# -ge 2 ]; do
-			if [ "$2" = 0.0.0.0 ]; then
-				"$bb" ip -4 route replace "$1" dev "$interface"
-			else
-				"$bb" ip -4 route replace "$1" via "$2" dev "$interface"
-			fi
+			case "$1 $2" in
+			'0.0.0.0/0 0.0.0.0') set_default_route '' ;;
+			'0.0.0.0/0 '*) set_default_route "$2" ;;
+			*' 0.0.0.0') "$bb" ip -4 route replace "$1" dev "$interface" ;;
+			*) "$bb" ip -4 route replace "$1" via "$2" dev "$interface" ;;
+			esac
 			shift 2
 		done
-		return
+	else
+		for gateway in ${router-}; do set_default_route "$gateway"; done
 	fi
-	# The first interface is preferred; the kernel refuses two default routes with the same metric.
-	metric=0
-	[ "$interface" = eth0 ] || metric=$("$bb" cat "/sys/class/net/$interface/ifindex")
-	for gateway in ${router-}; do
-		# A gateway outside the subnet (mask /32) first needs a route of its own.
-		"$bb" ip -4 route add default via "$gateway" dev "$interface" metric "$metric" 2>/dev/null || {
-			"$bb" ip -4 route replace "$gateway" dev "$interface"
-			"$bb" ip -4 route add default via "$gateway" dev "$interface" metric "$metric"
-		}
-		metric=$((metric + 1))
+	for old in $former; do
+		old=${old%%=*}
+		if [ "$old" -lt "$first" ] || [ "$old" -ge "$metric" ]; then
+			"$bb" ip -4 route del default dev "$interface" metric "$old" 2>/dev/null
+		fi
 	done
 }
 
+# Sets former to the interface's default routes, as METRIC=GATEWAY. Starts no process if there are none, as at the first
+# lease.
+read_default_routes() {
+	former=
+	has_default_route || return
+	# shellcheck disable=SC2016 # awk's own
+	former=$("$bb" ip -4 route | "$bb" awk -v interface="$interface" '
+		$1 == "default" {
+			split("", of)
+			for (i = 2; i < NF; i += 2) of[$i] = $(i + 1)
+			if (of["dev"] == interface) printf " %d=%s ", of["metric"], of["via"]
+		}')
+}
+
+# set_default_route GATEWAY: sets the route with the next metric. Without a gateway, the link leads everywhere.
+set_default_route() {
+	change=add
+	case "$former" in *" $metric=$1 "*) change= ;; *" $metric="*) change=replace ;; esac
+	if [ -n "$change" ]; then
+		"$bb" ip -4 route "$change" default ${1:+via "$1"} dev "$interface" metric "$metric" 2>/dev/null || {
+			# A gateway outside the subnet (mask /32) first needs a route of its own.
+			"$bb" ip -4 route replace "$1" dev "$interface"
+			"$bb" ip -4 route "$change" default via "$1" dev "$interface" metric "$metric"
+		}
+	fi
+	metric=$((metric + 1))
+}
+
+# /proc/net/route: name, destination.
 has_default_route() {
 	while read -r name destination _; do
 		[ "$name" = "$interface" ] && [ "$destination" = 00000000 ] && return 0

@@ -32,6 +32,8 @@ ip link add eth1 type veth peer name peer1
 for one in peer0 peer1 eth1; do ip link set $one up; done
 {more}
 """
+# Each change of a route.
+MONITOR = "ip -4 -o monitor route >monitored & sleep 0.3"
 LOOK = """
 printf '\\n--- state\\n'
 ip -j -4 addr show
@@ -101,6 +103,12 @@ class Machine:
         said, _, state = done.stdout.partition("\n--- state\n")
         links, routes, (eth0,) = map(json.loads, state.splitlines())
         return After(done.returncode, said + done.stderr, links, routes, eth0)
+
+    @property
+    def changed_defaults(self) -> list[str]:
+        """What has happened to default routes, with MONITOR before."""
+        lines = [" ".join(line.split()) for line in (self.root / "monitored").read_text().splitlines()]
+        return [line.removesuffix(" scope link") for line in lines if "default" in line]
 
     @property
     def resolver(self) -> list[str]:
@@ -187,6 +195,39 @@ def test_static_routes_come_instead_of_the_router(machine: Machine) -> None:
     after = machine.lease("deconfig", "bound", staticroutes=routes)
     assert after.defaults == ["10.1.2.200 eth0"]
     assert after.others == {"10.1.2.0/24 -", "192.168.0.0/16 10.1.2.201", "172.16.5.0/24 -"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mask": "32", "router": "10.9.9.9"},
+        {"router": "10.1.2.1 10.1.2.254"},
+        {"staticroutes": "0.0.0.0/0 10.1.2.200 192.168.0.0/16 10.1.2.201"},
+        {"staticroutes": "0.0.0.0/0 0.0.0.0"},
+        {"interface": "eth1"},
+    ],
+)
+def test_a_renewal_interrupts_nothing(machine: Machine, options: dict[str, str]) -> None:
+    lease = {**LEASE, **options}
+    after = machine.leases(("deconfig", lease), ("bound", lease), ("renew", lease), before=MONITOR)
+    assert len(machine.changed_defaults) == len([one for one in after.routes if one["dst"] == "default"]) > 0
+
+
+def test_other_routers_take_the_place_of_those_before(machine: Machine) -> None:
+    """At no moment is there no route."""
+    leases = [{**LEASE, "router": routers} for routers in ("10.1.2.1 10.1.2.2", "10.1.2.3", "10.1.2.4 10.1.2.5", "")]
+    machine.leases(("deconfig", LEASE), *(("renew", lease) for lease in leases), before=MONITOR)
+    assert machine.changed_defaults == [
+        "default via 10.1.2.1 dev eth0",
+        "default via 10.1.2.2 dev eth0 metric 1",
+        "default via 10.1.2.3 dev eth0",
+        "Deleted default via 10.1.2.2 dev eth0 metric 1",
+        "default via 10.1.2.4 dev eth0",
+        "default via 10.1.2.5 dev eth0 metric 1",
+        "Deleted default via 10.1.2.4 dev eth0",
+        "Deleted default via 10.1.2.5 dev eth0 metric 1",
+    ]
 
 
 def test_no_default_route_where_the_user_wants_none(machine: Machine) -> None:
