@@ -4,9 +4,10 @@
 # Marks a volume that is being filled, until all files are on disk. A volume with this file is incomplete, and its
 # contents can be deleted, since it was empty before. The file is removed before any application starts.
 _filling=.lxdocker-filling
-# Several instances may share a volume. The one that creates this file may fill the volume; others wait.
+# Several instances may share a volume. The one that creates this FIFO may fill the volume; others wait. It keeps the
+# FIFO open, and so is known to exist even while it is frozen.
 _claim=.lxdocker-claim
-_stale_seconds=5 # these files are stale if not touched for so long
+_stale_seconds=5 # the mark and the claim are stale if not touched for so long, and not open
 
 # make_volumes FOLDER...: called by /lxd-image. As under Docker, a declared volume is created even if the image lacks
 # the folder.
@@ -119,50 +120,84 @@ is_writable_mount() {
 
 # fill_volume PATH: fills the volume, which is mounted at /dev/.lxd-volume. Fails with the reason in $_why.
 fill_volume() {
-	_waited=0
-	_seen=
-	_anew=
-	while :; do
-		if is_unfinished || [ -e "/dev/.lxd-volume/$_claim" ]; then
-			# Left by another instance, or by the previous start of this one.
-			_signs=$("$_bb" stat -c '%Y %n' "/dev/.lxd-volume/$_filling" "/dev/.lxd-volume/$_claim" 2>/dev/null)
-			[ "$_signs" = "$_seen" ] || _waited=0
-			_seen=$_signs
-			if [ "$_waited" -lt "$_stale_seconds" ]; then
-				_waited=$((_waited + 1))
-				"$_bb" sleep 1
-				continue
-			fi
-			"$_bb" rm -f "/dev/.lxd-volume/$_claim"
-			is_unfinished || continue
-			say "the volume at $1 was only partly filled; starting over"
-			_anew=yes
-			break
-		elif ! is_empty_volume "$1"; then
-			is_unfinished || return 0
-		elif (set -C && umask 077 && : >"/dev/.lxd-volume/$_claim") 2>/dev/null; then
-			# Another instance may have filled it in between, or be about to fill it.
-			if is_empty_volume "$1"; then
-				"$_bb" mv "/dev/.lxd-volume/$_claim" "/dev/.lxd-volume/$_filling" && break
-			fi
-			"$_bb" rm -f "/dev/.lxd-volume/$_claim"
-		elif [ ! -e "/dev/.lxd-volume/$_claim" ]; then
-			say "the volume at $1 stays empty: the instance may not write there"
-			return 0
-		fi
-	done
-	# shellcheck disable=SC2016 # for the shell inside
-	"$_bb" setsid "$_bb" sh -c 'while "$0" sleep 1; do "$0" touch -c "$1"; done' "$_bb" "/dev/.lxd-volume/$_filling" &
-	_alive=$!
+	claim_volume "$1" || return 0
 	_why=
+	_anew=
 	_failed=
-	{ empty_volume && uncover "$1" && copy_into_volume "$1" && cover && "$_bb" sync -f /dev/.lxd-volume; } || _failed=yes
+	if is_unfinished; then
+		say "the volume at $1 was only partly filled; starting over"
+		_anew=yes
+	else
+		_why=$( (set -C && umask 077 && : >"/dev/.lxd-volume/$_filling") 2>&1) || _failed=yes
+	fi
+	# For instances on other hosts, and with images that know of no claim.
+	# shellcheck disable=SC2016 # for the shell inside
+	"$_bb" setsid "$_bb" sh -c 'while "$0" touch -c "$1"; do "$0" sleep 1; done' "$_bb" "/dev/.lxd-volume/$_filling" &
+	_alive=$!
+	{ [ -z "$_failed" ] && empty_volume && uncover "$1" && copy_into_volume "$1" && cover &&
+		"$_bb" sync -f /dev/.lxd-volume; } || _failed=yes
 	"$_bb" kill -KILL "-$_alive" 2>/dev/null
 	wait "$_alive" 2>/dev/null
 	[ -z "$_failed" ] || empty_volume
+	# In this order: a claim that is left could be taken for a file of the application's.
+	"$_bb" rm -f "/dev/.lxd-volume/$_claim"
 	"$_bb" rm -f "/dev/.lxd-volume/$_filling"
+	exec 9>&-
 	[ -z "$_failed" ] || return 1
 	[ -z "$_age" ] || "$_bb" touch -d "@$_age" /dev/.lxd-volume
+	# If the mark came back after a power failure, the next start would delete what the application has written.
+	"$_bb" sync -f /dev/.lxd-volume
+}
+
+# claim_volume PATH: returns when the volume is this instance's to fill, or fails if there is nothing to fill.
+claim_volume() {
+	_waited=0
+	_seen=
+	while is_unfinished || is_empty_volume "$1"; do
+		# Left by another instance, or by the previous start of this one.
+		_signs=$("$_bb" stat -c '%i %Y %n' "/dev/.lxd-volume/$_filling" "/dev/.lxd-volume/$_claim" 2>/dev/null)
+		if [ -n "$_signs" ] && [ "$_waited" -lt "$_stale_seconds" ]; then
+			_waited=$((_waited + 1))
+			[ "$_signs" = "$_seen" ] || _waited=0
+			_seen=$_signs
+			if is_claim_open; then
+				_waited=0
+				"$_bb" sleep 1
+			fi
+			continue
+		fi
+		[ -z "$_signs" ] || "$_bb" rm -f "/dev/.lxd-volume/$_claim"
+		if "$_bb" mkfifo -m 600 "/dev/.lxd-volume/$_claim" 2>/dev/null; then
+			exec 9<>"/dev/.lxd-volume/$_claim"
+			# At the same time, another instance may have taken the old claim for stale, and removed this one instead.
+			[ -z "$_seen" ] || "$_bb" sleep 1
+			# Another instance may have filled it in between.
+			if is_own_claim && { is_unfinished || is_empty_volume "$1"; }; then return; fi
+			! is_own_claim || "$_bb" rm -f "/dev/.lxd-volume/$_claim"
+			exec 9>&-
+		elif [ ! -e "/dev/.lxd-volume/$_claim" ] || [ -d "/dev/.lxd-volume/$_claim" ]; then
+			say "the volume at $1 stays as it is: the instance may not write there"
+			return 1
+		fi
+		_waited=0
+	done
+	# Left by an instance that was killed when it saw that another one had filled the volume.
+	[ ! -p "/dev/.lxd-volume/$_claim" ] || is_claim_open || "$_bb" rm -f "/dev/.lxd-volume/$_claim"
+	return 1
+}
+
+# Whether a living instance of this host has the claim: otherwise, opening the FIFO takes for ever. Takes up to a second.
+is_claim_open() {
+	if [ -L "/dev/.lxd-volume/$_claim" ] || [ ! -p "/dev/.lxd-volume/$_claim" ]; then
+		"$_bb" sleep 1
+		return 1
+	fi
+	# shellcheck disable=SC2016 # for the shell inside
+	"$_bb" timeout -s KILL 1 "$_bb" sh -c ': >>"$0"' "/dev/.lxd-volume/$_claim" 2>/dev/null
+}
+
+is_own_claim() {
+	[ "$("$_bb" stat -Lc %i /proc/self/fd/9)" = "$("$_bb" stat -c %i "/dev/.lxd-volume/$_claim" 2>/dev/null)" ]
 }
 
 # Whether the marker exists and only root can have created it.
@@ -195,7 +230,7 @@ is_empty_volume() {
 # Mount points can't be removed, and stay.
 empty_volume() {
 	"$_bb" find /dev/.lxd-volume -mindepth 1 -maxdepth 1 ! -name lost+found ! -name "$_filling" \
-		-exec "$_bb" rm -rf {} + 2>/dev/null
+		! -name "$_claim" -exec "$_bb" rm -rf {} + 2>/dev/null
 	:
 }
 

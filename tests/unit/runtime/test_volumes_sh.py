@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import subprocess
 import urllib.parse
 from pathlib import Path
@@ -157,7 +159,7 @@ def test_a_copy_that_was_cut_short_is_begun_again(instance: Instance) -> None:
     assert (instance.volume / "one").read_text() == "1"
 
 
-@pytest.mark.parametrize("after", ["cp", "setsid", "find", "touch", "sync", "mv"])
+@pytest.mark.parametrize("after", ["cp", "setsid", "find", "touch", "sync", "mkfifo", "rm"])
 def test_wherever_it_is_cut_short(instance: Instance, after: str) -> None:
     """PID 1 is killed where it would run one of its programs: nothing but the mark may be between that and the end."""
     wrapper = f'#!/busybox-lxd sh\n[ "$1" != {after} ] || /busybox-lxd kill -KILL $PPID\nexec /busybox-lxd "$@"\n'
@@ -175,6 +177,42 @@ def test_wherever_it_is_cut_short(instance: Instance, after: str) -> None:
 def test_a_claim_that_nobody_has_any_more_is_no_hindrance(instance: Instance) -> None:
     (instance.volume / CLAIM).touch(0o600)
     assert instance.fill() == ""
+    assert instance.held() == FILLED
+
+
+def test_the_claim_of_an_instance_that_was_killed_does_not_stay_beside_files(instance: Instance) -> None:
+    os.mkfifo(instance.volume / CLAIM, 0o600)
+    (instance.volume / "mine").touch()
+    assert instance.fill() == ""
+    assert instance.held() == {"mine"}
+
+
+def test_a_frozen_instance_that_fills_it_is_waited_for(instance: Instance) -> None:
+    """It would go on after it was thawed."""
+    os.mkfifo(instance.volume / CLAIM, 0o600)
+    (instance.volume / MARK).touch(0o600)
+    other = (
+        f"{{ sleep 6; echo whole >{instance.volume}/theirs; rm {instance.volume / CLAIM} {instance.volume / MARK}; }} "
+        f"9<>{instance.volume / CLAIM} &"
+    )
+    assert instance.fill(other) == ""
+    assert instance.held() == {"theirs"}
+
+
+def test_instances_that_find_a_copy_cut_short_at_the_same_time(instance: Instance) -> None:
+    os.mkfifo(instance.volume / CLAIM, 0o600)
+    (instance.volume / MARK).touch(0o600)
+    (instance.volume / "one").write_text("half of i")
+    # Copying takes longer than it takes the others to lose patience.
+    slow = '#!/busybox-lxd sh\n[ "$1" != cp ] || /busybox-lxd sleep 3\nexec /busybox-lxd "$@"\n'
+    instance.root.write("/slow", slow, 0o755)
+    script = f"_bb=/slow\n{IMPATIENT}echo filled\n"
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: instance.fill(script=script), range(4)))
+    assert sorted(said) == [
+        *["filled\n"] * 3,
+        "lxdocker: the volume at /data was only partly filled; starting over\nfilled\n",
+    ]
     assert instance.held() == FILLED
 
 
