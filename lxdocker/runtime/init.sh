@@ -16,11 +16,12 @@ _session=       # command prefix that starts a new session; empty for PID 1
 _app=           # PID of the application, while it runs
 _waits_for=     # PID of the process that PID 1 waits for
 _looking=before # look_after_helpers is not needed yet
+_console=1      # file descriptor for messages
 _unlogged=      # messages from before the log was opened
 
 # Messages appear in `lxc console NAME --show-log` and in /lxd-log; start_log adds the earlier ones to the latter.
 say() {
-	printf 'lxdocker: %s\n' "$*"
+	printf 'lxdocker: %s\n' "$*" >&"$_console"
 	if [ -n "$_logged" ]; then say_to_log "$*"; else _unlogged="$_unlogged${_unlogged:+$_nl}lxdocker: $*"; fi
 }
 
@@ -73,7 +74,7 @@ start() {
 	# Puts the image's own init back for programs that look for it; this script is already running.
 	[ -e /lxd-realinit ] && "$_bb" mount -o bind /lxd-realinit /sbin/init
 	[ "$_supervise" = no ] || start_log
-	await_network 3>&-
+	await_network >&"$_console" 2>&1
 	run_prelaunch
 	add_envfile
 	save_environment
@@ -82,7 +83,7 @@ start() {
 	if [ "$_supervise" = yes ]; then
 		with_command supervise
 	else
-		with_command become </dev/null
+		with_command become </dev/null 4<&-
 	fi
 }
 

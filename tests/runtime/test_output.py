@@ -36,6 +36,31 @@ def test_stdio_can_be_opened_by_name(launch: Launch, image: str) -> None:
         assert lines(log, "(?i)^(no )?term") == ["no terminal", "TERM none"]
 
 
+BY_PID_1 = """
+echo out >/proc/1/fd/1; echo err >/proc/1/fd/2; ln -sf /proc/1/fd/1 /tmp/job.log; echo linked >>/tmp/job.log
+[ -e /once ] && exec sleep 100000
+: >/once; exit 1
+"""
+
+
+@pytest.mark.parametrize("image", ["box", "first"])
+def test_what_jobs_write_to_pid_1_s_stdout(launch: Launch, image: str) -> None:
+    """As cron jobs in Docker images do. ``first`` is PID 1 itself."""
+    restarting = {"user.lxdocker.restart": "always"} if image == "box" else {}
+    one = launch(image, script=BY_PID_1, config=restarting)
+    said = ["out", "err", "linked"]
+    if image == "first":
+        assert lines(one.ended(), "^(out|err|linked)$") == said
+        return
+    wait_until("two runs", lambda: one.log().count("linked\n") == 2)
+    assert one.runs("echo by exec >/proc/1/fd/1")
+    wait_until("the last line", lambda: log_of(one, "-n", "1") == ["by exec"])
+    assert lines(one.log(), "^(out|err|linked)$") == [*said, *said]
+    assert [line for line in log_of(one) if line in said] == [*said, *said]
+    one.stop()
+    assert "lxdocker: stopping with SIGTERM" in one.log()
+
+
 def log_of(one: Box, *arguments: str) -> list[str]:
     status, said = one.exec("/lxd-log", *arguments)
     assert status == 0, said

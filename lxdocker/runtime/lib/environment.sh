@@ -169,7 +169,7 @@ run_prelaunch() {
 		[ -z "$_odd" ] || eval "set -- \"\$_bb\" env $_odd \"\$@\""
 		# gosu, as for the application, because it restores signals: pipelines end by SIGPIPE.
 		with_environment /lxd-gosu 0 "$_bb" env "HOME=$_value" "$@"
-	) </dev/null >"$_output" 2>&1 3>&- &
+	) </dev/null >"$_output" 2>&1 3>&- 4<&- &
 	await $!
 	[ "$_ended" -eq 0 ] && return
 	[ "$_prelaunch" != required ] || die "the prelaunch script (user.lxdocker_init_script) failed with status $_ended" 125

@@ -5,7 +5,7 @@ _checker= # PID of the checking process
 
 start_health() {
 	case $_health in yes) ;; *) return 0 ;; esac
-	watch_health "$_app" 3>&- </dev/null >/dev/console 2>&1 &
+	watch_health "$_app" </dev/null >&"$_console" 2>&1 &
 	_checker=$!
 }
 
@@ -79,7 +79,7 @@ check_health() {
 		trap - TERM HUP INT QUIT USR1 USR2
 		_session="$_bb setsid $_bb timeout -s KILL $_health_timeout"
 		with_health_command become_checked
-	) >/dev/.lxd-health.pipe 2>&1 </dev/null &
+	) >/dev/.lxd-health.pipe 2>&1 </dev/null 3>&- 4<&- &
 	_check=$!
 	wait "$_check"
 	_status=$?

@@ -1,12 +1,15 @@
 # shellcheck shell=dash disable=SC2154
 # The application's output. It is written to a pipe, as under Docker without a terminal, and log_output.sh copies it to
-# the console and to a log that survives restarts. PID 1 holds the pipe open, so that the application does not notice if
-# log_output.sh is killed and restarted.
+# the console and to a log that survives restarts. The pipe is also the stdout and stderr of PID 1: as under Docker, any
+# process may write to /proc/1/fd/1, and the application does not notice if log_output.sh is killed and restarted.
 
 _output=/dev/.lxd-output
 _log=/.lxd-log
 _logged= # whether there is a log
 _logger= # PID of log_output.sh
+# While PID 1 waits, its stderr is this: the shell can't write its own messages about signals there, but others can open
+# it for writing, once it is the pipe.
+exec 4</dev/null
 
 # Only for a supervised application: if the application is PID 1, everything ends with it, including data in the pipe.
 start_log() {
@@ -24,17 +27,17 @@ start_log() {
 	"$_bb" mkfifo -m 600 "$_output"
 	# As Docker's daemon does for its pipes, so that any user of the application can open /dev/stdout by name.
 	[ "$_uid" = 0 ] || "$_bb" chown "$_uid" "$_output"
-	exec 3<>"$_output"
+	# shellcheck disable=SC2094
+	exec 3>&1 1<>"$_output" 2>&1 4<"$_output"
+	_console=3
 	start_logger
 }
 
 start_logger() {
-	# PID 1 opens the pipe, not the new process: if the application ended first, nobody would have it open, and its last
-	# output would be lost.
-	{
-		"$_bb" setsid "$_bb" env -i "$_bb" sh "$_lib/log_output.sh" "$_log" <&4 >/dev/console 2>&1 3>&- 4<&- &
-		_logger=$!
-	} 4<"$_output"
+	# PID 1 has opened the pipe, not the new process: if the application ended first, nobody would have it open, and its
+	# last output would be lost.
+	"$_bb" setsid "$_bb" env -i "$_bb" sh "$_lib/log_output.sh" "$_log" <&4 >/dev/console 2>&1 3>&- 4<&- &
+	_logger=$!
 	: >"$_helpers/$_logger"
 }
 
@@ -52,7 +55,8 @@ say_to_log() { printf 'lxdocker: %s\n' "$*" >>"$_log/current"; } 2>/dev/null
 # Waits until all output of the application is written, but not long for processes that still hold the pipe: shells of lxc
 # exec, say. On a busy host, a logger that was just started needs a while.
 end_log() {
-	exec 3>&-
+	exec >&3 2>&3 3>&- 4</dev/null
+	_console=1
 	_tries=0
 	# An ended process keeps its PID until it is reaped, but no open files.
 	while [ -e "/proc/$_logger/fd/0" ] && [ "$_tries" -lt 200 ]; do

@@ -91,7 +91,7 @@ has_lease() {
 # the three variables meant for it.
 start_helper() {
 	# shellcheck disable=SC2086 # words
-	"$_bb" env -i $_knobs "$_bb" setsid "$_bb" sh "$_lib/keep.sh" "$1" </dev/null &
+	"$_bb" env -i $_knobs "$_bb" setsid "$_bb" sh "$_lib/keep.sh" "$1" </dev/null 3>&- 4<&- &
 	note_helper "$1" $!
 }
 

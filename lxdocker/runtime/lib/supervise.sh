@@ -1,6 +1,6 @@
-# shellcheck shell=dash disable=SC2064,SC2154,SC2172,SC3045
-# (SC2064: the traps expand their values now. SC2172: busybox has no names for real-time signals. SC3045: its read has
-# -d.)
+# shellcheck shell=dash disable=SC2030,SC2031,SC2064,SC2154,SC2172,SC3045
+# (SC2030, SC2031: the application's process has values of its own. SC2064: the traps expand their values now. SC2172:
+# busybox has no names for real-time signals. SC3045: its read has -d.)
 # Runs the command as a child of PID 1: signals, stopping, restarting, and reporting why it ended.
 
 # As Docker: from a tenth of a second, doubled each time up to a minute, and reset after ten seconds of running.
@@ -80,12 +80,12 @@ look_after_helpers() {
 		_unseen=
 		look_after_logger
 		look_after_health
-		ensure_network_helpers 3>&-
+		ensure_network_helpers >&"$_console" 2>&1
 		_looking=
 		# What ends from here on calls this function once more.
 		case $_unseen in '') return 0 ;; esac
 	done
-	"$_bb" sleep 0.5 3>&- &
+	"$_bb" sleep 0.5 >/dev/null 2>&1 &
 }
 
 # Whether the process that PID 1 waits for has ended, and its status is not known yet. Until then, a trap must not start
@@ -105,7 +105,7 @@ check_ended() {
 await() {
 	_waits_for=$1
 	while :; do
-		wait "$1" 2>/dev/null # hides the shell's own message about a signal
+		wait "$1" 2<&4
 		_ended=$?
 		[ "$_ended" -gt 128 ] || break
 		! has_ended || {
@@ -120,7 +120,7 @@ await() {
 settle() {
 	_same=0
 	while [ "$_same" -lt 5 ]; do
-		wait "$1" 2>/dev/null
+		wait "$1" 2<&4
 		_again=$?
 		if [ "$_again" -ne "$_ended" ]; then
 			_same=0 _ended=$_again
@@ -210,14 +210,14 @@ run_app() {
 	"$_bb" rm -f /dev/.lxd-unhealthy
 	# Job control needs a terminal. With it, the shell starts the command in its own process group and leaves SIGINT and
 	# SIGQUIT unchanged; without it, POSIX requires the shell to ignore both in the command.
-	exec 0<>/dev/console 2>&1
+	exec 0<>/dev/console
 	_looking=yes # a helper must not be started in such a group
-	set -m
+	set -m 2>&"$_console"
 	# The first process of a pipeline leads the process group, so that the second can become a session leader. In the
 	# console's session, the kernel would stop it as a background process as soon as it uses its terminal.
 	: | (
-		exec </dev/null >"$_output" 2>&1 3>&-
-		_logged='' _logger='' _session="$_bb setsid"
+		exec </dev/null >"$_output" 2>&1 3>&- 4<&-
+		_console=1 _logged='' _logger='' _session="$_bb setsid"
 		become "$@"
 	) &
 	_app=$!
@@ -248,7 +248,7 @@ on_stop() {
 	check_ended
 	case $_has_ended in yes) return 0 ;; esac
 	say "stopping with SIG$_stop_signal, and SIGKILL after $_stop_grace s"
-	end_app "$_app" 3>&- &
+	end_app "$_app" >&"$_console" 2>&1 &
 	_killer=$!
 }
 
@@ -285,7 +285,7 @@ should_restart() {
 
 # Sleeps, unless a signal asks to stop.
 pause() {
-	"$_bb" sleep "$1" 3>&- &
+	"$_bb" sleep "$1" >/dev/null 2>&1 &
 	_sleeper=$!
-	while [ -z "$_stopping" ] && kill -0 "$_sleeper" 2>/dev/null; do wait "$_sleeper"; done
+	while [ -z "$_stopping" ] && kill -0 "$_sleeper" 2>/dev/null; do wait "$_sleeper" 2<&4; done
 }

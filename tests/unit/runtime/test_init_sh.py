@@ -437,7 +437,7 @@ def test_what_was_said_before_there_was_a_log_is_in_the_log(instance: Instance) 
         read_instance_settings /lxd-instance
         start_log
         say "and this"
-        "$_bb" cat /.lxd-log/current
+        "$_bb" cat /.lxd-log/current >&"$_console"
     """).splitlines()  # fmt: skip
     said, logged = lines[:3], lines[3:]
     assert [line.split(":")[1] for line in said] == [
