@@ -53,8 +53,12 @@ for file in hostname hosts resolv.conf; do
 done
 # On a read-only root, the resolver file needs a mount point.
 [ -e /etc/resolv.conf ] || : >/etc/resolv.conf
-# Docker creates it if it is missing.
+# Docker creates these if they are missing. By the second one, some applications recognize that they run in a container.
 [ -e /etc/mtab ] || [ -L /etc/mtab ] || "$bb" ln -s /proc/mounts /etc/mtab
+[ -e /.dockerenv ] || [ -L /.dockerenv ] || {
+	: >/.dockerenv
+	"$bb" chmod 755 /.dockerenv
+}
 for file in /.lxd-runtime/*; do
 	case "$file" in */init) ;; *) "$bb" mv "$file" / ;; esac
 done

@@ -27,6 +27,7 @@ BUILD_SECONDS = 300
 OURS = (
     b"lxd-",
     b".lxd-",
+    b".dockerenv",
     b"busybox-lxd",
     b"etc/hostname",
     b"etc/hosts",

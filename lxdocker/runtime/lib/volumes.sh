@@ -153,6 +153,7 @@ fill_volume() {
 claim_volume() {
 	_waited=0
 	_seen=
+	_told=
 	while is_unfinished || is_empty_volume "$1"; do
 		# Left by another instance, or by the previous start of this one.
 		_signs=$("$_bb" stat -c '%i %Y %n' "/dev/.lxd-volume/$_filling" "/dev/.lxd-volume/$_claim" 2>/dev/null)
@@ -162,6 +163,8 @@ claim_volume() {
 			_seen=$_signs
 			if is_claim_open; then
 				_waited=0
+				[ -n "$_told" ] || say "waiting for another instance, which is filling the volume at $1"
+				_told=yes
 				"$_bb" sleep 1
 			fi
 			continue

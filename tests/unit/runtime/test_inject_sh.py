@@ -229,6 +229,16 @@ def test_mtab_is_there(builder: Builder, theirs: str | None) -> None:
         assert mtab.readlink() == Path((theirs or "/proc/mounts").removeprefix("->"))
 
 
+def test_applications_can_tell_that_they_run_in_a_container(builder: Builder) -> None:
+    mark = builder.image / ".dockerenv"
+    builder.inject()
+    assert (mark.read_bytes(), mark.stat().st_mode & 0o7777, mark.stat().st_mtime) == (b"", 0o755, EPOCH)
+    mark.write_text("the image's own")
+    mark.chmod(0o600)
+    builder.inject()
+    assert (mark.read_text(), mark.stat().st_mode & 0o7777) == ("the image's own", 0o600)
+
+
 # ---- what unpacking lost
 
 

@@ -25,6 +25,7 @@ CONFINED = """#!/busybox-lxd sh
 exec /busybox-lxd "$@"
 """
 IMPATIENT = "_stale_seconds=1\nfill_volumes\n"
+WAITING = "lxdocker: waiting for another instance, which is filling the volume at /data\n"
 MARK, CLAIM = ".lxdocker-filling", ".lxdocker-claim"
 
 
@@ -195,7 +196,7 @@ def test_a_frozen_instance_that_fills_it_is_waited_for(instance: Instance) -> No
         f"{{ sleep 6; echo whole >{instance.volume}/theirs; rm {instance.volume / CLAIM} {instance.volume / MARK}; }} "
         f"9<>{instance.volume / CLAIM} &"
     )
-    assert instance.fill(other) == ""
+    assert instance.fill(other) == WAITING
     assert instance.held() == {"theirs"}
 
 
@@ -209,10 +210,8 @@ def test_instances_that_find_a_copy_cut_short_at_the_same_time(instance: Instanc
     script = f"_bb=/slow\n{IMPATIENT}echo filled\n"
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         said = list(pool.map(lambda _: instance.fill(script=script), range(4)))
-    assert sorted(said) == [
-        *["filled\n"] * 3,
-        "lxdocker: the volume at /data was only partly filled; starting over\nfilled\n",
-    ]
+    assert all(one.endswith("filled\n") for one in said)
+    assert "".join(said).count("only partly filled; starting over") == 1
     assert instance.held() == FILLED
 
 
