@@ -79,6 +79,7 @@ while [ $# -gt 0 ]; do
 	shift
 done
 [ $# -gt 0 ] || usage
+case ${_in:-/} in /*) ;; *) die "the working directory $_in is not an absolute path" 125 ;; esac
 
 # The instance may have just started, before it saved its environment.
 _tries=0

@@ -68,6 +68,9 @@ def test_with_all_that_the_application_has(launch: Launch) -> None:
         status, said = run("-u", user, "true")
         assert (status, f"{what} is outside the instance's ID map, which ends at " in said) == (125, True)
     assert run("-u", "0:4000000000", "true")[0] == 125
+    for folder in ("-", "bin"):
+        said = f"/lxd-exec: the working directory {folder} is not an absolute path\n"
+        assert run("-w", folder, "true") == (125, said)
     for wrong in ((), ("-x", "true"), ("-u",), ("-e", "=x", "true")):
         assert run(*wrong) == (125, USAGE)
 

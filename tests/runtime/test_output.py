@@ -81,6 +81,14 @@ def test_the_log_outlives_a_restart_and_can_be_read_again(launch: Launch) -> Non
     assert any(line.startswith("lxdocker: /bin/sh was ended by signal 15") for line in log_of(one))
 
 
+def test_more_lines_than_there_are(launch: Launch) -> None:
+    one = launch(script="echo one; exec sleep 100000")
+    wait_until("its line", lambda: "one" in log_of(one))
+    for number in ("10", "999999999", "99999999999999999999"):
+        assert log_of(one, "-n", number)[-1] == "one"
+    assert one.exec("/lxd-log", "-n", "-1")[0] == 2
+
+
 def test_following_the_log(launch: Launch, boxes: World) -> None:
     script = "echo one; read x </go; echo two; exec sleep 100000"
     one = launch(script=script, config={"user.lxdocker_init_script": "mkfifo /go"})
