@@ -221,10 +221,15 @@ class Connection:
                 check()
 
         resource = f"/1.0/operations/{urllib.parse.quote(operation.identifier, safe='')}/wait"
+        failing = None  # since when waiting has failed
         try:
             while True:
                 answer = operations.answer_of(self.daemon, resource, what, look)
                 ended = self._ended(operation, answer, what)
+                if ended is None and answer["type"] == "error":
+                    failing = failing or time.monotonic()
+                    if time.monotonic() > failing + operations.LOST_SECONDS:
+                        ended = Ended(str(answer["error"]), {})
                 if ended is not None:
                     came_to = ended.in_words
                     break

@@ -29,6 +29,9 @@ from lxdocker.reasons import in_words
 
 SLICE_SECONDS = 0.5  # how long nothing is looked at but the connection
 CONNECT_SECONDS = 10
+# How long waiting may fail while the operation is said to be running: after 6.9, LXD says so for ever if its member of
+# the cluster is gone. As long as LXD itself waits for a member (cluster.offline_threshold).
+LOST_SECONDS = 20
 SUCCESS, FAILURE = 200, 400  # status codes of operations; below the first it is under way
 MOST = 1 << 24  # bytes of an answer
 REMOVALS = ("Stopping instance", "Deleting instance")  # what operations say that they do

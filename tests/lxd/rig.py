@@ -406,7 +406,10 @@ class Running:
         self.process.send_signal(number)
 
     def end(self, timeout: float = COMMAND_SECONDS) -> Done:
-        out, _ = self.process.communicate(timeout=timeout)
+        try:
+            out, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end after {timeout:g} s: {self.said}") from None
         return Done(self.process.returncode, out, self.said)
 
 

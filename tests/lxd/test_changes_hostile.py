@@ -364,11 +364,14 @@ def test_a_full_disk_while_a_file_comes_or_a_command_writes(filled: World) -> No
 @pytest.mark.parametrize("moment", ["change", "run", "layers"])
 def test_killed_while_it_is_changed(filled: World, tmp_path: Path, moment: str) -> None:
     held = filled.holdings()
-    (filled.specs / "layer.tar").write_bytes(LAYER)
+    # The second one takes a while.
+    layers = {"layer.tar": LAYER, "large.tar": layer(entry("srv/large", hashlib.shake_256(b"large").digest(1 << 24)))}
+    for name, content in layers.items():
+        (filled.specs / name).write_bytes(content)
     changes = {
         "files": {"/added": {"content": "x" * 1000}},
         "run": [[*SH, "/busybox-lxd sleep 1; echo x >/made"]],
-        "layers": [{"path": "layer.tar", "sha256": hashlib.sha256(LAYER).hexdigest()}],
+        "layers": [{"path": name, "sha256": hashlib.sha256(one).hexdigest()} for name, one in layers.items()],
     }
     filled.spec("app", filled.ref("app"), **changes)
     with filled.start("sync", "--json") as run:

@@ -29,6 +29,7 @@ from lxdocker.config.settings import Settings
 from lxdocker.errors import HostError, LxdError, LxdockerError
 from lxdocker.lxd import connection, images
 from lxdocker.lxd import daemon as daemons
+from lxdocker.lxd import operation as operations
 from lxdocker.lxd.address import UnixSocket
 from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError
 from lxdocker.lxd.connection import CHUNK
@@ -481,6 +482,22 @@ def test_an_answer_that_comes_before_the_end_is_no_end(daemon: Daemon, monkeypat
     assert client.wait(operation, "work").error == ""
     later.join()
     assert len(answers) == 3
+
+
+def test_an_operation_whose_member_is_gone(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After LXD 6.9, it stays in the cluster's database, as running."""
+    monkeypatch.setattr(operations, "LOST_SECONDS", 1)
+    work = daemon.start("POST /1.0/images", "7", status_code=103)
+    client = Lxd()
+    operation = begun(client)
+    lost = {"type": "error", "error": "connect to member two: connection refused", "error_code": 503}
+    daemon.answers["GET /1.0/operations/7/wait"] = (503, json.dumps(lost).encode())
+    with pytest.raises(LxdError, match="work failed: connect to member two: connection refused"):
+        client.wait(operation, "work")
+    # It may come back in time.
+    threading.Timer(0.7, lambda: daemon.answers.pop("GET /1.0/operations/7/wait")).start()
+    threading.Timer(1.5, work.end).start()
+    assert client.wait(operation, "work").error == ""
 
 
 def test_a_daemon_that_hangs_up_while_it_is_waited_for(daemon: Daemon) -> None:
