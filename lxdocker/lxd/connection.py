@@ -226,10 +226,10 @@ class Connection:
             while True:
                 answer = operations.answer_of(self.daemon, resource, what, look)
                 ended = self._ended(operation, answer, what)
-                if ended is None and answer["type"] == "error":
-                    failing = failing or time.monotonic()
-                    if time.monotonic() > failing + operations.LOST_SECONDS:
-                        ended = Ended(str(answer["error"]), {})
+                fails = ended is None and answer["type"] == "error"
+                failing = (failing or time.monotonic()) if fails else None
+                if failing and time.monotonic() > failing + operations.LOST_SECONDS:
+                    ended = Ended(str(answer["error"]), {})
                 if ended is not None:
                     came_to = ended.in_words
                     break

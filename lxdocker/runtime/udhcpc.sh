@@ -113,7 +113,7 @@ set_default_route() {
 	change=add
 	case "$former" in *" $metric=$1 "*) change= ;; *" $metric="*) change=replace ;; esac
 	if [ -n "$change" ]; then
-		"$bb" ip -4 route "$change" default ${1:+via "$1"} dev "$interface" metric "$metric" 2>/dev/null || {
+		"$bb" ip -4 route "$change" default ${1:+via "$1"} dev "$interface" metric "$metric" 2>/dev/null || [ -z "$1" ] || {
 			# A gateway outside the subnet (mask /32) first needs a route of its own.
 			"$bb" ip -4 route replace "$1" dev "$interface"
 			"$bb" ip -4 route "$change" default via "$1" dev "$interface" metric "$metric"

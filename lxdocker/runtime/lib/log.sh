@@ -27,7 +27,7 @@ start_log() {
 	"$_bb" mkfifo -m 600 "$_output"
 	# As Docker's daemon does for its pipes, so that any user of the application can open /dev/stdout by name.
 	[ "$_uid" = 0 ] || "$_bb" chown "$_uid" "$_output"
-	# shellcheck disable=SC2094
+	# shellcheck disable=SC2094 # a FIFO
 	exec 3>&1 1<>"$_output" 2>&1 4<"$_output"
 	_console=3
 	start_logger

@@ -121,21 +121,23 @@ is_writable_mount() {
 # fill_volume PATH: fills the volume, which is mounted at /dev/.lxd-volume. Fails with the reason in $_why.
 fill_volume() {
 	claim_volume "$1" || return 0
-	_why=
 	_anew=
-	_failed=
 	if is_unfinished; then
 		say "the volume at $1 was only partly filled; starting over"
 		_anew=yes
-	else
-		_why=$( (set -C && umask 077 && : >"/dev/.lxd-volume/$_filling") 2>&1) || _failed=yes
+		empty_volume
+	elif ! _why=$( (set -C && umask 077 && : >"/dev/.lxd-volume/$_filling") 2>&1); then
+		"$_bb" rm -f "/dev/.lxd-volume/$_claim"
+		exec 9>&-
+		return 1
 	fi
 	# For instances on other hosts, and with images that know of no claim.
 	# shellcheck disable=SC2016 # for the shell inside
 	"$_bb" setsid "$_bb" sh -c 'while "$0" touch -c "$1"; do "$0" sleep 1; done' "$_bb" "/dev/.lxd-volume/$_filling" &
 	_alive=$!
-	{ [ -z "$_failed" ] && empty_volume && uncover "$1" && copy_into_volume "$1" && cover &&
-		"$_bb" sync -f /dev/.lxd-volume; } || _failed=yes
+	_why=
+	_failed=
+	{ uncover "$1" && copy_into_volume "$1" && cover && "$_bb" sync -f /dev/.lxd-volume; } || _failed=yes
 	"$_bb" kill -KILL "-$_alive" 2>/dev/null
 	wait "$_alive" 2>/dev/null
 	[ -z "$_failed" ] || empty_volume

@@ -495,6 +495,7 @@ def test_an_operation_whose_member_is_gone(daemon: Daemon, monkeypatch: pytest.M
     with pytest.raises(LxdError, match="work failed: connect to member two: connection refused"):
         client.wait(operation, "work")
     # It may come back in time.
+    monkeypatch.setattr(operations, "LOST_SECONDS", 30)
     threading.Timer(0.7, lambda: daemon.answers.pop("GET /1.0/operations/7/wait")).start()
     threading.Timer(1.5, work.end).start()
     assert client.wait(operation, "work").error == ""

@@ -32,8 +32,16 @@ ip link add eth1 type veth peer name peer1
 for one in peer0 peer1 eth1; do ip link set $one up; done
 {more}
 """
-# Each change of a route.
-MONITOR = "ip -4 -o monitor route >monitored & sleep 0.3"
+# Each change of a route, from when the first of these is seen until the last one is.
+MONITOR = """
+ip -4 -o monitor route >monitored &
+until [ -s monitored ]; do ip route add blackhole 192.0.2.1; ip route del blackhole 192.0.2.1; sleep 0.1; done
+"""
+MONITORED = """
+ip route add blackhole 192.0.2.2
+until grep -q 192.0.2.2 monitored; do sleep 0.1; done
+ip route del blackhole 192.0.2.2
+"""
 LOOK = """
 printf '\\n--- state\\n'
 ip -j -4 addr show
@@ -106,7 +114,7 @@ class Machine:
 
     @property
     def changed_defaults(self) -> list[str]:
-        """What has happened to default routes, with MONITOR before."""
+        """What has happened to default routes, between MONITOR and MONITORED."""
         lines = [" ".join(line.split()) for line in (self.root / "monitored").read_text().splitlines()]
         return [line.removesuffix(" scope link") for line in lines if "default" in line]
 
@@ -210,14 +218,14 @@ def test_static_routes_come_instead_of_the_router(machine: Machine) -> None:
 )
 def test_a_renewal_interrupts_nothing(machine: Machine, options: dict[str, str]) -> None:
     lease = {**LEASE, **options}
-    after = machine.leases(("deconfig", lease), ("bound", lease), ("renew", lease), before=MONITOR)
+    after = machine.leases(("deconfig", lease), ("bound", lease), ("renew", lease), before=MONITOR, after=MONITORED)
     assert len(machine.changed_defaults) == len([one for one in after.routes if one["dst"] == "default"]) > 0
 
 
 def test_other_routers_take_the_place_of_those_before(machine: Machine) -> None:
     """At no moment is there no route."""
     leases = [{**LEASE, "router": routers} for routers in ("10.1.2.1 10.1.2.2", "10.1.2.3", "10.1.2.4 10.1.2.5", "")]
-    machine.leases(("deconfig", LEASE), *(("renew", lease) for lease in leases), before=MONITOR)
+    machine.leases(("deconfig", LEASE), *(("renew", lease) for lease in leases), before=MONITOR, after=MONITORED)
     assert machine.changed_defaults == [
         "default via 10.1.2.1 dev eth0",
         "default via 10.1.2.2 dev eth0 metric 1",

@@ -181,6 +181,15 @@ def test_a_claim_that_nobody_has_any_more_is_no_hindrance(instance: Instance) ->
     assert instance.held() == FILLED
 
 
+def test_the_marks_end_is_on_disk_before_the_application_starts(instance: Instance) -> None:
+    """A power failure must not bring it back: the next start would delete what the application has written."""
+    instance.root.write("/wrapper", '#!/busybox-lxd sh\necho "$*" >>/dev/ran\nexec /busybox-lxd "$@"\n', 0o755)
+    ran = instance.fill(script=f"_bb=/wrapper\n{FILL}/busybox-lxd cat /dev/ran").splitlines()
+    removed = ran.index(f"rm -f /dev/.lxd-volume/{MARK}")
+    synced = [number for number, command in enumerate(ran) if command == "sync -f /dev/.lxd-volume"]
+    assert min(synced) < removed < max(synced)
+
+
 def test_the_claim_of_an_instance_that_was_killed_does_not_stay_beside_files(instance: Instance) -> None:
     os.mkfifo(instance.volume / CLAIM, 0o600)
     (instance.volume / "mine").touch()
