@@ -26,25 +26,24 @@ def daemon(name: str, *options: str, environment: Mapping[str, str] | None = Non
     """One more LXD of the kind that is tested, beside the first. Gives its LXD_DIR. ``options``: lxd-up's."""
     own = Path(os.environ["LXD_DIR"])
     folder = own.with_name(f"{own.name}-{name}")
-
-    def lxd_up(*arguments: str | Path) -> None:
-        command = [LXD_UP, *arguments, "--dir", folder]
-        env = {**os.environ, **(environment or {})}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
-        assert done.returncode == 0, done.stderr
-
     try:
-        lxd_up("--lxd", os.environ["LXDOCKER_TEST_LXD"], *options)
+        start_lxd(folder, *options, environment=environment)
         yield folder
     finally:
-        lxd_up("--down")
+        _lxd_up(folder, "--down", environment=environment)
 
 
-def start_lxd(folder: Path, *options: str) -> None:
-    """One that was stopped or killed. ``options``: lxd-up's."""
-    command = [str(LXD_UP), "--lxd", os.environ["LXDOCKER_TEST_LXD"], "--dir", str(folder), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
-    assert done.returncode == 0, done.stderr
+def start_lxd(folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    """A new one, or one that was stopped or killed. ``options``: lxd-up's."""
+    _lxd_up(folder, "--lxd", os.environ["LXDOCKER_TEST_LXD"], *options, environment=environment)
+
+
+def _lxd_up(folder: Path, *options: str, environment: Mapping[str, str] | None) -> None:
+    # timeout(1) ends all that the script has started, which would otherwise keep its lock.
+    command: list[str | Path] = ["timeout", str(COMMAND_SECONDS), LXD_UP, "--dir", folder, *options]
+    env = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"lxd-up {' '.join(options)}, exit status {done.returncode}: {done.stderr}"
 
 
 @contextmanager
