@@ -65,7 +65,7 @@ class Health:
         """As health.sh reads them."""
         return [
             f"_health_interval={_decimal(self.interval)}",
-            f"_health_timeout={_decimal(self.timeout)}",
+            f"_health_timeout={math.ceil(self.timeout) or 1}",  # busybox's timeout knows no fractions
             f"_health_start_period={math.ceil(self.start_period)}",
             f"_health_start_interval={_decimal(self.start_interval)}",
             f"_health_retries={self.retries}",

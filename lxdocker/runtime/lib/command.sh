@@ -129,7 +129,14 @@ as_application() {
 	case "$1,$_odd" in
 	*/*,)
 		# If the user may not run the program, env exits with Docker's status.
-		if [ "$_uid" != 0 ] || [ "$_value" != "$_home" ]; then set -- "$_bb" env "HOME=$_value" "$@"; fi
+		if [ "$_uid" != 0 ] || [ "$_value" != "$_home" ]; then
+			# env would take a path with "=" for a variable.
+			# shellcheck disable=SC2016 # for the shell inside
+			case "$1" in
+			*=*) set -- "$_bb" sh -c 'unset PWD OLDPWD SHLVL; HOME=$1; shift; exec "$@"' sh "$_value" "$@" ;;
+			*) set -- "$_bb" env "HOME=$_value" "$@" ;;
+			esac
+		fi
 		;;
 	*,)
 		# env would run busybox's applet if the command has the name of one.

@@ -119,6 +119,7 @@ read_envfile() {
 		say "LXDOCKER_ENVFILE $1 can't be read${2-}; continuing without it"
 		return
 	}
+	_lines=${_lines#"$(printf '\357\273\277')"} # the byte order mark of editors on Windows
 	while IFS= read -r _line; do
 		_line=${_line%"$_cr"}
 		while :; do case "$_line" in [[:blank:]]*) _line=${_line#?} ;; *) break ;; esac done

@@ -1,4 +1,5 @@
-# shellcheck shell=dash disable=SC2154
+# shellcheck shell=dash disable=SC2016,SC2154,SC3045
+# (SC2016: attempt() expands them. SC3045: busybox's read has -t.)
 # The image's HEALTHCHECK. Its state is kept in /dev/.lxd-health, which /lxd-health prints.
 
 _checker= # PID of the checking process
@@ -27,22 +28,25 @@ end_health() {
 
 write_health() {
 	printf '%s\n' "$@" >/dev/.lxd-health.new
-	"$_bb" mv /dev/.lxd-health.new /dev/.lxd-health
+	attempt '"$_bb" mv /dev/.lxd-health.new /dev/.lxd-health'
 }
 
 # Checks until it is killed. $1: the application's PID.
 watch_health() {
 	trap '' TERM HUP INT QUIT USR1 USR2
+	note_own_pid
 	_failures=0
 	_state=starting
-	_began=$(uptime_seconds)
+	read_seconds
+	_began=$_seconds
 	write_health starting
 	while :; do
 		# As under Docker, the start period has its own interval, and failures do not count.
 		_pause=$_health_interval
 		! is_starting || _pause=$_health_start_interval
-		"$_bb" sleep "$_pause"
-		check_health
+		rest "$_pause"
+		# Where no process can be started, see supervise.sh.
+		attempt check_health || _status=125 _said="can't start a process"
 		if [ "$_status" -eq 0 ]; then
 			_failures=0
 			_state=healthy
@@ -56,13 +60,22 @@ watch_health() {
 		write_health "$_state" "failures: $_failures" "last status: $_status" "$_said"
 		if [ "$_state" = unhealthy ] && [ "$_restart_unhealthy" = true ]; then
 			: >/dev/.lxd-unhealthy
-			end_app "$1"
+			attempt 'end_app "$1"' "$1"
 			return
 		fi
 	done
 }
 
-is_starting() { [ "$_state" = starting ] && [ $(($(uptime_seconds) - _began)) -lt "$_health_start_period" ]; }
+is_starting() {
+	read_seconds
+	[ "$_state" = starting ] && [ $((_seconds - _began)) -lt "$_health_start_period" ]
+}
+
+# Sleeps without a process, which would outlive this one if it was killed.
+rest() {
+	[ -p /dev/.lxd-health.rest ] || "$_bb" mkfifo -m 600 /dev/.lxd-health.rest
+	read -r -t "$1" _ <>/dev/.lxd-health.rest
+}
 
 # Sets _status and _said. The check runs in its own session, so that all its processes can be killed. Its output is read
 # to the end, but only the beginning is kept. Processes that it leaves behind may hold the pipe open, but do not block
@@ -90,6 +103,7 @@ check_health() {
 		_tries=$((_tries + 1))
 	done
 	kill -KILL "$_reader" 2>/dev/null
+	wait "$_reader" 2>/dev/null # or the shell would remember it for ever
 	_said=$("$_bb" head -c 4096 /dev/.lxd-health.out)
 	"$_bb" rm -f /dev/.lxd-health.out /dev/.lxd-health.pipe
 }

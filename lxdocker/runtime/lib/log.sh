@@ -30,6 +30,7 @@ start_log() {
 	# shellcheck disable=SC2094 # a FIFO
 	exec 3>&1 1<>"$_output" 2>&1 4<"$_output"
 	_console=3
+	read_seconds
 	start_logger
 }
 
@@ -38,6 +39,7 @@ start_logger() {
 	# last output would be lost.
 	"$_bb" setsid "$_bb" env -i "$_bb" sh "$_lib/log_output.sh" "$_log" <&4 >/dev/console 2>&1 3>&- 4<&- &
 	_logger=$!
+	_logger_began=$_seconds
 	: >"$_helpers/$_logger"
 }
 
@@ -46,7 +48,10 @@ look_after_logger() {
 	read_start "$_logger"
 	case $_start in ?*) return 0 ;; esac
 	# Remaining processes of the old logger must not read part of the output.
-	"$_bb" kill -KILL "-$_logger" 2>/dev/null
+	kill -KILL "-$_logger" 2>/dev/null
+	# It ends at once if it can't start a process.
+	read_seconds
+	case $_seconds in "$_logger_began") hold_on ;; esac
 	start_logger
 }
 

@@ -1,8 +1,7 @@
 # shellcheck shell=dash disable=SC2154,SC3045
 # (SC3045: busybox's read has -t and -d.)
 # The network: interfaces configured by LXD stay unchanged, those in user.lxdocker.network get their addresses, and all
-# others use DHCP. The kernel itself sets IPv6 routes, and most addresses, from router advertisements, which it accepts
-# as long as it does not forward.
+# others use DHCP. The kernel itself sets IPv6 routes, and most addresses, from router advertisements.
 # shellcheck source=/dev/null
 . "$_lib/interfaces.sh"
 _longest_wait=300 # hundredths of a second
@@ -151,6 +150,11 @@ forget_interface() {
 		fi
 	done
 	"$_bb" rm -f "$_net/address4.$1" "$_net/address6.$1" "$_net/slaac.$1" "$_net/settled4.$1" "$_net/settled6.$1"
+	# Its name servers can't be reached any more.
+	if [ -e "/dev/.lxd-dns/$1" ] || [ -e "/dev/.lxd-dns6/$1" ]; then
+		"$_bb" rm -f "/dev/.lxd-dns/$1" "/dev/.lxd-dns6/$1"
+		"$_bb" env -i "$_bb" sh /lxd-udhcpc-default.script.real refresh
+	fi
 }
 
 # Records the addresses of the interface; fails if it has only automatic ones.
@@ -179,7 +183,17 @@ note_address() {
 # As under Docker, an address can be used at once: duplicate detection takes 2 s, twice. If the kernel has already
 # started it for an address, the address is recreated.
 prepare_ipv6() {
+	accept_routers "$1"
 	! skip_duplicate_detection "$1" || restart_ipv6 "$1"
+}
+
+# By default, the kernel ignores routers' advertisements once an application forwards.
+accept_routers() {
+	_accepts=
+	{
+		read -r _accepts <"/proc/sys/net/ipv6/conf/$1/accept_ra" # fails, since the kernel gives the first byte only
+		[ "$_accepts" != 1 ] || echo 2 >"/proc/sys/net/ipv6/conf/$1/accept_ra"
+	} 2>/dev/null
 }
 
 # Changes only the kernel's default; any other value was set on purpose.

@@ -1,6 +1,7 @@
-# shellcheck shell=dash disable=SC2030,SC2031,SC2064,SC2154,SC2172,SC3045
-# (SC2030, SC2031: the application's process has values of its own. SC2064: the traps expand their values now. SC2172:
-# busybox has no names for real-time signals. SC3045: its read has -d.)
+# shellcheck shell=dash disable=SC2016,SC2030,SC2031,SC2064,SC2154,SC2172,SC3043,SC3045
+# (SC2016: attempt() expands them. SC2030, SC2031: the application's process has values of its own. SC2064: the traps
+# expand their values now. SC2172: busybox has no names for real-time signals. SC3043, SC3045: it has `local`, and its
+# read has -d and -t.)
 # Runs the command as a child of PID 1: signals, stopping, restarting, and reporting why it ended.
 
 # As Docker: from a tenth of a second, doubled each time up to a minute, and reset after ten seconds of running.
@@ -9,10 +10,41 @@ _longest_delay=600
 _stable_seconds=10
 _window_seconds=6 # during which SIGWINCH is taken for the kernel's
 
-uptime_seconds() {
-	read -r _uptime _ </proc/uptime
-	echo "${_uptime%%.*}"
+# Sets _seconds to the time since the host's start.
+read_seconds() {
+	read -r _seconds _ </proc/uptime
+	_seconds=${_seconds%%.*}
 }
+
+# ---- without a process to spare
+
+# Under limits.processes, the application may leave none for PID 1, whose shell would end with a failed fork, and the
+# instance with it.
+
+# attempt CODE ARGUMENT...: runs the code, and fails if it could not start a process, which only `command eval` survives.
+# A subshell of the code that failed in the same way ends here, or it would go on as its parent.
+attempt() {
+	local _incomplete=yes _code=$1
+	shift
+	command eval "$_code
+		_incomplete="
+	case $_incomplete in '') return 0 ;; esac
+	read -r _self _ </proc/self/stat
+	case $_self in "$_own_pid") return 1 ;; esac
+	exit 2
+}
+
+note_own_pid() { read -r _own_pid _ </proc/self/stat; }
+
+# Waits for up to a second without starting a process. Signals end only a single read.
+hold_on() {
+	read_seconds
+	_held=$_seconds
+	while [ "$_seconds" -eq "$_held" ]; do
+		read -r -t 0.2 _ <>/dev/.lxd-hold
+		read_seconds
+	done
+} 2>/dev/null
 
 # ---- signals
 
@@ -35,7 +67,7 @@ hear_others() {
 	for _signal in 34 35 36 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64; do
 		trap "pass_on $_signal" "$_signal"
 	done
-	trap on_window_change WINCH
+	trap 'attempt on_window_change' WINCH
 	trap look_after_helpers CHLD
 }
 
@@ -54,10 +86,12 @@ pass_on() {
 on_window_change() {
 	check_ended
 	case $_has_ended in yes) return 0 ;; esac
-	_arrived=$(uptime_seconds)
+	read_seconds
+	_arrived=$_seconds
 	_before=$_window
 	_window=$("$_bb" stty size </dev/console 2>/dev/null)
-	case $_window in "$_before") ;; *) _resized=$(uptime_seconds) ;; esac
+	read_seconds
+	case $_window in "$_before") ;; *) _resized=$_seconds ;; esac
 	case $((_arrived - _resized < _window_seconds)) in 0) pass_on 28 ;; esac
 }
 
@@ -78,14 +112,12 @@ look_after_helpers() {
 			;;
 		esac
 		_unseen=
-		look_after_logger
-		look_after_health
-		ensure_network_helpers >&"$_console" 2>&1
+		attempt 'look_after_logger; look_after_health; ensure_network_helpers >&"$_console" 2>&1'
 		_looking=
 		# What ends from here on calls this function once more.
 		case $_unseen in '') return 0 ;; esac
 	done
-	"$_bb" sleep 0.5 >/dev/null 2>&1 &
+	attempt '"$_bb" sleep 0.5 >/dev/null 2>&1 &'
 }
 
 # Whether the process that PID 1 waits for has ended, and its status is not known yet. Until then, a trap must not start
@@ -133,17 +165,32 @@ settle() {
 
 # Kills the application's remaining processes in all sessions, so that a restart is a fresh start. Processes older than
 # the application (PID 1's preparations may have started them on purpose), shells of lxc exec and the runtime's own
-# stay.
+# stay. Sets _looked to whether they could be looked for.
 end_rest_of_app() {
-	_round=0
-	while [ "$_round" -lt 20 ]; do
+	_looked='' _sweep=0
+	while [ "$_sweep" -lt 20 ]; do
 		_rest=$("$_bb" cat /proc/[0-9]*/status 2>/dev/null | "$_bb" awk \
-			-v older="$_older" -v helpers="$(echo "$_helpers"/*)" -f "$_lib/rest_of_app.awk") && [ -z "$_rest" ] && return
+			-v older="$_older" -v helpers="$(echo "$_helpers"/*)" -f "$_lib/rest_of_app.awk") && [ -z "$_rest" ] && _looked=yes &&
+			return
 		# shellcheck disable=SC2086 # process ids
-		[ -z "$_rest" ] || "$_bb" kill -KILL $_rest 2>/dev/null
+		[ -z "$_rest" ] || {
+			_looked=yes
+			kill -KILL $_rest 2>/dev/null
+		}
 		"$_bb" usleep 10000
-		_round=$((_round + 1))
+		_sweep=$((_sweep + 1))
 	done
+}
+
+# Where the application's remaining processes leave none to look for them: shells of lxc exec end, too, and PID 1's
+# helpers are started again. Those that have ended count until they are reaped, which `jobs` does.
+end_all() {
+	kill -KILL -1 2>/dev/null
+	for _ in 1 2 3; do
+		hold_on
+		jobs
+	done >/dev/null 2>&1
+	look_after_helpers
 }
 
 # ---- the application
@@ -153,6 +200,8 @@ supervise() {
 	_window=$("$_bb" stty size </dev/console 2>/dev/null)
 	_older=$(echo /proc/[0-9]*)
 	_looking=
+	note_own_pid
+	"$_bb" mkfifo -m 600 /dev/.lxd-hold
 	hear_others
 	hear_lxd on_stop
 	# The console is PID 1's terminal: without this, Ctrl-C there would cause a reboot, and Ctrl-S would block the
@@ -165,7 +214,6 @@ supervise() {
 		should_restart || break
 		if [ "$_lasted" -ge "$_stable_seconds" ]; then
 			_delay=$_first_delay
-			_restarts=0
 		fi
 		_restarts=$((_restarts + 1))
 		say "$_ending; starting it again in $((_delay / 10)).$((_delay % 10)) s (restart $_restarts)"
@@ -182,7 +230,7 @@ end() {
 	_reboot=
 	[ "$_stopping" != reboot ] || _reboot=yes
 	_looking=never
-	[ -z "$_logger" ] || end_log
+	[ -z "$_logger" ] || attempt end_log
 	[ -z "${2-}" ] || say "$2"
 	if [ -n "$_reboot" ]; then
 		"$_bb" sync
@@ -206,7 +254,8 @@ say_status() {
 
 # Runs the command once, to its real end. Sets _status and _lasted.
 run_app() {
-	_began=$(uptime_seconds)
+	read_seconds
+	_began=$_seconds
 	"$_bb" rm -f /dev/.lxd-unhealthy
 	# Job control needs a terminal. With it, the shell starts the command in its own process group and leaves SIGINT and
 	# SIGQUIT unchanged; without it, POSIX requires the shell to ignore both in the command.
@@ -225,20 +274,22 @@ run_app() {
 	exec </dev/null
 	_waits_for=$_app
 	_looking=
-	start_health
+	attempt start_health
 	# One may have been killed while none could be started.
 	look_after_helpers
 	# A stop may have been requested just before the application started.
 	[ -z "$_stopping" ] || on_stop "$_stopping"
 	await "$_app"
 	_status=$_ended
-	_lasted=$(($(uptime_seconds) - _began))
+	read_seconds
+	_lasted=$((_seconds - _began))
 	_app=
 	look_after_helpers
 	end_health
-	[ -z "$_killer" ] || "$_bb" kill -KILL "$_killer" 2>/dev/null
+	[ -z "$_killer" ] || kill -KILL "$_killer" 2>/dev/null
 	_killer=
-	end_rest_of_app
+	attempt end_rest_of_app
+	[ -n "$_looked" ] || end_all
 }
 
 on_stop() {
@@ -248,8 +299,10 @@ on_stop() {
 	check_ended
 	case $_has_ended in yes) return 0 ;; esac
 	say "stopping with SIG$_stop_signal, and SIGKILL after $_stop_grace s"
-	end_app "$_app" >&"$_console" 2>&1 &
-	_killer=$!
+	attempt 'end_app "$_app" >&"$_console" 2>&1 &
+	_killer=$!'
+	# Nobody will kill it after the grace period, but it can end by itself.
+	case $_killer in '') kill -s "$_stop_signal" "$_app" ;; esac
 }
 
 # Sends the stop signal, and SIGKILL after the grace period.
@@ -278,6 +331,7 @@ should_restart() {
 	case $_restart in
 	always) return 0 ;;
 	on-failure) [ "$_status" -ne 0 ] ;;
+	on-failure:0) [ "$_status" -ne 0 ] ;; # as under Docker
 	on-failure:*) [ "$_status" -ne 0 ] && [ "$_restarts" -lt "${_restart#on-failure:}" ] ;;
 	*) return 1 ;;
 	esac
@@ -285,7 +339,10 @@ should_restart() {
 
 # Sleeps, unless a signal asks to stop.
 pause() {
-	"$_bb" sleep "$1" >/dev/null 2>&1 &
-	_sleeper=$!
+	attempt '"$_bb" sleep "$1" >/dev/null 2>&1 &
+	_sleeper=$!' "$1" || {
+		hold_on
+		return 0
+	}
 	while [ -z "$_stopping" ] && kill -0 "$_sleeper" 2>/dev/null; do wait "$_sleeper" 2<&4; done
 }

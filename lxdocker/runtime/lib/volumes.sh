@@ -34,12 +34,16 @@ fill_volumes() {
 		# A bind mount, which excludes mounts below.
 		"$_bb" mount -o bind "$_volume" /dev/.lxd-volume 2>/dev/null || continue
 		fill_volume "$_volume" || die "the volume at $_volume can't be filled with the image's files: $_why" 125
-		"$_bb" umount /dev/.lxd-volume
+		release /dev/.lxd-volume
 	done <<-VOLUMES
 		$_volumes
 	VOLUMES
 	"$_bb" rmdir /dev/.lxd-volume 2>/dev/null
+	: # what can't be removed hurts nobody
 }
+
+# release PLACE: unmounts at once, even if processes that were killed have not ended yet.
+release() { "$_bb" umount -l "$1"; }
 
 # uncover PATH: sets $_source to the path of the image's files hidden by mounts at PATH. Fails with the reason in $_why.
 uncover() {
@@ -58,7 +62,7 @@ uncover() {
 	while _place=$(deepest_mount "$_top") && [ -n "$_place" ]; do
 		_kept=$((_kept + 1))
 		if [ -d "$_place" ]; then "$_bb" mkdir "/dev/.lxd-kept.$_kept"; else : >"/dev/.lxd-kept.$_kept"; fi
-		_why=$("$_bb" mount -o bind "$_place" "/dev/.lxd-kept.$_kept" 2>&1 && "$_bb" umount "$_place" 2>&1) || return 1
+		_why=$("$_bb" mount -o bind "$_place" "/dev/.lxd-kept.$_kept" 2>&1 && release "$_place" 2>&1) || return 1
 		eval "_kept_$_kept=\$_place"
 	done
 	_source=$1
@@ -82,13 +86,13 @@ deepest_mount() {
 
 # Restores the mounts.
 cover() {
-	"$_bb" umount /dev/.lxd-root 2>/dev/null
+	release /dev/.lxd-root 2>/dev/null
 	"$_bb" rmdir /dev/.lxd-root
 	while [ "$_kept" -gt 0 ]; do
 		eval "_place=\$_kept_$_kept"
 		_why=$("$_bb" mount -o bind "/dev/.lxd-kept.$_kept" "$_place" 2>&1) || return 1
 		# Removes only the empty mount point, never its contents.
-		"$_bb" umount "/dev/.lxd-kept.$_kept"
+		release "/dev/.lxd-kept.$_kept"
 		"$_bb" rmdir "/dev/.lxd-kept.$_kept" 2>/dev/null || "$_bb" rm -f "/dev/.lxd-kept.$_kept"
 		_kept=$((_kept - 1))
 	done
@@ -177,7 +181,8 @@ claim_volume() {
 			# At the same time, another instance may have taken the old claim for stale, and removed this one instead.
 			[ -z "$_seen" ] || "$_bb" sleep 1
 			# Another instance may have filled it in between.
-			if is_own_claim && { is_unfinished || is_empty_volume "$1"; }; then return; fi
+			# Opening it makes a file if it was removed before.
+			if [ -p /proc/self/fd/9 ] && is_own_claim && { is_unfinished || is_empty_volume "$1"; }; then return; fi
 			! is_own_claim || "$_bb" rm -f "/dev/.lxd-volume/$_claim"
 			exec 9>&-
 		elif [ ! -e "/dev/.lxd-volume/$_claim" ] || [ -d "/dev/.lxd-volume/$_claim" ]; then
@@ -187,7 +192,7 @@ claim_volume() {
 		_waited=0
 	done
 	# Left by an instance that was killed when it saw that another one had filled the volume.
-	[ ! -p "/dev/.lxd-volume/$_claim" ] || is_claim_open || "$_bb" rm -f "/dev/.lxd-volume/$_claim"
+	[ ! -e "/dev/.lxd-volume/$_claim" ] || is_claim_open || "$_bb" rm -f "/dev/.lxd-volume/$_claim" 2>/dev/null
 	return 1
 }
 
@@ -197,8 +202,9 @@ is_claim_open() {
 		"$_bb" sleep 1
 		return 1
 	fi
+	# For reading, which makes no file if it is removed now.
 	# shellcheck disable=SC2016 # for the shell inside
-	"$_bb" timeout -s KILL 1 "$_bb" sh -c ': >>"$0"' "/dev/.lxd-volume/$_claim" 2>/dev/null
+	"$_bb" timeout -s KILL 1 "$_bb" sh -c ': <"$0"' "/dev/.lxd-volume/$_claim" 2>/dev/null
 }
 
 is_own_claim() {

@@ -57,7 +57,7 @@ def test_so_many_failures_in_a_row_are_unhealthy(instance: Instance) -> None:
 
 
 def test_failures_while_it_may_be_starting_do_not_count(instance: Instance) -> None:
-    before = 'echo 100 >/dev/clock; uptime_seconds() { "$_bb" cat /dev/clock; }'
+    before = "echo 100 >/dev/clock; read_seconds() { read -r _seconds </dev/clock; }"
     answers = ["exit 1", "echo 109 >/dev/clock; exit 1", "echo 110 >/dev/clock; exit 1", "exit 1"]
     states, _ = seen(instance, answers, before=before, StartPeriod=10, Retries=9)
     assert states == ["starting", *["starting failures: 0"] * 2, "starting failures: 1", "starting failures: 2"]

@@ -169,6 +169,11 @@ def test_an_env_file_is_data(instance: Instance) -> None:
     assert said == ""
 
 
+def test_an_env_file_may_begin_with_a_byte_order_mark(instance: Instance) -> None:
+    found, said = envfile(instance, "\ufeffFIRST=1\r\nSECOND=2\r\n")
+    assert (found, said) == ({"FIRST": "1", "SECOND": "2"}, "")
+
+
 def test_an_env_file_does_not_replace_what_the_instance_says(instance: Instance) -> None:
     found, _ = envfile(instance, "A=file\nB=file\n", A="instance")
     assert found == {"A": "instance", "B": "file"}
@@ -518,6 +523,16 @@ def test_the_command_runs_as_the_images_user(instance: Instance, user: str, iden
     id_ = "/busybox-lxd id"
     instance.root.write("/bin/identity", f"#!/busybox-lxd sh\necho $({id_} -u) $({id_} -g) $({id_} -G)\n", 0o755)
     assert instance.out(BECOME).split() == identity.split()
+
+
+@needs_gosu
+@pytest.mark.parametrize("user", ["", "app"])
+def test_a_command_whose_path_looks_like_a_variable(instance: Instance, user: str) -> None:
+    instance.configure(OciConfig(user=user, cmd=("/opt/a=b/program", "x")))
+    instance.root.write("/opt/a=b/program", '#!/busybox-lxd sh\necho "$0 $1 $HOME"\n', 0o755)
+    program, word, home = instance.out(BECOME).split()
+    assert (program, word) == ("/opt/a=b/program", "x")
+    assert home != "/"  # that of the user
 
 
 # What a shell and a file that it makes say of the umask.

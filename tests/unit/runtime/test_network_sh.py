@@ -428,3 +428,21 @@ def test_what_the_user_has_put_there_stays(machine: Machine, before: str) -> Non
     assert machine.sh("own_hostname() { _hostname=new; }; write_own_name; ls -A /etc", before=before) in ("hosts\n", "")
     for path in (machine.root / "etc/hosts", machine.root / "elsewhere"):
         assert not path.exists() or path.read_text() == TEMPLATE
+
+
+def test_name_servers_of_an_interface_go_with_it(machine: Machine) -> None:
+    script = """
+        for _one in 0 1; do
+            $_bb env -i interface=eth$_one dns=10.0.$_one.1 search=net$_one $_bb sh /lxd-udhcpc-default.script.real dns
+        done
+        forget_interface eth0
+    """
+    assert machine.sh(script) == ""
+    assert (machine.root / "etc/resolv.conf").read_text().splitlines() == ["search net1", "nameserver 10.0.1.1"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (0, 0), (2, 2)])
+def test_routers_are_heard_even_where_an_application_forwards(machine: Machine, before: int, after: int) -> None:
+    knob = "/proc/sys/net/ipv6/conf/eth0/accept_ra"
+    script = f"echo {before} >{knob}; prepare_ipv6 eth0; cat {knob}".replace("cat", "$_bb cat")
+    assert machine.sh(script) == f"{after}\n"

@@ -335,6 +335,14 @@ def test_a_time_is_a_decimal_that_busybox_reads(nanoseconds: int, text: str) -> 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("milliseconds", "seconds"), [(1500, 2), (1, 1), (3000, 3)])
+def test_a_check_has_all_of_its_time(milliseconds: int, seconds: int) -> None:
+    """busybox's timeout would cut the fraction off."""
+    found = render.parse_healthcheck({"Test": ["CMD", "x"], "Timeout": milliseconds * 1_000_000})
+    assert found is not None
+    assert f"_health_timeout={seconds}" in found.settings()
+
+
 def test_a_health_check_reaches_the_shell(tmp_path: Path) -> None:
     raw = {"Test": ["CMD", *HOSTILE], "Interval": MINUTE // 40, "Retries": 2}
     (tmp_path / "lxd-image").write_bytes(render.render_config(OciConfig(healthcheck=raw), USUAL))

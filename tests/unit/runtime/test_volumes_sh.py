@@ -224,6 +224,26 @@ def test_instances_that_find_a_copy_cut_short_at_the_same_time(instance: Instanc
     assert instance.held() == FILLED
 
 
+def test_a_claim_that_goes_while_it_is_looked_at_leaves_no_file(instance: Instance) -> None:
+    """Another instance has just filled the volume."""
+    os.mkfifo(instance.volume / CLAIM, 0o600)
+    (instance.volume / MARK).touch(0o600)
+    gone = f"rm -f /data/{CLAIM} /data/{MARK}; echo whole >/data/theirs"
+    done = f'#!/busybox-lxd sh\n[ "$1" != timeout ] || {{ PATH=/b; {gone}; }}\nexec /busybox-lxd "$@"\n'
+    instance.root.write("/late", done.replace("rm -f", "/busybox-lxd rm -f"), 0o755)
+    assert instance.fill(script=f"_bb=/late\n{IMPATIENT}") in {"", WAITING}
+    assert instance.held() == {"theirs"}
+
+
+def test_a_process_that_has_not_ended_yet_hinders_nothing(instance: Instance) -> None:
+    """One that was killed may still be about to end."""
+    busy = '#!/busybox-lxd sh\n[ "$1" != cp ] || (cd /dev/.lxd-volume && /busybox-lxd sleep 3) >/dev/null 2>&1 &\n'
+    instance.root.write("/busy", f'{busy}exec /busybox-lxd "$@"\n', 0o755)
+    last = "echo status $?\n/busybox-lxd grep lxd-volume /proc/mounts | /busybox-lxd wc -l\n"
+    assert instance.fill(script=f"_bb=/busy\n{FILL}{last}") == "status 0\n0\n"
+    assert instance.held() == FILLED
+
+
 def test_another_instance_that_fills_it_is_waited_for(instance: Instance) -> None:
     (instance.volume / MARK).touch(0o600)
     (instance.volume / "theirs").touch()
