@@ -30,7 +30,8 @@ LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by how often -v was g
 
 # The last line of defence: who logs something takes care that there is no secret in it.
 _SECRETS = (
-    (re.compile(r"(://[^\s/:@'\"]*):[^\s/@'\"]+@"), r"\1:***@"),
+    # The user, too, which may be a token, except for the one that all of git over ssh has.
+    (re.compile(r"(://)(?!git@)[^\s/@'\"]+@"), r"\1***@"),
     (re.compile(r"([?&][\w-]*(?:secret|token|password|signature|credential|sig)=)[^&\s'\"]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"(\bauthorization['\"]?\s*[:=]\s*)[^\n]+", re.IGNORECASE), r"\1***"),
 )

@@ -20,6 +20,7 @@ import lxdocker
 from lxdocker import __version__
 from lxdocker.config.resources import resource
 from lxdocker.errors import UsageError
+from lxdocker.files.seen import is_dir, is_file
 from lxdocker.reasons import in_words
 
 # What no Debian has, or not in a version that lxdocker works with.
@@ -92,7 +93,7 @@ def _itself() -> Iterator[tuple[str, bytes]]:
     """The package lxdocker, with its schemas and profiles inside of it, as a wheel has them."""
     package = Path(lxdocker.__file__).parent
     yield from ((f"lxdocker/{path}", content) for path, content in _files(package))
-    if not (package / "schema").is_dir():
+    if not is_dir(package / "schema"):
         for folder, name in (("schema", "config.schema.json"), ("profiles", "builder.yaml")):
             found = resource(folder, name).parent  # type: ignore[arg-type]  # both are
             yield from ((f"lxdocker/{folder}/{path}", content) for path, content in _files(found))
@@ -100,7 +101,7 @@ def _itself() -> Iterator[tuple[str, bytes]]:
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if is_file(path) and "__pycache__" not in path.parts:
             yield str(path.relative_to(folder)), path.read_bytes()
 
 
@@ -153,7 +154,7 @@ def _of_distribution(name: str) -> Iterator[tuple[str, bytes]]:
     for file in files:
         if ".." not in file.parts and "__pycache__" not in file.parts:
             path = Path(str(file.locate()))
-            if path.is_file():
+            if is_file(path):
                 yield str(file), path.read_bytes()
 
 

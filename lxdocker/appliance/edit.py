@@ -18,6 +18,7 @@ from lxdocker.appliance.wish import ETC, SPECS, Names
 from lxdocker.config.spec import load_specs
 from lxdocker.errors import LxdockerError, SpecError, UsageError
 from lxdocker.files import scratch
+from lxdocker.files.seen import exists, is_file
 from lxdocker.lxd.api import Lxd
 from lxdocker.progress import Say
 from lxdocker.reasons import in_words
@@ -58,7 +59,7 @@ def _let_edit(copy: Path, chosen: list[Path], again: Callable[[SpecError], bool]
     while True:
         _run([*editor(os.environ), *map(str, chosen)])
         for path in chosen:
-            if path.exists() and path.read_bytes() == EXAMPLE.encode():
+            if exists(path) and path.read_bytes() == EXAMPLE.encode():
                 path.unlink()
         try:
             load_specs(copy)
@@ -76,7 +77,7 @@ def keeping(copy: Path, say: Say) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        changed = [name for name in _changed(before, _contents(copy)) if (copy / name).exists()]
+        changed = [name for name in _changed(before, _contents(copy)) if exists(copy / name)]
         if changed:
             kept = Path(tempfile.mkdtemp(prefix="lxdocker-edit."))
             for name in changed:
@@ -106,14 +107,14 @@ def _chosen(folder: Path, files: list[str]) -> list[Path]:
         path = folder / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
         if path.parent != folder:
             raise UsageError(f"not the name of a spec: {name[:100]}", "", "give names such as nginx")
-        if not path.exists():
+        if not exists(path):
             path.write_text(EXAMPLE)
         chosen.append(path)
     return chosen
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if is_file(path)}
 
 
 def _run(argv: list[str]) -> None:

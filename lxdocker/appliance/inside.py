@@ -17,6 +17,7 @@ from lxdocker.appliance.machine import Machine
 from lxdocker.appliance.wish import ETC, PORT, SIGNERS, SPECS, SPECS_OF_HOST, STATE, Wish, names_of_host
 from lxdocker.config import yamlfile
 from lxdocker.errors import LxdockerError, UsageError
+from lxdocker.files.seen import exists
 from lxdocker.log import FileText
 from lxdocker.progress import Say
 from lxdocker.reasons import in_words
@@ -227,9 +228,9 @@ def push_changes(machine: Machine, source: Path, names: Sequence[str], path: str
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in names:
-            if (source / name).exists():
+            if exists(source / name):
                 archive.add(source / name, arcname=name, filter=_owned_by_root)
-    gone = [name for name in names if not (source / name).exists()]
+    gone = [name for name in names if not exists(source / name)]
     script = (
         'folder=$1; shift; rm -rf "$folder.new" "$folder.old" && cp -a "$folder" "$folder.new" && cd "$folder.new" &&'
         ' for name; do rm -f "./$name" || exit; done && tar -xf - && cd / && mv "$folder" "$folder.old" &&'

@@ -25,6 +25,7 @@ from lxdocker.builder.placement import Placement
 from lxdocker.config.settings import Settings
 from lxdocker.errors import BuildError, HostError, LxdError, remedy
 from lxdocker.files import scratch
+from lxdocker.files.seen import exists
 from lxdocker.image import artifact
 from lxdocker.log import FileText
 from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError, StoredImage
@@ -168,9 +169,7 @@ def _from_packages(arch: Arch, folder: Path, say: Say) -> tuple[dict[str, str], 
     _require("mmdebstrap", "fetching Debian packages")
     _host(command, "fetching Debian packages")
     say("collecting files")
-    busybox = next(
-        (path for path in ("/bin/busybox", "/usr/bin/busybox") if (root / path[1:]).exists()), "/bin/busybox"
-    )
+    busybox = next((path for path in ("/bin/busybox", "/usr/bin/busybox") if exists(root / path[1:])), "/bin/busybox")
     _host(
         # gosu looks at /proc.
         [

@@ -21,6 +21,7 @@ from lxdocker import log
 from lxdocker.builder.placement import PROFILE, Placement
 from lxdocker.errors import BuildError, LxdError, LxdockerError, remedy
 from lxdocker.files.holder import host_id
+from lxdocker.files.seen import exists
 from lxdocker.http.route import Address, Route
 from lxdocker.lxd import command, websocket
 from lxdocker.lxd.api import Cancelled, Lxd, NotFoundError
@@ -497,7 +498,7 @@ def is_alive(mark: str, made: datetime | None = None) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    if Path(f"/proc/{pid}").exists():
+    if exists(Path(f"/proc/{pid}")):
         return False
     try:
         os.kill(pid, 0)

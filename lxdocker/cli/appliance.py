@@ -22,6 +22,7 @@ from lxdocker.cli.app import (
     effective_settings,
 )
 from lxdocker.errors import SpecError, UsageError
+from lxdocker.files.seen import is_dir
 from lxdocker.reasons import in_words
 from lxdocker.text import counted
 
@@ -310,7 +311,7 @@ def _given(ctx: Any) -> set[str]:
 
 
 def _folder(path: Path | None) -> Path | None:
-    if path is not None and not path.is_dir():
+    if path is not None and not is_dir(path):
         raise UsageError(f"no folder {path}", "", "--specs names a folder of this host")
     return path.resolve() if path else None
 

@@ -135,7 +135,7 @@ def builder_input(
         raise UsageError("--metadata and --changes exclude each other", "each is an output of its own", "leave one out")
     settings = effective_settings(ctx, config, specs=specs, insecure_registries=insecure_registry, lxd=remote)
     from lxdocker.builder import recipe
-    from lxdocker.config.spec import read_specs, select
+    from lxdocker.config.spec import read_specs, select_one
     from lxdocker.sync.context import open_context
     from lxdocker.sync.make import Making
     from lxdocker.sync.request import wanted_again
@@ -146,7 +146,7 @@ def builder_input(
     except ValueError as error:
         raise UsageError(f"not a digest: {digest}", str(error), "sha256: and 64 hex digits") from None
     found = read_specs(settings.specs, places_of(settings))
-    (spec,) = select(found.specs, [name], found.broken, settings.specs)
+    spec = select_one(found, name, settings.specs)
     with cancellable() as cancelled, open_context(settings, cancelled) as context:
         request = Making.of(context, wanted_again(context, spec, manifest), anew=True).request
     if changes:

@@ -59,7 +59,7 @@ def diff(
         ctx, config, specs=specs, tree=tree, insecure_registries=insecure_registry, lxd=remote
     )
     from lxdocker.cli import report
-    from lxdocker.config.spec import read_specs, select
+    from lxdocker.config.spec import read_specs, select_one
     from lxdocker.sync import compare
     from lxdocker.sync.context import open_context
     from lxdocker.tree.tree import Tree
@@ -74,7 +74,7 @@ def diff(
     with cancellable() as cancelled, console.progress() as progress:
         if pair.new is None:
             found = read_specs(settings.specs, places_of(settings))
-            (spec,) = select(found.specs, [name], found.broken, settings.specs)
+            spec = select_one(found, name, settings.specs)
             with open_context(settings, cancelled) as context, progress.step("asking the registry"):
                 result = compare.with_registry(context, pair.old, spec)
         else:

@@ -54,7 +54,7 @@ class OutputError(LxdockerError):
     """The result could not be written to its end."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__("the result can't be written", in_words(error), "let it go elsewhere, or free space there")
+        super().__init__("the result can't be written", in_words(error), "write it elsewhere, or free some space")
         self.reader_left = isinstance(error, BrokenPipeError)  # which is no fault: `| head` does
 
 

@@ -163,7 +163,14 @@ def _password(user: str) -> str:
     """Prompts on a terminal; otherwise reads a line of stdin."""
     if _has_terminal():
         return str(typer.prompt(f"Password of {user}", hide_input=True, err=True))
-    return sys.stdin.readline().rstrip("\n") if sys.stdin else ""
+    password = sys.stdin.readline().rstrip("\n") if sys.stdin else ""
+    try:
+        password.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"the password of {user} cannot be used", "stdin is not UTF-8 text", "pass it as UTF-8"
+        ) from None
+    return password
 
 
 def _has_terminal() -> bool:

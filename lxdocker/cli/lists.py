@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lxdocker.config.settings import Settings
     from lxdocker.sync.holdings import Holdings
     from lxdocker.tree.tree import Tree
-    from lxdocker.values import ImageName
+    from lxdocker.values import Arch, ImageName
 
 NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Image [all].")]
 _BUILT = Column("BUILT", least=10)
@@ -64,18 +64,17 @@ def list_images(
     from lxdocker.sync.state import Survey
     from lxdocker.tree import last_sync
     from lxdocker.tree.tree import Tree
-    from lxdocker.values import Arch
 
     console = ctx.obj.console
     published = Tree(settings.tree)
-    holdings = _look(published, settings, console)
+    holdings, arch = _look(published, settings, console)
     folder = folder_id(settings.specs)
     last = last_sync.read(settings.tree, folder)
     try:
         specified = spec_names(settings.specs)
     except SpecError:  # as on a host that only imports images
         specified = None
-    survey = Survey(holdings, Arch.host(), published.at_work())
+    survey = Survey(holdings, arch, published.at_work())
     images = survey.listed(specified, folder, last.failed if last else ())
     if unknown := sorted(set(names or ()) - {str(image.name) for image in images}):
         raise UsageError(f"no such image: {', '.join(unknown)}", "", "lxdocker list shows all of them")
@@ -127,7 +126,8 @@ def show_log(
 
     console = ctx.obj.console
     image = _parse_name(name)
-    found = events(_look(Tree(settings.tree), settings, console), image)
+    holdings, _ = _look(Tree(settings.tree), settings, console)
+    found = events(holdings, image)
     if image is not None and not found:
         raise UsageError(f"no such image: {image}", "", "lxdocker list shows all images")
     if json:
@@ -236,21 +236,23 @@ def show_config(
     )
 
 
-def _look(tree: Tree, settings: Settings, console: Console) -> Holdings:
-    """What the store and the tree hold. A tree can be looked at where LXD can't."""
+def _look(tree: Tree, settings: Settings, console: Console) -> tuple[Holdings, Arch]:
+    """What the store and the tree hold, and LXD's architecture. A tree can be looked at where LXD can't."""
     from lxdocker.lxd.api import Lxd
     from lxdocker.lxd.store import Store, StoreView
     from lxdocker.sync.holdings import Holdings
+    from lxdocker.values import Arch
 
     published, withheld = tree.versions(), tree.withheld()
     try:
-        store = Store(Lxd.of(settings), settings.project).view()
+        lxd = Lxd.of(settings)
+        store, arch = Store(lxd, settings.project).view(), lxd.arch
     except HostError as error:
         if not published:
             raise
         console.note(f"warning: only the published tree is shown ({error})")
-        store = StoreView((), {})
-    return Holdings.look(store, published, withheld)
+        store, arch = StoreView((), {}), Arch.host()
+    return Holdings.look(store, published, withheld), arch
 
 
 def _parse_name(name: str | None) -> ImageName | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -126,6 +127,11 @@ def _run(run: Run) -> None:
         raise
     except SystemExit as end:
         RUN.info("exit status %s", end.code or 0)
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:  # --help, which typer writes
+            raise OutputError(error) from None
+        RUN.exception("ended")
         raise
     except BaseException:
         RUN.exception("ended")

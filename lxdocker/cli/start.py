@@ -17,6 +17,7 @@ from lxdocker.cli.app import (
     effective_settings,
 )
 from lxdocker.errors import HostError, LxdockerError, UsageError
+from lxdocker.files.seen import exists, is_dir
 from lxdocker.values import home_folder
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def init(
     home = SYSTEM_CONFIG.parent if os.geteuid() == 0 else user_folder(os.environ, home_folder(os.environ))
     named = config or os.environ.get("LXDOCKER_CONFIG")
     file = Path(named).absolute() if named else home / SYSTEM_CONFIG.name
-    if file.exists() or file.is_symlink():
+    if exists(file) or file.is_symlink():
         _say(console, f"exists   configuration {file}")
     elif wants(f"Write the configuration file {file}?", True):
         specfile.make_folder(file.parent)
@@ -74,13 +75,13 @@ def init(
     # Specs are in the folder beside the configuration, unless a setting names another one.
     named_specs = _names_specs(config)
     folder = settings.specs if named_specs else home / SYSTEM_SPECS.name
-    if folder.is_dir():
+    if is_dir(folder):
         count = len(list(folder.glob("[!.]*.y*ml")))
         _say(console, f"exists   folder of specs {folder} ({count or 'no'} {'spec' if count == 1 else 'specs'})")
     elif wants(f"Make the folder of specs {folder}?", True):
         specfile.make_folder(folder)
         console.print(f"made     folder of specs {folder}")
-    if not named_specs and (here := Path.cwd() / SYSTEM_SPECS.name).is_dir() and here != folder:
+    if not named_specs and is_dir(here := Path.cwd() / SYSTEM_SPECS.name) and here != folder:
         console.note(f"in this folder, {here} comes first: it is used where lxdocker is run here")
     if remote:
         console.note(f"no timer: it would use this host's LXD -> add the line 'lxd: {remote}' to {file}, then run init")

@@ -16,6 +16,8 @@ from lxdocker.config import sources
 from lxdocker.config.sources import Source
 from lxdocker.config.yamlfile import Document, Place
 from lxdocker.errors import Mistake
+from lxdocker.files.seen import is_file
+from lxdocker.text import one_line
 
 if TYPE_CHECKING:
     import jinja2  # which few specs need
@@ -181,8 +183,10 @@ def mistakes(document: Document, folder: Path, found: Found) -> Iterator[Mistake
             yield document.mistake(("layers", index, "path"), f"{error}: {entry['path']!r}")
     for index, entry in enumerate(values.get("run", ())):
         for name, text in entry.get("secrets", {}).items() if isinstance(entry, dict) else ():
-            if not (folder / text).is_file():
-                yield document.mistake(("run", index, "secrets", name), f"expected a file, found none: {folder / text}")
+            if not is_file(folder / text):
+                # Cut, since it may be the secret itself.
+                why = f"expected a file, found none: {one_line(str(folder / text), 200)}"
+                yield document.mistake(("run", index, "secrets", name), why)
 
 
 def _bad_source(

@@ -14,6 +14,7 @@ from typing import Any
 from lxdocker.config import yamlfile
 from lxdocker.config.yamlfile import Document, Place
 from lxdocker.errors import Mistake
+from lxdocker.files.seen import is_file
 
 DEFAULTS = ("defaults.yaml", "defaults.yml")
 _KEY = "extends"
@@ -58,7 +59,7 @@ def _chain(path: Path, document: Document, read: Read, mistakes: list[Any]) -> I
             mistakes.append(document.mistake((_KEY,), f"expected another file, found {where}"))
             return
         path = path.with_name(name)
-        if not path.is_file():
+        if not is_file(path):
             known = sorted(one.name for one in path.parent.glob("[!.]*.y*ml") if one.name not in seen)
             hint = yamlfile.did_you_mean(yamlfile.closest(name, known))
             text = f"expected a file in {path.parent}, found no {yamlfile.quoted(name)}{hint}"
@@ -69,7 +70,7 @@ def _chain(path: Path, document: Document, read: Read, mistakes: list[Any]) -> I
         mistakes += document.mistakes
         yield path, document
     for name in DEFAULTS:
-        if name not in seen and (path.with_name(name)).is_file():
+        if name not in seen and is_file(path.with_name(name)):
             document = read(path.with_name(name), str(Path(document.label).with_name(name)))
             mistakes += document.mistakes
             if _extended(document) is not None:

@@ -31,6 +31,7 @@ from lxdocker.config.signers import Signers
 from lxdocker.config.spec import is_yaml, load_specs
 from lxdocker.errors import LxdockerError, SpecError, UsageError
 from lxdocker.files import durable, lock, rights
+from lxdocker.files.seen import exists, is_dir, is_file
 from lxdocker.reasons import in_words
 
 CURRENT = "current"
@@ -135,9 +136,9 @@ def _as_before(folder: Path, git: _Git, problem: LxdockerError) -> Fetched:
 
 def _mend(folder: Path) -> None:
     """What a run that was killed may have left. No git of ours is at work: this run holds the folder's lock."""
-    if not (folder / CURRENT).exists() and (folder / "before").exists():
+    if not exists(folder / CURRENT) and exists(folder / "before"):
         (folder / "before").rename(folder / CURRENT)
-    if not (folder / "next").exists() and (folder / "next.commit").exists():
+    if not exists(folder / "next") and exists(folder / "next.commit"):
         (folder / "next.commit").rename(folder / "commit")  # current/ was next/ already
     for name in ("next", "next.commit", "before", "whole"):
         _remove(folder / name)
@@ -146,7 +147,7 @@ def _mend(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if is_dir(path) and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -154,7 +155,7 @@ def _remove(path: Path) -> None:
 
 def _known(folder: Path) -> str:
     """The commit of the specs that are there; '' for none, and where a killed run has left that open."""
-    if not (folder / CURRENT).exists():
+    if not exists(folder / CURRENT):
         return ""
     try:
         return (folder / "commit").read_text().strip()
@@ -169,7 +170,7 @@ def _check_out(git: _Git, commit: str, target: Path) -> None:
     git.check_out(commit, whole)
     invalid = f"the specs of commit {commit[:12]} are invalid"
     specs = (whole / SUBFOLDER).resolve()
-    if not specs.is_dir():
+    if not is_dir(specs):
         specs = whole.resolve()
     if not specs.is_relative_to(whole.resolve()):
         raise SpecError(invalid, f"{SUBFOLDER} leads out of the repository", "commit a folder")
@@ -187,7 +188,7 @@ def _check_out(git: _Git, commit: str, target: Path) -> None:
 def _copy_what_it_names(link: Path, root: Path, invalid: str) -> None:
     """Puts a file of the repository in the place of a link to it."""
     named = link.resolve()
-    if not named.is_relative_to(root) or not named.is_file():
+    if not named.is_relative_to(root) or not is_file(named):
         why = f"{link.name}: it is a link, and not to a file of the repository"
         raise SpecError(invalid, why, "commit the file itself")
     link.unlink()
@@ -197,7 +198,7 @@ def _copy_what_it_names(link: Path, root: Path, invalid: str) -> None:
 def _put_in_place(folder: Path, commit: str) -> None:
     """From what needs room to what needs none."""
     durable.write_file(folder / "next.commit", f"{commit}\n".encode(), 0o644)
-    if (folder / CURRENT).exists():
+    if exists(folder / CURRENT):
         (folder / CURRENT).rename(folder / "before")
     durable.move(folder / "next", folder / CURRENT)
     (folder / "next.commit").rename(folder / "commit")
@@ -216,7 +217,7 @@ class _Git:
 
     def fetch(self) -> str:
         """The newest commit. Raises LxdockerError."""
-        if not (self._folder / "HEAD").exists():
+        if not exists(self._folder / "HEAD"):
             self._run(["init", "--quiet", "--bare", str(self._folder)], "making a repository", inside=False)
         branch = f"refs/heads/{self._branch}" if self._branch else "HEAD"
         what = f"fetching specs from {_shown(self._url)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lxdocker.errors import LxdockerError
+from lxdocker.files.seen import is_file
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -17,7 +18,7 @@ def resource(folder: Literal["schema", "profiles"], name: str) -> Path:
     """
     for base in (_PACKAGE, _PACKAGE.parent):
         path = base / folder / name
-        if path.is_file():
+        if is_file(path):
             return path
     raise LxdockerError(
         f"missing file of lxdocker: {folder}/{name}",

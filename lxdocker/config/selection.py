@@ -19,6 +19,7 @@ from lxdocker.config.spec import (
 )
 from lxdocker.config.yamlfile import quoted
 from lxdocker.errors import SpecError, UsageError
+from lxdocker.files.seen import exists, is_dir
 from lxdocker.values import ImageName
 
 
@@ -52,7 +53,7 @@ def named(argument: str, folder: Path) -> ImageSpec | None:
         ImageName.parse(name)
     except ValueError:
         return None
-    files = [path for path in (folder / f"{name}{suffix}" for suffix in SUFFIXES) if path.exists()]
+    files = [path for path in (folder / f"{name}{suffix}" for suffix in SUFFIXES) if exists(path)]
     return load_files(files)[0] if files else None
 
 
@@ -70,9 +71,9 @@ def load_all(arguments: Sequence[str], folder: Path, places: Sequence[Path] = ()
     names: list[str] = []
     for argument in arguments:
         path = Path(argument)
-        if not _looks_like_path(argument) and not path.is_dir():
+        if not _looks_like_path(argument) and not is_dir(path):
             names.append(argument)
-        elif path.is_dir() and not argument.endswith(SUFFIXES):
+        elif is_dir(path) and not argument.endswith(SUFFIXES):
             try:
                 specs += load_specs(path)
             except SpecError as error:
@@ -98,7 +99,7 @@ def _is_path(argument: str, found: SpecFolder) -> bool:
     if _looks_like_path(argument):
         return True
     known = {*(spec.name.value for spec in found.specs), *map(_label, found.broken)}
-    return argument not in known and Path(argument).is_dir()
+    return argument not in known and is_dir(Path(argument))
 
 
 def _label(broken: BrokenSpec) -> str:
@@ -113,7 +114,7 @@ def _name_in(argument: str, folder: Path) -> str:
     """The name of the spec that a file of ``folder`` is."""
     path = Path(argument)
     name = path.name.removesuffix(path.suffix) if path.suffix in SUFFIXES else path.name
-    if _same(path.parent, folder) and not path.is_dir():
+    if _same(path.parent, folder) and not is_dir(path):
         return name
     if "/" not in argument and not os.path.lexists(path):
         return name  # nginx.yaml, seen from elsewhere
@@ -124,7 +125,7 @@ def _name_in(argument: str, folder: Path) -> str:
             f"the folder of specs is {folder}",
             f"available specs: {there}" if there else "name a spec, its file, or the folder of specs",
         )
-    if path.is_dir():
+    if is_dir(path):
         advice = f"to use that folder: --specs {argument}"
     else:
         advice = f"to use its folder: --specs {path.parent} {name}"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from lxdocker.config import yamlfile
 from lxdocker.config.yamlfile import Document
 from lxdocker.errors import Mistake
+from lxdocker.files.seen import exists, is_dir
 from lxdocker.values import home_folder, parse_registry_host
 
 SCHEMA = "config.schema.json"
@@ -217,8 +218,7 @@ def _config_file(flags: Mapping[str, object], environ: Mapping[str, str], home: 
 
 def _usual_files(environ: Mapping[str, str], home: Path) -> list[Path]:
     candidates = (user_folder(environ, home) / SYSTEM_CONFIG.name, SYSTEM_CONFIG)
-    # Path.exists() would raise in a home folder that is closed to this user.
-    return [path for path in candidates if os.path.exists(path)]  # noqa: PTH110 - as above
+    return [path for path in candidates if exists(path)]
 
 
 def _from_file(path: Path) -> Document:
@@ -339,8 +339,7 @@ def user_folder(environ: Mapping[str, str], home: Path) -> Path:
 def _default_specs(environ: Mapping[str, str], home: Path) -> Path:
     """Where there is none, the folder that `lxdocker init` would make."""
     folders = _spec_folders(environ, home)
-    # os.path, since Path.is_dir() would raise in a home folder that is closed to this user.
-    there = next((folder for folder in folders if os.path.isdir(folder)), None)  # noqa: PTH112 - as above
+    there = next((folder for folder in folders if is_dir(folder)), None)
     return there or folders[-1 if os.geteuid() == 0 else -2]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lxdocker.errors import BuildError
+from lxdocker.files.seen import exists, is_dir, is_file
 from lxdocker.reasons import in_words
 
 CHUNK = 1 << 20
@@ -82,10 +83,10 @@ def find(text: str, folder: Path) -> Source:
 def find_file(text: str, folder: Path) -> Path:
     """The file that a spec in ``folder`` names, without reading it. Raises ValueError as find() does."""
     path = _inside(text, folder)
-    if path.is_dir():
+    if is_dir(path):
         raise ValueError("expected a file, found a folder")
-    if not path.is_file():
-        what = "a device, socket or pipe" if path.exists() else "none"
+    if not is_file(path):
+        what = "a device, socket or pipe" if exists(path) else "none"
         raise ValueError(f"expected a file, found {what}")
     return path
 

@@ -193,6 +193,15 @@ def select(
     return tuple(spec for spec in specs if spec.name.value in names)
 
 
+def select_one(found: SpecFolder, name: str, searched: Path | None = None) -> ImageSpec:
+    """The spec of this name. Raises UsageError if there is none, and SpecError for a broken one."""
+    chosen = select(found.specs, [name], found.broken, searched)
+    for spec in found.broken:
+        if not chosen and spec.label == name:
+            raise spec.error
+    return chosen[0]
+
+
 def _why_unknown(name: str, specs: Sequence[ImageSpec], folder: str) -> str:
     if inherit.is_base(f"{name.removesuffix('.yaml').removesuffix('.yml')}.yaml"):
         return f"{yamlfile.quoted(name)} makes no image: other specs extend it"

@@ -12,6 +12,7 @@ from lxdocker.config.settings import SCHEMA as SETTINGS_SCHEMA
 from lxdocker.config.spec import SCHEMA, SUFFIXES, read_specs
 from lxdocker.errors import SpecError, UsageError
 from lxdocker.files import durable
+from lxdocker.files.seen import exists
 from lxdocker.values import ImageName
 
 
@@ -33,7 +34,7 @@ def path_for(folder: Path, name: ImageName, instead: str = "give another name: l
         )
     for suffix in SUFFIXES:
         there = folder / f"{name}{suffix}"
-        if there.is_symlink() or there.exists():
+        if there.is_symlink() or exists(there):
             raise UsageError(f"spec exists already: {name}", str(there), f"edit it, or {instead}")
     try:
         owners = [spec.name for spec in read_specs(folder).specs if name.value in spec.aliases]
@@ -53,7 +54,7 @@ def make_folder(folder: Path) -> bool:
 
     Raises UsageError where that can't be.
     """
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [one for one in (folder, *folder.parents) if not exists(one)]
     try:
         for one in reversed(missing):
             one.mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ from lxdocker.config.resources import resource
 from lxdocker.config.settings import SYSTEM_CONFIG, SYSTEM_TLS, SYSTEM_TREE, Settings
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.files import durable, rights
+from lxdocker.files.seen import exists, is_dir, is_file
 from lxdocker.reasons import in_words
 
 SYNC, TIMER, SERVE = "lxdocker-sync.service", "lxdocker-sync.timer", "lxdocker-serve.service"
@@ -121,7 +122,7 @@ def install(found: Sequence[File], root: Path = Path("/")) -> list[Path]:
     that can't be written.
     """
     targets = [(root / file.path.relative_to("/"), file) for file in found]
-    foreign = [target for target, _ in targets if target.exists() and not target.read_text().startswith(MARK)]
+    foreign = [target for target, _ in targets if exists(target) and not target.read_text().startswith(MARK)]
     if foreign:
         raise UsageError(
             "files of another origin are in the way",
@@ -131,7 +132,7 @@ def install(found: Sequence[File], root: Path = Path("/")) -> list[Path]:
     changed = []
     for target, file in targets:
         text = f"{MARK}\n{file.text}"
-        if target.exists() and target.read_text() == text:
+        if exists(target) and target.read_text() == text:
             continue
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def packaged(found: Sequence[File], folder: Path = PACKAGED) -> bool:
 
     def is_there(file: File) -> bool:
         text = file.text.replace("\nExecStart=/usr/bin/lxdocker ", "\nExecStart=lxdocker ")
-        return (folder / file.path.name).is_file() and (folder / file.path.name).read_text() == text
+        return is_file(folder / file.path.name) and (folder / file.path.name).read_text() == text
 
     return all(is_there(file) for file in found if file.path.parent == UNIT_FOLDER)
 
@@ -156,7 +157,7 @@ def packaged(found: Sequence[File], folder: Path = PACKAGED) -> bool:
 def timer() -> Path | None:
     """This host's timer: what was written to /etc, or the link by which the package's is enabled."""
     found = (UNIT_FOLDER / TIMER, UNIT_FOLDER / "timers.target.wants" / TIMER)
-    return next((path for path in found if path.exists()), None)
+    return next((path for path in found if exists(path)), None)
 
 
 def activation(*units: str) -> list[list[str]]:
@@ -186,7 +187,7 @@ def activate(*units: str) -> None:
 
 def has_systemd() -> bool:
     """Whether systemd runs this host (sd_booted(3))."""
-    return Path("/run/systemd/system").is_dir()
+    return is_dir(Path("/run/systemd/system"))
 
 
 def cron_line(path: Path, user: str | None = None, config: Path | None = None) -> str:

@@ -25,6 +25,7 @@ from lxdocker.doctor.scrub import Scrubber
 from lxdocker.doctor.subject import Subject
 from lxdocker.errors import AuthError, LxdError, LxdockerError, UsageError
 from lxdocker.files import durable
+from lxdocker.files.seen import is_dir
 from lxdocker.lxd.address import UnixSocket
 from lxdocker.lxd.daemon import lxc_folders
 from lxdocker.reasons import in_words
@@ -43,7 +44,7 @@ def check_name(path: Path) -> None:
         raise UsageError(f"not the name of a bundle: {path.name}", "", "end it in .tar.xz or .zip")
     if os.path.lexists(path):
         raise UsageError(f"{path} exists", "", "name a new file, or remove this one")
-    if not path.absolute().parent.is_dir():
+    if not is_dir(path.absolute().parent):
         raise UsageError(f"no folder {path.absolute().parent}", "", "make it, or name another")
 
 

@@ -15,6 +15,7 @@ from lxdocker.doctor import nftables
 from lxdocker.doctor.finding import Finding, NotExamined
 from lxdocker.doctor.nftables import Packet, Ruleset
 from lxdocker.doctor.subject import Subject
+from lxdocker.files.seen import exists
 from lxdocker.http import url as urls
 from lxdocker.lxd.connection import WHOLE
 from lxdocker.serve import hostnames
@@ -150,7 +151,7 @@ def port_80(subject: Subject) -> Iterator[Finding]:
     """Whether plain HTTP, which LXD tries first for each file, is refused at once; or dropped, and LXD hangs."""
     settings = subject.settings
     http, https = urls.PORTS["http"], urls.PORTS["https"]
-    is_server = settings.tls_cert or (settings.tls_dir and (settings.tls_dir / "server.crt").exists())
+    is_server = settings.tls_cert or (settings.tls_dir and exists(settings.tls_dir / "server.crt"))
     # At any other port, it is the server itself that refuses plain HTTP.
     if is_server and int(settings.listen.rpartition(":")[2]) == https:
         address = next((one for one in hostnames.host_addresses() if not one.is_loopback), None)

@@ -12,6 +12,7 @@ from lxdocker.config import units
 from lxdocker.doctor.finding import Finding
 from lxdocker.doctor.subject import Subject
 from lxdocker.doctor.timer import CRON
+from lxdocker.files.seen import exists
 from lxdocker.http import url as urls
 from lxdocker.http.proxies import Proxies, shown
 
@@ -57,13 +58,13 @@ def in_timer(subject: Subject) -> Iterator[Finding]:
     if units.timer():
         drop_ins = sorted((units.UNIT_FOLDER / f"{units.SYNC}.d").glob("*.conf"))
         files, where = [ENVIRONMENT, units.UNIT_FOLDER / units.SYNC, *drop_ins], str(ENVIRONMENT)
-    elif CRON.exists():
+    elif exists(CRON):
         files, where = [CRON], str(CRON)
     else:
         return
     if any(os.access(file, os.R_OK) and _VARIABLE.search(file.read_text(errors="replace")) for file in files):
         return
-    if any(file.exists() and not os.access(file, os.R_OK) for file in files):
+    if any(exists(file) and not os.access(file, os.R_OK) for file in files):
         return  # which is closed to others since it may hold a login
     yield Finding(
         "proxy-not-in-timer",

@@ -14,6 +14,7 @@ from lxdocker.doctor.finding import Finding, Fix, NotExamined
 from lxdocker.doctor.subject import Subject
 from lxdocker.errors import TreeError
 from lxdocker.files import rights
+from lxdocker.files.seen import is_dir
 from lxdocker.progress import Progress
 from lxdocker.reasons import in_words
 from lxdocker.tree import verify
@@ -70,7 +71,7 @@ class _Entry:
 def modes(subject: Subject) -> Iterator[Finding]:
     """Whether the web server's user can read it, and nobody else write in it."""
     root = subject.settings.tree
-    if not root.is_dir():
+    if not is_dir(root):
         return
     root = root.resolve()
     entries = list(_entries(root, subject))

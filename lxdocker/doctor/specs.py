@@ -8,6 +8,7 @@ from lxdocker.config import repository
 from lxdocker.doctor.finding import Finding
 from lxdocker.doctor.subject import Subject
 from lxdocker.errors import SpecError
+from lxdocker.files.seen import is_dir
 
 
 def specs(subject: Subject) -> Iterator[Finding]:
@@ -16,7 +17,7 @@ def specs(subject: Subject) -> Iterator[Finding]:
     outdated = repository.outdated(settings)
     if outdated:
         yield Finding.of("specs-outdated", outdated)
-    if not folder.is_dir():
+    if not is_dir(folder):
         if not outdated:
             do = "lxdocker sync fetches its repository" if repository.is_source(settings) else "lxdocker init makes it"
             yield Finding("specs-missing", f"no folder of specs {folder}", "", do)

@@ -13,6 +13,7 @@ from lxdocker import log
 from lxdocker.config import units
 from lxdocker.doctor.finding import Finding
 from lxdocker.doctor.subject import Subject
+from lxdocker.files.seen import exists
 from lxdocker.image.provenance import Folder
 from lxdocker.text import counted
 from lxdocker.tree import last_sync
@@ -66,7 +67,7 @@ def _ago(seconds: float) -> str:
 
 def _since() -> float:
     """When the timer came to be there."""
-    files = [path for path in (units.timer(), CRON) if path and path.exists()]
+    files = [path for path in (units.timer(), CRON) if path and exists(path)]
     return min((path.lstat().st_mtime for path in files), default=time.time())
 
 

@@ -18,6 +18,7 @@ import stat
 from pathlib import Path
 
 from lxdocker.files import durable
+from lxdocker.files.seen import exists
 
 PUBLIC, PRIVATE = 0o755, 0o700
 _MOST_LINKS = 40  # the kernel's limit
@@ -89,7 +90,7 @@ def may_exist(path: Path) -> bool:
 def make_folder(path: Path, mode: int = PUBLIC) -> None:
     """Makes a folder, and its parents with mode 0755. Raises UnsafeError where it would not be safe."""
     check(path)
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = [folder for folder in (path, *path.parents) if not exists(folder)]
     for folder in reversed(missing):
         _make(folder, mode if folder == path else PUBLIC)
     path.mkdir(exist_ok=True)  # fails if something else has that name

@@ -20,6 +20,7 @@ from urllib3.util import Url
 
 from lxdocker.errors import LxdockerError, UsageError
 from lxdocker.files.durable import write_file
+from lxdocker.files.seen import exists
 from lxdocker.follow import image_registry
 from lxdocker.follow.client import Client
 from lxdocker.http import trust
@@ -162,7 +163,7 @@ def check_index(address: Address, pinned: Certificate | None) -> int:
             raise ValueError(f"HTTP status {answer.status}")
         document = json.loads(answer.body)
         return sum(len(entry["products"]) for entry in document["index"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LxdockerError(
             f"{address.url} is not a simplestreams server", f"{INDEX_PATH}: {in_words(error)}", "check the URL"
         ) from error
@@ -318,7 +319,7 @@ def _removed_on_failure(client: Client, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored_on_failure(file: Path) -> Iterator[None]:
-    before = file.read_bytes() if file.exists() else None
+    before = file.read_bytes() if exists(file) else None
     try:
         yield
     except BaseException:

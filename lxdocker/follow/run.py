@@ -28,6 +28,7 @@ from threading import Event
 
 from lxdocker.errors import HostError, LxdockerError, MirrorError, UsageError
 from lxdocker.files import lock, rights
+from lxdocker.files.seen import exists
 from lxdocker.follow.upstream import Upstream
 from lxdocker.image import artifact
 from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE, Artifact
@@ -378,7 +379,7 @@ class _Importing:
         self._done.left += sorted(left, key=lambda imported: (imported.origin.name, imported.image.fingerprint))
         with _explained("writing in", self._folder):
             file = self._folder / "left"
-            told = set(file.read_text().split()) if file.exists() else set()
+            told = set(file.read_text().split()) if exists(file) else set()
             for imported in self._done.left:
                 if imported.image.fingerprint.value not in told:
                     self._done.left_now += 1

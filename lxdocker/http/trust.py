@@ -22,6 +22,7 @@ from urllib3.exceptions import InsecureRequestWarning
 from urllib3.util import Url
 
 from lxdocker.files.rights import may_exist
+from lxdocker.files.seen import is_dir
 from lxdocker.reasons import in_words
 from lxdocker.values import home_folder, is_loopback, parse_registry_host, same_registry, split_host
 
@@ -186,7 +187,7 @@ def _find(registry: str, roots: Sequence[Path]) -> tuple[Path | None, list[Path]
     for root in roots:
         root = home / root.relative_to("~") if root.parts[:1] == ("~",) else root
         try:
-            folders = {_name(path.name): path for path in sorted(root.iterdir(), reverse=True) if path.is_dir()}
+            folders = {_name(path.name): path for path in sorted(root.iterdir(), reverse=True) if is_dir(path)}
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from lxdocker.errors import HostError, UsageError
+from lxdocker.files.seen import exists
 from lxdocker.http import url as urls
 from lxdocker.lxd.address import PORT, Address, Https, UnixSocket
 from lxdocker.reasons import in_words
@@ -36,7 +37,7 @@ class Daemon:
     def lxd(cls, environ: Mapping[str, str]) -> Daemon:
         """Where pylxd and ``lxc`` look."""
         named = environ.get("LXD_DIR")
-        in_snap = (SNAP / "unix.socket").exists()
+        in_snap = exists(SNAP / "unix.socket")
         folder = Path(named) if named else SNAP if in_snap else Path("/var/lib/lxd")
         return cls(
             product="LXD",
@@ -81,7 +82,7 @@ class Daemon:
             if client not in known:
                 raise UsageError(f"no such client: {client[:100]}", "", "--client takes lxc or incus")
             return known[client]
-        there = [daemon for daemon in known.values() if os.path.exists(str(daemon.address))]  # noqa: PTH110 - Path.exists() raises
+        there = [daemon for daemon in known.values() if exists(Path(str(daemon.address)))]
         if len(there) == 1:
             return there[0]
         sockets = " and ".join(str(daemon.address) for daemon in known.values())
@@ -132,7 +133,7 @@ def _remote(name: str, environ: Mapping[str, str]) -> Address | None:
 def lxc_folder(environ: Mapping[str, str]) -> Path:
     """Where ``lxc`` keeps its configuration: where it is told to, else its snap's or its package's."""
     *others, package = lxc_folders(environ)
-    there = [folder for folder in others if (folder / "config.yml").exists() or str(folder) == environ.get("LXD_CONF")]
+    there = [folder for folder in others if exists(folder / "config.yml") or str(folder) == environ.get("LXD_CONF")]
     return there[0] if there else package
 
 

@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from lxdocker.errors import HostError, LxdError, UsageError
 from lxdocker.files import rights
 from lxdocker.files.durable import write_file
+from lxdocker.files.seen import exists
 from lxdocker.lxd.address import Https, token_command
 from lxdocker.lxd.daemon import CERTIFICATE, KEY, PINNED, parse_url
 from lxdocker.reasons import in_words
@@ -61,7 +62,7 @@ def ensure_own(folder: Path) -> Path:
     try:
         for place in (folder, folder / PINNED):
             rights.make_folder(place, rights.PRIVATE)
-        if not (certificate.exists() and key.exists()):
+        if not (exists(certificate) and exists(key)):
             pem, secret = _made()
             write_file(key, secret, 0o600)
             write_file(certificate, pem, 0o644)

@@ -24,6 +24,7 @@ from typing import Any
 
 from lxdocker.config.settings import SYSTEM_TLS, Settings
 from lxdocker.errors import UsageError
+from lxdocker.files.seen import exists
 from lxdocker.progress import Say
 from lxdocker.reasons import in_words
 from lxdocker.serve import certs
@@ -302,7 +303,7 @@ def check_tree(tree: Path) -> None:
         with os.scandir(tree):
             return
     except (FileNotFoundError, NotADirectoryError) as error:
-        why = "not a folder" if tree.exists() else "no such folder"
+        why = "not a folder" if exists(tree) else "no such folder"
         todo = "publish images with lxdocker sync first, or name the folder they are published in: --tree DIR"
         raise UsageError(f"no published images at {tree}", why, todo) from error
     except OSError as error:

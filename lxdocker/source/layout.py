@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from lxdocker.errors import ImageMissingError, RegistryError
+from lxdocker.files.seen import exists
 from lxdocker.reasons import in_words
 from lxdocker.source.oci import OCI_MANIFEST, Index, IndexEntry, Manifest, named_entries, parse_manifest
 from lxdocker.values import ArchiveKind, Digest, DiskRef
@@ -47,7 +48,7 @@ class Layout:
         self._tar: tarfile.TarFile | None = None
         self._members: dict[str, tarfile.TarInfo] = {}
         with self._explained():
-            if not ref.path.exists():
+            if not exists(ref.path):
                 raise ImageMissingError(f"no image {ref}", f"{ref.path} does not exist", "correct the path")
             if ref.kind is ArchiveKind.OCI_ARCHIVE:
                 self._open_tar()

@@ -13,6 +13,7 @@ from typing import Any
 
 from lxdocker import log
 from lxdocker.errors import HostError, ImageMissingError, RegistryError
+from lxdocker.files.seen import exists
 from lxdocker.reasons import in_words
 from lxdocker.text import one_line
 from lxdocker.values import Arch, ArchiveKind, Digest, DiskRef, ImageRef, RegistryRef
@@ -139,7 +140,7 @@ class _Result:
 
 
 def _run_on(ref: DiskRef, arguments: list[str]) -> bytes:
-    if not ref.path.exists():
+    if not exists(ref.path):
         raise ImageMissingError(f"no image {ref}", f"{ref.path} does not exist", "correct the path")
     result = _run(arguments, _INSPECT_SECONDS)
     if not result.failed:

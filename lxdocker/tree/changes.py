@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lxdocker.files import durable, rights
+from lxdocker.files.seen import exists
 from lxdocker.tree import page, simplestreams
 from lxdocker.tree.index import Index, without_times
 from lxdocker.tree.version import (
@@ -112,7 +113,7 @@ def roll_back(space: Workspace, target: Published, withheld: Collection[Withheld
 def undo_rollback(space: Workspace, product: Path, withheld: Collection[Withheld]) -> None:
     """The list of withheld versions goes last: it is what an interrupted undo continues from."""
     for version in withheld:
-        if (product / version.key).exists():
+        if exists(product / version.key):
             unmark(space, product / version.key)
     space.check(product)
     (product / WITHHELD).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from lxdocker import __version__
 from lxdocker.files import durable
+from lxdocker.files.seen import exists, is_file
 from lxdocker.tree import last_sync
 from lxdocker.tree.simplestreams import IMAGES_PATH
 
@@ -75,7 +76,7 @@ def write_textfile(root: Path, path: Path) -> None:
     A link at ``path`` is replaced, not followed, and a device never. Its folder may belong to the collector's user,
     unlike the tree's.
     """
-    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+    if path.is_relative_to("/dev") or (exists(path) and not is_file(path)):
         raise OSError(errno.EINVAL, "not a regular file")
     lines = []
     for figure in Figures(root).read():

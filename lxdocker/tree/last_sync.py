@@ -18,6 +18,7 @@ from typing import Any
 
 from lxdocker.errors import LxdockerError
 from lxdocker.files import durable, rights
+from lxdocker.files.seen import is_dir
 from lxdocker.values import ImageName
 
 _FILE = re.compile(r"\.sync\.([0-9a-z]{1,16})\.json")
@@ -46,7 +47,7 @@ def record(root: Path, folder: str, last: LastSync, named: Collection[ImageName 
     """Replaces the record of a folder of specs. ``named``: the images that the sync was for, if not for all: what was
     recorded of the others stays. Does nothing if there is no tree. Raises OSError.
     """
-    if not root.is_dir():
+    if not is_dir(root):
         return
     rights.check(root)
     failed = set(last.failed)
@@ -81,7 +82,7 @@ def of_mirror(root: Path) -> Iterator[Callable[[Collection[str]], None]]:
     try:
         yield lambda failed: done(1 if failed else 0, failed, None)
     except LxdockerError as error:
-        if (root / ".mirror").is_dir():
+        if is_dir(root / ".mirror"):
             done(error.exit_code, (), ())
         raise
 

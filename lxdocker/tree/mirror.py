@@ -21,6 +21,7 @@ from pathlib import Path
 from lxdocker.errors import LxdockerError, MirrorError, UsageError
 from lxdocker.files import durable, rights
 from lxdocker.files.lock import NOTE
+from lxdocker.files.seen import exists, is_dir
 from lxdocker.progress import Progress, Say, human_size
 from lxdocker.text import one_line
 from lxdocker.tree import retention
@@ -85,7 +86,7 @@ def mirror(
 def _check_folder(tree: Tree, url: str) -> None:
     """Raises UsageError unless the folder is this server's mirror, or may become it. Writes nothing."""
     source = tree.root / MIRROR / "source"
-    if source.exists():
+    if exists(source):
         before = source.read_text(encoding="utf-8").strip()
         if before != url:
             raise UsageError(
@@ -100,7 +101,7 @@ def _check_folder(tree: Tree, url: str) -> None:
             "a mirror would withdraw all images that the other server lacks",
             "choose another folder, for the mirror alone",
         )
-    if not tree.root.is_dir():
+    if not is_dir(tree.root):
         if os.path.lexists(tree.root):
             raise UsageError(f"cannot mirror into {tree.root}", "not a folder", "choose another folder")
         return
@@ -119,7 +120,7 @@ def _claim(tree: Tree, url: str) -> None:
     """Makes the folder this server's mirror."""
     _check_folder(tree, url)  # again, under the lock
     source = tree.root / MIRROR / "source"
-    if not source.exists():
+    if not exists(source):
         rights.make_below(tree.root, source.parent / "partial", rights.PRIVATE)
         durable.write_file(source, f"{url}\n".encode(), 0o644)
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+from lxdocker.files.seen import exists
 from lxdocker.image import version_key
 from lxdocker.image.artifact import ROOTFS_FILE
 from lxdocker.tree import changes
@@ -68,7 +69,7 @@ def sweep(tree: Tree, grace_seconds: float) -> list[Published]:
             changes.delete_version(tree, version.folder)
         # Clients no longer see deltas whose base is gone: the index lists a delta only together with its base.
         for version in staying:
-            lost = {delta for delta in version.deltas if not (version.folder.parent / delta.base).exists()}
+            lost = {delta for delta in version.deltas if not exists(version.folder.parent / delta.base)}
             if lost:
                 tree.drop_deltas(version, lost)
         for product in tree.products():

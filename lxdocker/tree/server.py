@@ -20,6 +20,7 @@ from urllib.parse import quote
 from urllib3.util import Url
 
 from lxdocker.errors import MirrorError, UsageError
+from lxdocker.files.seen import exists
 from lxdocker.http import trust
 from lxdocker.http import url as urls
 from lxdocker.http.failure import RequestError
@@ -228,7 +229,7 @@ class Server:
         patience = self._patience()
         while True:
             have = size_of(partial) or 0
-            if have < file.size or not partial.exists():
+            if have < file.size or not exists(partial):
                 try:
                     self._more(file, partial, have, count)
                 except RequestError as failure:

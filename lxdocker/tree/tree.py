@@ -28,6 +28,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lxdocker.errors import TreeError
+from lxdocker.files.seen import exists, is_dir, is_file
 from lxdocker.image import version_key
 from lxdocker.image.artifact import METADATA_FILE, ROOTFS_FILE, Artifact
 from lxdocker.image.provenance import Provenance
@@ -71,7 +72,7 @@ class Tree(Workspace):
 
     def is_one(self) -> bool:
         """Whether the folder is a tree that lxdocker made, perhaps without a version."""
-        return (self.root / LOCK).is_file() and (self.root / STAGING).is_dir()
+        return is_file(self.root / LOCK) and is_dir(self.root / STAGING)
 
     # ---- reading
 
@@ -212,7 +213,7 @@ class Tree(Workspace):
 
     def _synced(self, now: datetime) -> datetime:
         """When the tree was last synced, for the page: now, unless only a rollback or a repair is at work."""
-        if self.in_session or (self.root / MIRROR).exists():
+        if self.in_session or exists(self.root / MIRROR):
             return now
         finished = max((last.finished for last in last_sync.read_all(self.root).values()), default=None)
         try:
@@ -239,7 +240,7 @@ class Tree(Workspace):
 
     def refuse_mirror(self) -> None:
         """Raises TreeError if this tree is a mirror."""
-        if (self.root / MIRROR).exists():
+        if exists(self.root / MIRROR):
             raise TreeError(
                 f"the tree {self.root} is a mirror",
                 "the next mirror run would withdraw what is published in it",

@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import groupby
 from pathlib import Path
 
+from lxdocker.files.seen import exists, is_dir
 from lxdocker.image.artifact import read
 from lxdocker.progress import Progress, Say
 from lxdocker.reasons import in_words
@@ -120,7 +121,7 @@ def _look(tree: Tree) -> tuple[list[Published], list[Finding]]:
 def _files(published: Published) -> Iterator[tuple[File, Delta | None]]:
     for file, delta in zip(published.files(), (None, None, *published.deltas), strict=True):
         # A delta whose base is gone is not listed, and the next sweep removes it.
-        if delta is None or (published.folder.parent / delta.base).exists():
+        if delta is None or exists(published.folder.parent / delta.base):
             yield file, delta
 
 
@@ -193,11 +194,11 @@ def _no_version(path: Path) -> str:
 def _unknown_in_product(path: Path) -> str:
     if path.name == WITHHELD:
         return "" if read_withheld(path.parent) else "is not a list of rolled-back versions"
-    return f"has no readable {SIDECAR}" if path.is_dir() else "belongs to no version"
+    return f"has no readable {SIDECAR}" if is_dir(path) else "belongs to no version"
 
 
 def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and all(_is_empty(entry) for entry in _entries(path))
+    return is_dir(path) and not path.is_symlink() and all(_is_empty(entry) for entry in _entries(path))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -273,7 +274,7 @@ class _Reader:
                         self.count += len(chunk)
                     self._progress.count(published.name, len(chunk))
             except OSError as error:
-                if not published.folder.exists():
+                if not exists(published.folder):
                     return []  # deleted meanwhile, as old versions are
                 problem = f"can't be read: {error.strerror}"
             else:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def parse_sidecar(folder: Path, text: bytes) -> Published | None:
                 if version_key.is_version_key(base)  # it becomes a file name
             ),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 
@@ -206,10 +207,11 @@ def read_withheld(product: Path) -> list[Withheld]:
             if not version_key.is_version_key(key):
                 continue
             if provenance is not None and provenance.name.value == product.parent.name:
-                fingerprint = Fingerprint.parse(entry["fingerprint"])
-                found.append(Withheld(key, fingerprint, provenance, Arch(product.name), float(entry["since"])))
+                fingerprint, since = Fingerprint.parse(entry["fingerprint"]), float(entry["since"])
+                datetime.fromtimestamp(since, UTC)  # a time that can be shown
+                found.append(Withheld(key, fingerprint, provenance, Arch(product.name), since))
         return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return []
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from lxdocker.errors import TreeError
 from lxdocker.files import durable, holder, lock, rights
+from lxdocker.files.seen import is_dir
 from lxdocker.program import StoppedError
 from lxdocker.reasons import in_words
 from lxdocker.values import ImageName
@@ -177,7 +178,7 @@ class Workspace:
             for run in self._staging.glob(f"{RUN}*/"):
                 with contextlib.suppress(OSError):  # it has just ended
                     if run != self._work and _lives(run):
-                        names = {entry.name.rpartition(".")[0] for entry in run.iterdir() if entry.is_dir()}
+                        names = {entry.name.rpartition(".")[0] for entry in run.iterdir() if is_dir(entry)}
                         found |= {name for name in names if not name.startswith(".")}  # others are no images
         return frozenset(found)
 

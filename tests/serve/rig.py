@@ -264,8 +264,13 @@ def serve(
 
     def port() -> int | None:
         assert process.poll() is None, log.read_text()
-        found = re.search(r"^serving .* at https://.*:(\d+)$", said.read_text(), re.M)
-        return int(found[1]) if found else None
+        text = said.read_text()
+        found = re.search(r"^serving .* at https://.*:(\d+)$", text, re.M)
+        # Whoever reads what it said needs all of it: `on other hosts` is its last line, or with -v this one.
+        whole = (
+            "--auto-update\n" in text if verbose else re.search(r"^on (other hosts|this host only): .*\n", text, re.M)
+        )
+        return int(found[1]) if found and whole else None
 
     try:
         own = [options[i + 1] for i, option in enumerate(options) if option == "--tls-cert"]

@@ -87,8 +87,8 @@ def test_a_disk_that_is_full_hinders_nothing_else(capfd: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("text", "safe"),
     [
-        ("http://user:secret@proxy:3128/x", "http://user:***@proxy:3128/x"),
-        ("'https://:secret@host' http://a:b%40c@d", "'https://:***@host' http://a:***@d"),
+        ("http://user:secret@proxy:3128/x", "http://***@proxy:3128/x"),
+        ("'https://:secret@host' http://a:b%40c@d", "'https://***@host' http://***@d"),
         ("GET https://h/t?service=s&access_token=secret&x=1", "GET https://h/t?service=s&access_token=***&x=1"),
         ("/1.0/operations/x/websocket?secret=0ab1", "/1.0/operations/x/websocket?secret=***"),
         ("https://h/b?X-Amz-Signature=secret&Expires=1", "https://h/b?X-Amz-Signature=***&Expires=1"),

@@ -370,7 +370,7 @@ def test_a_full_disk_is_no_success_and_no_traceback(place: Path, arguments: list
     assert done.stderr.splitlines()[-3:] == [
         "error: the result can't be written",
         "  No space left on device",
-        "  -> let it go elsewhere, or free space there",
+        "  -> write it elsewhere, or free some space",
     ]
     assert "Traceback" not in done.stderr
 

@@ -356,7 +356,7 @@ def test_a_file_has_the_log_of_each_run(
     ]
     assert "lxdocker.run: error: no builder image" in log
     assert "lxdocker.lxd: + lxc query /1.0" in log
-    assert "https://user:***@127.0.0.1:1" in log
+    assert "https://***@127.0.0.1:1" in log
     assert "secret" not in log
     assert (place / "log").stat().st_mode & 0o777 == 0o600
 

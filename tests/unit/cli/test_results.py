@@ -139,6 +139,12 @@ def test_a_bad_spec_stops_only_itself_however_specs_are_named(place: Path, lxdoc
     assert lxdocker("validate", *named).returncode == (0 if "good" in str(named) else 2)
 
 
+def test_a_command_for_one_bad_spec_says_what_is_wrong_with_it(place: Path, lxdocker: Program) -> None:
+    (place / "images.d/bad.yaml").write_text("image: [[\n")
+    done = lxdocker("builder", "input", "bad")
+    assert (done.returncode, "bad.yaml:2: expected valid YAML" in done.stderr) == (2, True)
+
+
 @pytest.mark.usefixtures("lxd")
 def test_prune_spares_what_a_bad_spec_made(place: Path, lxdocker: Program) -> None:
     (place / "images.d/web.yaml").write_text("image: 1\n")

@@ -295,6 +295,7 @@ def test_a_run_that_fails_as_a_whole_is_a_failure(
     """Here without LXD."""
     monkeypatch.setenv("LXDOCKER_ON_FAILURE", hook(place, "failed"))
     monkeypatch.setenv("LXDOCKER_ON_CHANGE", hook(place, "changed"))
+    monkeypatch.setenv("LXDOCKER_TREE", str(place / "tree"))
     for arguments in (["sync", "-q"], ["mirror", "--import", "https://127.0.0.1:1", "--client", "lxc"]):
         done = lxdocker(*arguments)
         assert done.returncode != 0

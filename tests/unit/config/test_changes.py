@@ -60,6 +60,10 @@ def mistakes(folder: Path, text: str) -> list[str]:
             "web.yaml:4: run[0].secrets.token: expected a file, found none: {folder}/none",
         ),
         (
+            f"run:\n  - command: x\n    secrets: {{ token: {'a' * 300} }}\n",
+            "web.yaml:4: run[0].secrets.token: expected a file, found none: {folder}/a",
+        ),
+        (
             "layers: [{ path: folder, sha256: " + "a" * 64 + " }]\n",
             "web.yaml:2: layers[0].path: expected a file, found a folder: 'folder'",
         ),

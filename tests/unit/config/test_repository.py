@@ -10,6 +10,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -435,12 +437,27 @@ def test_without_git_the_specs_stay(origin: Origin, settings: Settings, monkeypa
     assert str(found.problem).startswith("no git on this host")
 
 
-def test_a_login_is_in_no_message_and_no_argument(settings: Settings) -> None:
-    secret = replace(settings, specs_repository="https://ann:pa55word@127.0.0.1:1/specs.git")
-    with pytest.raises(LxdockerError) as caught:
-        fetch(secret)
-    assert "127.0.0.1:1/specs.git" in str(caught.value)
+@pytest.mark.parametrize("login", ["ann:pa55word", "pa55word", "pa55word:x-oauth-basic"])
+def test_a_login_is_in_no_message_and_no_argument(settings: Settings, login: str) -> None:
+    """Git itself leaves out a password, but not a user, which may be a token."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(LxdockerError) as caught:
+            fetch(replace(settings, specs_repository=f"http://{login}@{place}/specs.git"))
+        server.shutdown()
+    assert place in str(caught.value)
     assert "pa55word" not in str(caught.value)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Knows no login."""
+
+    def do_GET(self) -> None:
+        self.send_response(HTTPStatus.UNAUTHORIZED)
+        self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
 
 def test_no_url_runs_a_command(settings: Settings, tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert parsed() == VERSION
 
 
+@pytest.mark.parametrize("size", ["1e999", "-1e999", "NaN", '"x"', "[]"])
+def test_a_size_that_is_none_makes_no_version(size: str) -> None:
+    text = json.dumps(sidecar_document(VERSION)).replace(f'"size": {VERSION.rootfs_size}', f'"size": {size}')
+    assert size in text
+    assert parse_sidecar(VERSION.folder, text.encode()) is None
+
+
 @pytest.mark.parametrize("base", ["../../../etc/passwd", "", "20260101_000", "20261301_0000", "/"])
 def test_a_delta_whose_base_is_no_version_is_left_out(base: str) -> None:
     """It would become a file name."""
@@ -77,4 +84,13 @@ def test_a_list_of_another_image_s_withholds_nothing(tmp_path: Path) -> None:
     product.mkdir(parents=True)
     of_other = Withheld("20260101_0000", fingerprint("1"), provenance(spec("other")), Arch.X86_64, 1.0)
     (product / WITHHELD).write_text(json.dumps(withheld_document([of_other])))
+    assert read_withheld(product) == []
+
+
+@pytest.mark.parametrize("since", ["1e20", "1e999", "NaN", "null"])
+def test_a_time_that_is_none_withholds_nothing(tmp_path: Path, since: str) -> None:
+    product = tmp_path / "web/x86_64"
+    product.mkdir(parents=True)
+    withheld = Withheld("20260101_0000", fingerprint("1"), provenance(), Arch.X86_64, 7.5)
+    (product / WITHHELD).write_text(json.dumps(withheld_document([withheld])).replace("7.5", since))
     assert read_withheld(product) == []
