@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lxdocker.errors import UsageError
+from lxdocker.files.seen import is_file
 from lxdocker.reasons import in_words
 from lxdocker.text import one_line
 from lxdocker.values import home_folder
@@ -33,6 +35,12 @@ def read(words: Sequence[str], pool: str, name: str = "") -> tuple[tuple[Service
     from lxdocker.docker.words import split
 
     here, home = Path.cwd(), home_folder(os.environ)
+    if len(words) > 1 and words[1].startswith("-") and (words[0] == "-" or _is_file(words[0])):
+        raise UsageError(
+            f"options after {one_line(words[0], 200)}",
+            "what follows the first word is taken for a docker command",
+            f"options come first: lxdocker convert {one_line(shlex.join([*words[1:], words[0]]), 200)}",
+        )
     if len(words) > 1:  # split by the shell already
         return (run.read(words, here, home, pool, name),), here
     (word,) = words
@@ -63,13 +71,13 @@ def read(words: Sequence[str], pool: str, name: str = "") -> tuple[tuple[Service
     variables = dict(os.environ)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         # The environment comes first, as with docker compose.
-        variables = {**dotenv((folder / ".env").read_text()[:_MAX_INPUT]), **variables}
+        variables = {**dotenv((folder / ".env").read_text()[:_MAX_INPUT], variables.get), **variables}
     return compose.read(text, label, folder, home, pool, variables.get), folder
 
 
 def _is_file(word: str) -> bool:
     """Or is meant to be one."""
-    return os.path.isfile(word) or bool(re.fullmatch(r"[^\n]+\.ya?ml", word))  # noqa: PTH113 - false for any text
+    return is_file(Path(word)) or bool(re.fullmatch(r"[^\n]+\.ya?ml", word))
 
 
 def _text(data: bytes, what: str) -> str:

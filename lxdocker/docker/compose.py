@@ -18,6 +18,7 @@ from lxdocker.docker.draft import Draft, unused
 from lxdocker.docker.interpolate import Lookup, expand
 from lxdocker.docker.service import Lost, Service
 from lxdocker.errors import UsageError
+from lxdocker.files.seen import exists
 from lxdocker.text import one_line
 
 _MOST_SERVICES = 500
@@ -110,9 +111,11 @@ class _Reader:
         self._volumes: Mapping[str, Any] = _mapping(top.get("volumes"))
         self._networks: Mapping[str, Any] = _mapping(top.get("networks"))
         self._instances: dict[str, str] = {}
-        for name, content in _mapping(top.get("services")).items():
-            self._instances[name] = unused(_instance(name, _mapping(content)), set(self._instances.values()))
         self._draft = Draft("", folder, home, pool)
+        for name, content in _mapping(top.get("services")).items():
+            wanted = self._container_name(name, _mapping(content)) or name
+            instance = quantities.instance_name(wanted) or "instance"
+            self._instances[name] = unused(instance, set(self._instances.values()))
 
     # ---- values
 
@@ -126,6 +129,10 @@ class _Reader:
         except ValueError as error:
             self._draft.lose(yamlfile.field_text(place[2:]), str(error))
             return ""
+
+    def flag(self, value: Any, place: Place) -> bool:
+        """A boolean, which may be text: that of a variable."""
+        return self.text(value, place).lower() in {"true", "yes", "y", "on"}
 
     def _missing(self, name: str) -> None:
         self._draft.lose(f"${{{name}}}", "the variable is not set, so it is empty")
@@ -179,9 +186,10 @@ class _Reader:
             self._odd(place)
             return draft.done()
         draft.image = self.text(content.get("image"), (*place, "image"))
-        if draft.name != str(content.get("container_name") or name):
+        named = self._container_name(name, content)
+        if draft.name != (named or name):
             draft.lose("name", f"instances have names of letters, digits and '-': {draft.name} is used")
-        elif content.get("container_name") and draft.name != name:
+        elif named and draft.name != name:
             draft.lose("container_name", f"other services find it as {draft.name}, not as {name[:60]}", essential=False)
         if not draft.image and "build" not in content:
             draft.lose("image", "the service has none")
@@ -194,7 +202,16 @@ class _Reader:
                     draft.lose(key, why, essential=essential)
             elif key not in _SILENT and not key.startswith("x-"):
                 draft.lose(key, "unknown key of a service")
+        default = _mapping(self._networks.get("default"))
+        if content.keys().isdisjoint({"networks", "network_mode"}) and (default.get("name") or default.get("external")):
+            self.networks(["default"], (*place, "networks"))
         return draft.done()
+
+    def _container_name(self, name: str, content: Mapping[str, Any]) -> str:
+        wanted = content.get("container_name")
+        if isinstance(wanted, (dict, list)):
+            return ""
+        return self.text(wanted, ("services", name, "container_name"))
 
     def rest(self, top: Mapping[str, Any]) -> Iterator[Service]:
         """What is lost of the file's other parts, as a service without an image."""
@@ -211,6 +228,8 @@ class _Reader:
         ):
             for name, content in found.items():
                 odd = sorted(key for key in _mapping(content).keys() - harmless if not key.startswith("x-"))
+                if kind == "networks" and _mapping(content).get("driver") not in (None, "bridge", "default", "overlay"):
+                    odd.append("driver")
                 if odd:
                     what = one_line(f"{kind}.{name}: {', '.join(odd)}", 100)
                     lost.append(Lost("", what, "set it with lxc storage volume set, or lxc network set", True))
@@ -231,8 +250,14 @@ class _Reader:
 
     def env_file(self, value: Any, place: Place) -> None:
         for index, item in enumerate(value if isinstance(value, list) else [value]):
-            path = item.get("path") if isinstance(item, dict) else item
-            self._draft.env_file("env_file", self.text(path, (*place, index)))
+            here: Place = (*place, index)
+            options = _mapping(item)
+            path = self.text(options.get("path"), (*here, "path")) if options else self.text(item, here)
+            required = options.get("required") is None or self.flag(options["required"], (*here, "required"))
+            if not required and not exists(self._folder / path):
+                self._draft.lose("env_file", f"there is no {path[:60]}, which is not required", essential=False)
+                continue
+            self._draft.env_file("env_file", path)
         self._draft.lose("env_file", "quotes and variables in the file stay as they are written", essential=False)
 
     def ports(self, value: Any, place: Place) -> None:
@@ -260,30 +285,43 @@ class _Reader:
             source, colon, rest = text.partition(":")
             if colon and not source.startswith(("/", ".", "~")):
                 target, _, options = rest.partition(":")
-                flags = options.split(",")
-                self._draft.fill_volumes = self._draft.fill_volumes and "nocopy" not in flags
+                flags = self._draft.mount_flags("volumes", options)
                 self._named_volume(source, target, read_only="ro" in flags)
             else:
                 self._draft.mount("volumes", text)
 
     def _named_volume(self, key: str, target: str, *, read_only: bool) -> None:
-        declared = _mapping(self._volumes.get(key))
-        name = self.text(declared.get("name"), ("volumes", key, "name")) or key
-        exists = declared.get("external") not in (None, False)
+        name, exists = self._declared("volumes", key)
         self._draft.volume("volumes", name, target, read_only=read_only, exists=exists)
+
+    def _declared(self, kind: str, key: str) -> tuple[str, bool]:
+        """The name of a volume or network, and whether it exists already, without the file."""
+        place: Place = (kind, key)
+        declared = _mapping(_mapping(self._document.value).get(kind)).get(key)
+        options = _mapping(declared)
+        external = options.get("external")
+        name = self.text(options.get("name"), (*place, "name"))
+        if isinstance(external, dict):  # of files before 2018
+            return name or self.text(external.get("name"), (*place, "external", "name")) or key, True
+        return name or key, self.flag(external, (*place, "external"))
 
     def _long_volume(self, item: Mapping[str, Any], place: Place) -> None:
         source, target = (self.text(item.get(key), (*place, key)) for key in ("source", "target"))
-        read_only = item.get("read_only") is True
+        read_only = self.flag(item.get("read_only"), (*place, "read_only"))
         match self.text(item.get("type"), (*place, "type")):
             case "bind":
-                self._draft.bind("volumes", source, target, read_only=read_only)
+                options = _mapping(item.get("bind"))
+                propagation = self.text(options.get("propagation"), (*place, "bind", "propagation"))
+                self._draft.bind("volumes", source, target, read_only=read_only, propagation=propagation)
+                if odd := sorted(options.keys() - {"create_host_path", "selinux", "propagation"}):
+                    self._draft.lose(f"volumes.bind: {', '.join(odd)}", "no counterpart in LXD", essential=False)
             case "tmpfs":
-                size = _mapping(item.get("tmpfs")).get("size")
-                self._draft.tmpfs("volumes", target, self.text(size, (*place, "tmpfs", "size")))
+                options = _mapping(item.get("tmpfs"))
+                self._draft.tmpfs("volumes", target, self.text(options.get("size"), (*place, "tmpfs", "size")))
+                self._draft.tmpfs_options("volumes.tmpfs", set(options) - {"size"})
             case "volume":
                 options = _mapping(item.get("volume"))
-                if options.get("nocopy") is True:
+                if self.flag(options.get("nocopy"), (*place, "volume", "nocopy")):
                     self._draft.fill_volumes = False
                 if options.get("subpath"):
                     self._draft.lose("volumes.subpath", "LXD mounts whole volumes")
@@ -296,16 +334,12 @@ class _Reader:
 
     def tmpfs(self, value: Any, place: Place) -> None:
         for text, _ in self.items(value, place):
-            path, _, options = text.partition(":")
-            sizes = [option.removeprefix("size=") for option in options.split(",") if option.startswith("size=")]
-            self._draft.tmpfs("tmpfs", path, sizes[-1] if sizes else "")
+            self._draft.tmpfs_mount("tmpfs", text)
 
     def networks(self, value: Any, place: Place) -> None:
         names = value if isinstance(value, dict) else dict.fromkeys(text for text, _ in self.items(value, place))
         for key, options in names.items():
-            declared = _mapping(self._networks.get(key))
-            name = self.text(declared.get("name"), ("networks", key, "name")) or key
-            exists = declared.get("external") not in (None, False)
+            name, exists = self._declared("networks", key)
             settings = _mapping(options)
             addresses = {"ipv4_address": "ipv4.address", "ipv6_address": "ipv6.address", "mac_address": "hwaddr"}
             given = [
@@ -324,9 +358,14 @@ class _Reader:
         names = value if isinstance(value, dict) else [text for text, _ in self.items(value, place)]
         self._draft.after += [self._instances[name] for name in names if name in self._instances]
         conditions = (
-            {_mapping(options).get("condition") for options in names.values()} if isinstance(names, dict) else set()
+            {
+                self.text(_mapping(options).get("condition"), (*place, name, "condition"))
+                for name, options in names.items()
+            }
+            if isinstance(names, dict)
+            else set()
         )
-        if conditions - {None, "service_started"}:
+        if conditions - {"", "service_started"}:
             self._draft.lose(
                 "depends_on.condition", "the commands start it after the others, and wait for none", essential=False
             )
@@ -370,7 +409,7 @@ class _Reader:
         for key, content in value.items():
             here = (*place, key)
             if key == "disable":
-                if content is True:
+                if self.flag(content, here):
                     self._draft.no_health(what)
             elif key == "test":
                 test = content if isinstance(content, list) else None
@@ -400,7 +439,7 @@ class _Reader:
             self._draft.lose("runtime", "LXD has a runtime of its own", essential=False)
 
     def privileged(self, value: Any, place: Place) -> None:
-        if self.text(value, place) == "true":
+        if self.flag(value, place):
             self._draft.privileged("privileged")
 
     def storage_opt(self, value: Any, place: Place) -> None:
@@ -456,11 +495,13 @@ class _Reader:
             if key != "devices":
                 self._draft.lose(what, "LXD reserves nothing", essential=False)
                 continue
-            for item in value if isinstance(value, list) else []:
+            here = (*place, "reservations", key)
+            for index, item in enumerate(value if isinstance(value, list) else []):
                 capabilities = _mapping(item).get("capabilities")
                 if isinstance(capabilities, list) and "gpu" in capabilities:
-                    for identifier in _mapping(item).get("device_ids") or [""]:
-                        self._draft.gpu(what, str(identifier))
+                    identifiers = _mapping(item).get("device_ids") or [""]
+                    for identifier, _ in self.items(identifiers, (*here, index, "device_ids")):
+                        self._draft.gpu(what, identifier)
                 else:
                     self._draft.lose(what, "LXD has no such driver")
 
@@ -525,8 +566,3 @@ _HANDLERS: Mapping[str, Handler] = {
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _instance(name: str, content: Mapping[str, Any]) -> str:
-    wanted = content.get("container_name")
-    return quantities.instance_name(wanted if isinstance(wanted, str) else name) or "instance"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from lxdocker.docker import quantities
@@ -19,6 +19,10 @@ from lxdocker.text import one_line
 
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock")
 _VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+# Those of the kernel, which LXD has, too.
+_PROPAGATIONS = {"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}
+# What listens there in Docker's official images, and may let 127.0.0.1 in without a password.
+_TRUSTING = {"5432": "PostgreSQL", "27017": "MongoDB"}
 _VARIABLE = re.compile(r"[^=\0\n]+")
 _SHELL_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TMPFS_PATH = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")
@@ -135,6 +139,8 @@ class Draft:
             case "always" | "any" | "true":
                 self.restart = "always"
                 self.config["boot.autostart"] = "true"
+                if most:
+                    self.lose(what, "it is started again without end; on-failure:N has one", essential=False)
             case "unless-stopped":  # LXD starts again what ran when the host went down
                 self.restart = "always"
             case "on-failure" if not most or re.fullmatch(r"[0-9]{1,4}", most):
@@ -235,6 +241,9 @@ class Draft:
             ("connect", f"{port.protocol}:127.0.0.1:{port.container}"),
         )
         self._add(f"port-{port.host}{suffix}", "proxy", options)
+        if port.container in _TRUSTING and port.address not in {"127.0.0.1", "[::1]"}:
+            server = _TRUSTING[port.container]
+            self.lose(what, f"through the proxy, clients are 127.0.0.1, which {server} may trust", essential=False)
 
     def network(self, what: str, name: str, *, exists: bool = False, options: Sequence[tuple[str, str]] = ()) -> None:
         """A network to join; the first one is eth0."""
@@ -291,17 +300,24 @@ class Draft:
             self.lose(what, f"not a volume: {text[:60]!r}")
             return
         source, target, options = ("", parts[0], "") if len(parts) == 1 else (parts[0], parts[1], ":".join(parts[2:]))
-        flags = set(filter(None, options.split(",")))
-        if "nocopy" in flags:
-            self.fill_volumes = False
-        if odd := sorted(flags - {"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent"}):
-            self.lose(what, f"LXD has no mount option {', '.join(odd)}", essential=False)
-        if source.startswith(("/", ".", "~")):
-            self.bind(what, source, target, read_only="ro" in flags)
+        is_bind = source.startswith(("/", ".", "~"))
+        flags = self.mount_flags(what, options, _PROPAGATIONS if is_bind else set())
+        if is_bind:
+            propagation = next(iter(flags & _PROPAGATIONS), "")
+            self.bind(what, source, target, read_only="ro" in flags, propagation=propagation)
         else:
             self.volume(what, source, target, read_only="ro" in flags)
 
-    def bind(self, what: str, source: str, target: str, *, read_only: bool = False) -> None:
+    def mount_flags(self, what: str, options: str, more: Set[str] = frozenset()) -> set[str]:
+        """Those of ``SOURCE:TARGET:OPTIONS``. ``more``: further ones that are known."""
+        flags = set(filter(None, options.split(",")))
+        if "nocopy" in flags:
+            self.fill_volumes = False
+        if odd := sorted(flags - {"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent"} - more):
+            self.lose(what, f"LXD has no mount option {', '.join(odd)}"[:100], essential=False)
+        return flags
+
+    def bind(self, what: str, source: str, target: str, *, read_only: bool = False, propagation: str = "") -> None:
         """A file or folder of the host."""
         path, inside = self._path(source), self._inside(target)
         if path is None or inside is None:
@@ -313,7 +329,13 @@ class Draft:
         else:
             # shift: users in the instance own what users of the same number own on the host, as under Docker.
             options = [("source", path), ("path", inside), ("shift", "true")]
-            self._add(device_name(inside), "disk", [*options, ("readonly", "true")] if read_only else options)
+            if read_only:
+                options.append(("readonly", "true"))
+            if propagation in _PROPAGATIONS:
+                options.append(("propagation", propagation))
+            elif propagation:
+                self.lose(what, f"LXD has no propagation {propagation[:40]!r}")
+            self._add(device_name(inside), "disk", options)
 
     def volume(self, what: str, name: str, target: str, *, read_only: bool = False, exists: bool = False) -> None:
         """A volume; without a name one of its own."""
@@ -339,6 +361,21 @@ class Draft:
             self._tmpfs[inside] = quantities.tmpfs_size(size) if size else "on"
         except ValueError as error:
             self.lose(what, str(error))
+
+    def tmpfs_mount(self, what: str, text: str) -> None:
+        """``PATH[:OPTIONS]``."""
+        path, _, options = text.partition(":")
+        sizes = [option.removeprefix("size=") for option in options.split(",") if option.startswith("size=")]
+        self.tmpfs(what, path, sizes[-1] if sizes else "")
+        self.tmpfs_options(what, {option for option in options.split(",") if not option.startswith("size=")})
+
+    def tmpfs_options(self, what: str, options: set[str]) -> None:
+        """Those that a spec has no place for: ``NAME`` or ``NAME=VALUE``."""
+        if odd := sorted(options - {"", "rw"}):
+            # An application without root may be unable to write there.
+            rights = any(option.partition("=")[0] in {"uid", "gid", "mode"} for option in odd)
+            why = "the folder's owner and mode are those of the image" if rights else "a spec has sizes only"
+            self.lose(f"{what}: {', '.join(odd)}"[:100], why, essential=rights)
 
     def disk_size(self, what: str, text: str) -> None:
         """The most that the instance may write."""

@@ -88,17 +88,38 @@ def _closing(text: str, at: int) -> int:
     raise ValueError(f"a brace is not closed: {text[at : at + 40]!r}")
 
 
-def dotenv(text: str) -> dict[str, str]:
-    """The variables of a ``.env`` file: NAME=VALUE lines, comments, and values in quotes."""
+_QUOTED = re.compile(r"""(?:'([^']*)'|"((?:[^"\\]|\\.)*)")\s*(?:#.*)?""")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def dotenv(text: str, lookup: Lookup = lambda name: None) -> dict[str, str]:
+    """The variables of a ``.env`` file: NAME=VALUE lines, comments, and values in quotes, as compose reads them.
+    ``lookup``: variables that come before those of the file.
+    """
     found: dict[str, str] = {}
+
+    def known(name: str) -> str | None:
+        value = lookup(name)
+        return found.get(name) if value is None else value
+
+    def expanded(value: str) -> str:
+        try:
+            return expand(value, known, lambda name: None)
+        except ValueError:
+            return value
+
     for line in text.splitlines():
         name, equals, value = line.strip().removeprefix("export ").partition("=")
         name, value = name.strip(), value.strip()
         if not equals or not _NAME.fullmatch(name):
             continue
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
+        if quoted := _QUOTED.fullmatch(value):
+            literal, inner = quoted.groups()
+            found[name] = literal if inner is None else _ESCAPED.sub(_unescaped, expanded(inner))
         else:
-            value = value.partition(" #")[0].rstrip()
-        found[name] = value
+            found[name] = expanded(value.partition(" #")[0].rstrip())
     return found
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    return {"n": "\n", "r": "\r", "t": "\t"}.get(escaped[1], escaped[1])

@@ -57,7 +57,7 @@ def new_spec(
     )
     commands = (f"lxdocker sync {name}", *translate.launch(service, name.value, where))
     variables = tuple(variable for variable, value in service.environment if value is None)
-    return NewSpec(SpecText(name, found.ref, text), found, variables, commands, given.lost if given else ())
+    return NewSpec(SpecText(name, found.ref, text), found, variables, commands, service.lost)
 
 
 def chosen(services: Sequence[Service], key: str | None = None) -> Service:

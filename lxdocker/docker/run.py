@@ -239,24 +239,20 @@ def _mount(draft: Draft, flag: str, value: str) -> None:
     source, read_only = fields.pop("source", ""), fields.pop("readonly", "false") in {"true", "1"}
     match kind:
         case "bind":
-            draft.bind(flag, source, target, read_only=read_only)
+            propagation = fields.pop("bind-propagation", "")
+            draft.bind(flag, source, target, read_only=read_only, propagation=propagation)
         case "volume":
             draft.volume(flag, source, target, read_only=read_only)
             if fields.pop("volume-nocopy", "false") in {"true", "1"}:
                 draft.fill_volumes = False
         case "tmpfs":
             draft.tmpfs(flag, target, fields.pop("tmpfs-size", ""))
-            fields.pop("tmpfs-mode", None)
+            if mode := fields.pop("tmpfs-mode", ""):
+                draft.tmpfs_options(flag, {f"mode={mode}"})
         case _:
             draft.lose(flag, f"LXD has no mounts of type {kind[:20]!r}")
     if fields:
         draft.lose(f"{flag} {','.join(fields)}", "no equal", essential=False)
-
-
-def _tmpfs(draft: Draft, flag: str, value: str) -> None:
-    path, _, options = value.partition(":")
-    sizes = [option.removeprefix("size=") for option in options.split(",") if option.startswith("size=")]
-    draft.tmpfs(flag, path, sizes[-1] if sizes else "")
 
 
 def _network(draft: Draft, flag: str, value: str) -> None:
@@ -305,7 +301,7 @@ _VALUES: Mapping[str, Callable[[Draft, str, str], None]] = {
     "--publish": Draft.port,
     "--volume": Draft.mount,
     "--mount": _mount,
-    "--tmpfs": _tmpfs,
+    "--tmpfs": Draft.tmpfs_mount,
     "--env": Draft.variable,
     "--env-file": Draft.env_file,
     "--user": Draft.user,

@@ -330,7 +330,7 @@ KNOWN = (
     Known(
         "sysctls", "net/ipv4/ip_forward", "1", "0", EVERYWHERE,
         "A Docker container has the host's value, which is 1 once there is a bridge with NAT. An instance forwards "
-        "nothing unless configured: `linux.sysctl.net.ipv4.ip_forward=1`.",
+        "nothing unless configured: `linux.sysctl.net.ipv4.ip_forward=1`, or `raw.lxc` where LXD refuses that.",
     ),
     Known(
         "devices", "console", None, "crw-------", SUPERVISED,

@@ -207,6 +207,12 @@ def test_convert_in_words_and_as_json(place: Path, lxdocker: Program) -> None:
     assert not (place / "images.d/nginx.yaml").exists()
 
 
+@pytest.mark.parametrize("first", ["compose.yaml", "-"])
+def test_options_after_the_file_are_no_docker_command(place: Path, lxdocker: Program, first: str) -> None:
+    done = lxdocker("convert", first, "--json", "--write")
+    assert (done.returncode, f"lxdocker convert --json --write {first}" in done.stderr) == (2, True)
+
+
 def test_convert_fails_if_something_essential_is_lost(lxdocker: Program) -> None:
     done = lxdocker("convert", "docker run --privileged --log-driver x nginx:$NONE")
     assert done.returncode == 1

@@ -102,7 +102,7 @@ volumes:
         ("environment:\n  - A=1\n  - B", '-c environment.A=1 -c environment.B="$B"'),
         ("environment: {A: yes, B: 0x10, C: '01'}", "environment.A=yes -c environment.B=0x10 -c environment.C=01"),
         ("env_file: .env", "/srv/app/.env web/etc/lxdocker.env"),
-        ("env_file: [{path: a, required: false}]", "/srv/app/a web/etc/lxdocker.env"),
+        ("env_file: [{path: a, required: true}]", "/srv/app/a web/etc/lxdocker.env"),
         ("ports: [80]", "listen=tcp:0.0.0.0:80 "),
         ("ports: ['127.0.0.1:53:53/udp']", "listen=udp:127.0.0.1:53 connect=udp:127.0.0.1:53"),
         ("volumes: [/data]", "lxc storage volume create default web-data"),
@@ -125,10 +125,32 @@ volumes:
         ("container_name: my-web", "lxc start my-web"),
         ("labels: {a.b: c}", "user.a.b=c"),
         ("restart: always", "boot.autostart=true"),
+        ("container_name: ${OWN:-my-web}", "lxc start my-web"),
+        ("volumes: [{type: bind, source: /a, target: /b, read_only: 'true'}]", "path=/b shift=true readonly=true"),
+        ("volumes: ['/a:/b:rslave']", "path=/b shift=true propagation=rslave"),
+        ("volumes: [{type: bind, source: /a, target: /b, bind: {propagation: rslave}}]", "propagation=rslave"),
     ],
 )
 def test_keys_that_have_an_equal(keys: str, command: str) -> None:
     assert has(one(keys), command), one(keys).commands
+
+
+@pytest.mark.parametrize("declared", ["{name: proxy, external: true}", "{external: {name: proxy}}"])
+def test_a_default_network_of_the_files_own(declared: str) -> None:
+    """Whoever names no network is in it."""
+    top = f"networks: {{default: {declared}}}\n"
+    command = "lxc config device add web eth0 nic network=proxy name=eth0"
+    assert has(one("command: x", top), command)
+    assert not has(one("command: x", top), "lxc network create")
+    assert has(one("networks: [default]", top), command)
+    assert not has(one("network_mode: none", top), command)
+    assert has(one("command: x", "networks: {default: {name: mine}}\n"), "lxc network create mine")
+    assert not has(one("command: x", "networks: {default: {driver: bridge}}\n"), "nic")
+
+
+def test_a_network_that_would_be_another_kind() -> None:
+    found = one("networks: [back]", "networks: {back: {driver: macvlan}}\n")
+    assert "networks.back: driver" in {lost.what for lost in found.lost}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +164,7 @@ def test_keys_that_have_an_equal(keys: str, command: str) -> None:
         ("restart: on-failure", "restart: on-failure"),
         ("deploy: {restart_policy: {condition: on-failure, max_attempts: 3}}", "restart: on-failure:3"),
         ("volumes: ['a:/x:nocopy']", "fill_volumes: false"),
+        ("volumes: [{type: volume, source: a, target: /x, volume: {nocopy: '${NO:-true}'}}]", "fill_volumes: false"),
         ("volumes: [{type: volume, source: a, target: /x, volume: {nocopy: true}}]", "fill_volumes: false"),
     ],
 )
@@ -185,6 +208,19 @@ def test_keys_of_the_spec(keys: str, line: str) -> None:
         ("volumes: [{type: npipe, source: a, target: /b}]", "volumes", True),
         ("volumes: [{type: volume, source: a, target: /b, volume: {subpath: x}}]", "volumes.subpath", True),
         ("bogus: 1", "bogus", True),
+        ("tmpfs: ['/x:uid=101,mode=0700']", "tmpfs: mode=0700, uid=101", True),
+        ("tmpfs: ['/x:noexec']", "tmpfs: noexec", False),
+        ("volumes: [{type: tmpfs, target: /x, tmpfs: {mode: 511}}]", "volumes.tmpfs: mode", True),
+        ("volumes: [{type: bind, source: /a, target: /b, bind: {propagation: odd}}]", "volumes", True),
+        ("volumes: ['data:/data:ro,subpath=x']", "volumes", False),
+        ("deploy: {restart_policy: {condition: any, max_attempts: 3}}", "deploy.restart_policy", False),
+        ("env_file: [{path: no.env, required: false}]", "env_file", False),
+        ("depends_on: {db: {condition: [a]}}", "depends_on.condition", False),
+        (
+            "deploy: {resources: {reservations: {devices: [{capabilities: [gpu], device_ids: {a: 1}}]}}}",
+            "deploy.resources.reservations.devices[0].device_ids",
+            True,
+        ),
     ],
 )
 def test_what_is_lost_is_named(keys: str, what: str, essential: bool) -> None:

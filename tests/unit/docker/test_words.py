@@ -116,3 +116,21 @@ def test_values_do_not_grow_without_end() -> None:
 def test_a_dotenv_file() -> None:
     text = "# c\nA=1\nexport B='x y'\nC=\"q\" \nD=v # comment\nE=\nnot a line\n1X=2\n"
     assert dotenv(text) == {"A": "1", "B": "x y", "C": "q", "D": "v", "E": ""}
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ('X="a b" # comment', "a b"),
+        ("X='a # b'# comment", "a # b"),
+        ('X="say \\"a\\"\\n$HOST"', 'say "a"\nhost'),
+        ("X='${HOST}'", "${HOST}"),
+        ("X=http://${HOST}:${PORT:-80}/", "http://host:80/"),
+        ("X=$MINE", "of the environment"),
+        ("X=${", "${"),
+        ('X="open', '"open'),
+    ],
+)
+def test_values_of_a_dotenv_file(line: str, value: str) -> None:
+    environment = {"MINE": "of the environment"}
+    assert dotenv(f"HOST=host\nMINE=of the file\n{line}\n", environment.get)["X"] == value
