@@ -73,7 +73,7 @@ class Health:
 
 
 def _decimal(seconds: float) -> str:
-    """As busybox's sleep and timeout read it: to the millisecond, at least one, and never with an exponent."""
+    """As busybox's shell reads it: to the millisecond, at least one, and never with an exponent."""
     return f"{max(seconds, 0.001):.3f}".rstrip("0").rstrip(".")
 
 

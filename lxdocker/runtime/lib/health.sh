@@ -73,8 +73,8 @@ is_starting() {
 
 # Sleeps without a process, which would outlive this one if it was killed.
 rest() {
-	[ -p /dev/.lxd-health.rest ] || "$_bb" mkfifo -m 600 /dev/.lxd-health.rest
-	read -r -t "$1" _ <>/dev/.lxd-health.rest
+	[ -p /dev/.lxd-hold ] || "$_bb" mkfifo -m 600 /dev/.lxd-hold
+	read -r -t "$1" _ <>/dev/.lxd-hold
 }
 
 # Sets _status and _said. The check runs in its own session, so that all its processes can be killed. Its output is read
