@@ -8,7 +8,7 @@
 _first_delay=1    # tenths of a second
 _longest_delay=600
 _stable_seconds=10
-_window_seconds=6 # during which SIGWINCH is taken for the kernel's
+_window_seconds=12 # during which SIGWINCH is taken for the kernel's
 
 # Sets _seconds to the time since the host's start.
 read_seconds() {

@@ -39,7 +39,8 @@ def shown() -> Iterator[tuple[str, str]]:
             for found in COMMAND.finditer(line if line.startswith(" ") else f" {line}"):
                 # Behind two spaces comes what a listing says of a command.
                 command = re.split(r" {2,}", found[1].strip())[0]
-                if re.match(r"-|[a-z]+(?![\w:./=])", command):
+                # `lxc exec lxdocker -- …` is an instance of that name.
+                if re.match(r"-(?!- )|[a-z]+(?![\w:./=])", command):
                     yield page.name, command
 
 
